@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A daemon under test."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+
+from .clients import JsonRpcClient, QmpClient
+from .tools import TIMEOUT, stacks, wait_until
+
+_SANITIZER = re.compile(r'(==\d+==ERROR|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer)')
+
+
+class Daemon:
+    """A running wharfd (or QSD), its log and its sockets. Made by IoTest.wharfd() and IoTest.qsd()."""
+
+    def __init__(self, directory, binary, args=(), qmp=True, jsonrpc=False, name='wharfd', env=None,
+                 prefix=(), cwd=None, wait=True, timeout=TIMEOUT, **popen):
+        self.name = name
+        self.timeout = timeout
+        self.qmp_path = os.path.join(directory, f'{name}.qmp')
+        self.jsonrpc_path = os.path.join(directory, f'{name}.rpc')
+        self.log_path = os.path.join(directory, f'{name}.log')
+        self._clients = []
+        self._judged = False
+        command = [*prefix, binary, *args]
+        if qmp:
+            command += ['--chardev', f'socket,id={name}-qmp,path={self.qmp_path},server=on,wait=off',
+                        '--monitor', f'chardev={name}-qmp']
+        if jsonrpc:
+            command += ['--monitor', f'path={self.jsonrpc_path},mode=jsonrpc']
+        self.command = [os.fspath(c) for c in command]
+        with open(self.log_path, 'ab') as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=popen.pop('stdin', subprocess.DEVNULL),
+                stdout=popen.pop('stdout', log), stderr=log, cwd=cwd,
+                env={**os.environ, **(env or {})}, start_new_session=True, **popen)
+        self.pid = self.process.pid
+        if wait and (qmp or jsonrpc):
+            self._wait_listening([p for p, on in ((self.qmp_path, qmp), (self.jsonrpc_path, jsonrpc)) if on])
+        self.qmp = self.qmp_client() if wait and qmp else None
+
+    def _wait_listening(self, paths):
+        def listening():
+            if self.process.poll() is not None:
+                self._judged = True
+                raise AssertionError(f'{self.name} ended with {self.process.returncode} at its start\n'
+                                     f'{self.command}\n{self.log()}')
+            return all(map(self._accepts, paths))
+        # The last monitor is listening only once all options have been carried out.
+        wait_until(listening, self.timeout, f'{self.name} to listen on {paths}')
+
+    @staticmethod
+    def _accepts(path):
+        """Whether somebody listens there. Leaves no trace on a server that serves one at a time."""
+        if not os.path.exists(path):
+            return False
+        with open('/proc/net/unix', encoding='utf-8', errors='surrogateescape') as f:
+            for line in f:
+                words = line.split()
+                # flags: __SO_ACCEPTCON
+                if len(words) == 8 and words[7] == path and int(words[3], 16) & 0x10000:
+                    return True
+        return False
+
+    def qmp_client(self, **kwargs):
+        """A further QMP client; closed with the daemon."""
+        client = QmpClient(self.qmp_path, **kwargs)
+        self._clients.append(client)
+        return client
+
+    def jsonrpc_client(self, **kwargs):
+        """A further JSON-RPC client; closed with the daemon."""
+        client = JsonRpcClient(self.jsonrpc_path, **kwargs)
+        self._clients.append(client)
+        return client
+
+    def raw_client(self, path=None):
+        """A bare connected socket to the QMP (or another) path."""
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(self.timeout)
+        client.connect(path or self.qmp_path)
+        self._clients.append(client)
+        return client
+
+    def log(self):
+        """All that the daemon has written to stderr (and stdout) so far."""
+        with open(self.log_path, encoding='utf-8', errors='replace') as f:
+            return f.read()
+
+    def wait_log(self, text, timeout=TIMEOUT):
+        """Wait until the log holds a text."""
+        wait_until(lambda: text in self.log(), timeout, f'{text!r} in the log')
+
+    def running(self):
+        return self.process.poll() is None
+
+    def wait(self, timeout=None):
+        """Wait for the end of the process; return its exit status. It hangs: show where, and kill it."""
+        timeout = self.timeout if timeout is None else timeout
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            where = stacks(self.pid)
+            self._judged = True
+            self.kill()
+            raise AssertionError(f'{self.name} did not end within {timeout} s\n{where}') from None
+        self._judged = True
+        return status
+
+    def quit(self):
+        """End it by the quit command; it must exit with 0 and without a sanitizer's complaint."""
+        client = self.qmp_client() if self.qmp is None else self.qmp
+        client.cmd('quit')
+        self._expect_clean(self.wait())
+
+    def terminate(self, sig=signal.SIGTERM):
+        """End it by a signal; it must exit with 0 and without a sanitizer's complaint."""
+        self.process.send_signal(sig)
+        self._expect_clean(self.wait())
+
+    def kill(self):
+        """SIGKILL: the state that is left is the caller's affair."""
+        self._judged = True
+        self.process.kill()
+        self.process.wait(self.timeout)
+
+    def stop(self):
+        """End it if it still runs, and judge how it ended. Called at the end of each test."""
+        for client in self._clients:
+            client.close()
+        if self._judged:
+            return
+        if self.running():
+            self.terminate()
+        else:
+            self._judged = True
+            self._expect_clean(self.process.returncode)
+
+    def _expect_clean(self, status):
+        log = self.log()
+        if status != 0 or _SANITIZER.search(log):
+            raise AssertionError(f'{self.name} ended with status {status}\n{log}')
+
+    # What it holds, for leak checks.
+
+    def fds(self):
+        """Its open descriptors: {fd: what it is}."""
+        found = {}
+        for fd in os.listdir(f'/proc/{self.pid}/fd'):
+            try:
+                found[int(fd)] = os.readlink(f'/proc/{self.pid}/fd/{fd}')
+            except OSError:
+                pass
+        return found
+
+    def threads(self):
+        """The names of its threads."""
+        names = []
+        for task in os.listdir(f'/proc/{self.pid}/task'):
+            try:
+                with open(f'/proc/{self.pid}/task/{task}/comm', encoding='utf-8') as f:
+                    names.append(f.read().strip())
+            except OSError:
+                pass
+        return sorted(names)
+
+    def rss(self):
+        """Resident memory in bytes."""
+        with open(f'/proc/{self.pid}/statm', encoding='ascii') as f:
+            return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+    def cpu_seconds(self):
+        """Processor time used so far."""
+        with open(f'/proc/{self.pid}/stat', encoding='utf-8') as f:
+            fields = f.read().rpartition(')')[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')

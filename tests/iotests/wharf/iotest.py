@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The base class of all iotests."""
+
+import os
+import shutil
+import sys
+import tempfile
+import unittest
+
+from . import tools
+from .daemon import Daemon
+from .fs import FsWorker
+from .tools import TIMEOUT, find_tool, wait_until
+
+
+def timeout(seconds):
+    """Decorator: how long this test may take in all (default 120 s) before it is killed."""
+    def mark(function):
+        function.wharf_timeout = seconds
+        return function
+    return mark
+
+
+def has_fuse():
+    """Whether FUSE can be mounted here at all."""
+    return os.path.exists('/dev/fuse') and (os.geteuid() == 0 or bool(shutil.which('fusermount3')))
+
+
+class IoTest(unittest.TestCase):
+    """One test with a private directory, self.dir, that lies on a file system with holes."""
+
+    maxDiff = None
+
+    def setUp(self):
+        base = os.environ.get('WHARF_TEST_DIR')
+        self.dir = tempfile.mkdtemp(prefix='t', dir=base)
+        os.chmod(self.dir, 0o755)
+        self.addCleanup(self._remove_dir)
+        self._daemons = []
+
+    def _remove_dir(self):
+        for point in reversed(tools.mounts_below(self.dir)):
+            tools.unmount(point)
+        tools.detach_loops_below(self.dir)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    # Files
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def make_file(self, name, size=0, content=b''):
+        """A file in the test's directory; what content leaves of size is a hole."""
+        path = self.path(name)
+        with open(path, 'wb') as f:
+            f.write(content)
+            f.truncate(max(size, len(content)))
+        return path
+
+    def mountpoint(self, name='mnt'):
+        """An empty file to export at."""
+        return self.make_file(name)
+
+    def fs(self, **kwargs):
+        """A child for file system calls that ends with the test."""
+        worker = FsWorker(**kwargs)
+        self.addCleanup(worker.kill)
+        return worker
+
+    # Daemons
+
+    def wharfd(self, *args, **kwargs):
+        """Start the wharfd under test ($WHARFD); stopped and judged at the end of the test.
+
+        Keywords: qmp (True), jsonrpc (False), name, env, prefix, cwd, wait; see Daemon.
+        """
+        binary = os.environ.get('WHARFD')
+        if not binary:
+            raise unittest.SkipTest('WHARFD is not set')
+        return self._start(binary, args, kwargs)
+
+    def qsd(self, *args, **kwargs):
+        """Start the system's qemu-storage-daemon, for comparison."""
+        kwargs.setdefault('name', 'qsd')
+        return self._start(find_tool('qemu-storage-daemon'), args, kwargs)
+
+    def _start(self, binary, args, kwargs):
+        if 'name' not in kwargs:
+            kwargs['name'] = f'wharfd{len(self._daemons) or ""}'
+        daemon = Daemon(self.dir, binary, args, **kwargs)
+        self._daemons.append(daemon)
+        self.addCleanup(daemon.stop)
+        return daemon
+
+    def wharfctl(self, *args, **kwargs):
+        """Run wharfctl ($WHARFCTL) to its end; see tools.run()."""
+        binary = os.environ.get('WHARFCTL')
+        if not binary:
+            raise unittest.SkipTest('WHARFCTL is not set')
+        return tools.run(binary, *args, **kwargs)
+
+    def need_root(self):
+        if os.geteuid() != 0:
+            self.skipTest('needs root')
+
+    def need_fuse(self):
+        if not has_fuse():
+            self.skipTest('no /dev/fuse here')
+
+    def need_loop(self):
+        self.need_root()
+        if not os.path.exists('/dev/loop-control'):
+            self.skipTest('no loop devices here')
+
+    def add_file_export(self, daemon, image, mountpoint, export='e0', node='n0', **options):
+        """blockdev-add of a raw file and block-export-add of it over fuse, with further options."""
+        daemon.qmp.cmd('blockdev-add', {'driver': 'raw', 'node-name': node,
+                                        'file': {'driver': 'file', 'filename': image}})
+        daemon.qmp.cmd('block-export-add', {'type': 'fuse', 'id': export, 'node-name': node,
+                                            'mountpoint': mountpoint, 'writable': True,
+                                            **{k.replace('_', '-'): v for k, v in options.items()}})
+
+    # Assertions
+
+    def mounted(self, path):
+        """Whether something is mounted at that path, without touching it."""
+        return os.path.realpath(self.dir) + path[len(self.dir):] in tools.mounts_below(self.dir)
+
+    def wait_unmounted(self, path):
+        wait_until(lambda: not self.mounted(path), TIMEOUT, f'{path} to be unmounted')
+
+    def assert_errno(self, errno_wanted, function, *args, **kwargs):
+        """The call must fail with exactly this errno."""
+        try:
+            result = function(*args, **kwargs)
+        except OSError as e:
+            self.assertEqual(os.strerror(errno_wanted), os.strerror(e.errno))
+            return
+        self.fail(f'gave {result!r} instead of {os.strerror(errno_wanted)}')
+
+    def doCleanups(self):
+        # The directory with the logs goes in a cleanup: show them before, where the test failed.
+        outcome = getattr(self, '_outcome', None)
+        if outcome is not None and not outcome.success:
+            self._print_logs(getattr(self, '_daemons', []))
+        return super().doCleanups()
+
+    @staticmethod
+    def _print_logs(daemons):
+        for daemon in daemons:
+            try:
+                print(f'--- {daemon.name} (pid {daemon.pid}): {" ".join(daemon.command)}\n'
+                      f'{daemon.log()}---', file=sys.stderr)
+            except OSError:
+                pass
+
+
+def main():
+    """For `python3 test_x.py`: runs this file alone, as the runner does."""
+    from . import runner
+    sys.exit(runner.main([os.path.abspath(sys.argv[0]), *sys.argv[1:]]))

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs test files in parallel, one line a test, with a timeout for each that nothing survives.
+
+Each file runs in a child that reports over a pipe. When a test takes too long, the stacks of all its
+processes are shown, everything it started is killed and unmounted, and a new child goes on with the
+tests that are left.
+"""
+
+import argparse
+import glob
+import importlib.util
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import uuid
+
+from . import tools
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_RUN = os.path.join(_HERE, 'run')
+_DEFAULT_TIMEOUT = 120
+_LOAD_TIMEOUT = 60
+
+
+# The child
+
+
+class _Reporter(unittest.TestResult):
+    """Tells the parent how each test went."""
+
+    def __init__(self, fd):
+        super().__init__()
+        self._fd = fd
+        self._told = False
+        self._begun = 0.0
+
+    def _tell(self, **message):
+        os.write(self._fd, json.dumps(message).encode() + b'\n')
+
+    def _end(self, outcome, detail=''):
+        self._told = True
+        self._tell(what='end', outcome=outcome, detail=detail, seconds=time.monotonic() - self._begun)
+
+    def startTest(self, test):
+        super().startTest(test)
+        self._told = False
+        self._begun = time.monotonic()
+        method = getattr(test, test._testMethodName)
+        self._tell(what='start', name=test.id(),
+                   timeout=getattr(method, 'wharf_timeout', _DEFAULT_TIMEOUT))
+
+    def stopTest(self, test):
+        if not self._told:
+            self._end('PASS')
+        super().stopTest(test)
+
+    def addError(self, test, err):
+        self._fail(test, err)
+
+    def addFailure(self, test, err):
+        self._fail(test, err)
+
+    def addSubTest(self, test, subtest, err):
+        if err is not None:
+            print(f'--- subtest {subtest.id()}', file=sys.stderr)
+            self._fail(test, err)
+
+    def _fail(self, test, err):
+        text = self._exc_info_to_string(err, test)
+        if self._told:  # a second failure, in the cleanup
+            print(text, file=sys.stderr)
+            self._tell(what='more', detail=text)
+        elif hasattr(test, '_testMethodName'):
+            self._end('FAIL', text)
+        else:  # setUpClass or the like
+            self._tell(what='start', name=test.id(), timeout=_DEFAULT_TIMEOUT)
+            self._end('FAIL', text)
+            self._told = False
+
+    def addSkip(self, test, reason):
+        if not hasattr(test, '_testMethodName'):
+            self._tell(what='start', name=test.id(), timeout=_DEFAULT_TIMEOUT)
+        self._end('SKIP', reason)
+
+
+def _flatten(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from _flatten(item)
+        else:
+            yield item
+
+
+def _load(path):
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return unittest.defaultTestLoader.loadTestsFromModule(module)
+
+
+def child_main(path, report_fd, patterns):
+    """Run one file's tests, but for the names read from stdin (done already)."""
+    done = set(json.loads(sys.stdin.read()))
+    reporter = _Reporter(report_fd)
+    suite = unittest.TestSuite(
+        test for test in _flatten(_load(path))
+        if test.id() not in done and (not patterns or any(p in test.id() for p in patterns)))
+    suite.run(reporter)
+    os.write(report_fd, b'{"what": "done"}\n')
+    return 0
+
+
+# The parent
+
+
+class _File:
+    """A test file: its child, its progress and its output."""
+
+    def __init__(self, path, base, patterns):
+        self.path = path
+        self.patterns = patterns
+        self.done = []
+        self.finished = False
+        self._base = base
+        self._buffer = b''
+        self._current = None
+        self._deadline = 0.0
+        self._start()
+
+    def _start(self):
+        self.mark = uuid.uuid4().hex
+        self.dir = tempfile.mkdtemp(prefix='f', dir=self._base)
+        os.chmod(self.dir, 0o755)
+        self._output = open(os.path.join(self.dir, 'output'), 'w+b')
+        self.fd, report = os.pipe()
+        self.child = subprocess.Popen(
+            [sys.executable, _RUN, '--child', self.path, '--report-fd', str(report), *self.patterns],
+            stdin=subprocess.PIPE, stdout=self._output, stderr=self._output, pass_fds=[report],
+            start_new_session=True,
+            env={**os.environ, tools.MARK: self.mark, 'WHARF_TEST_DIR': self.dir,
+                 'TMPDIR': self.dir, 'PYTHONDONTWRITEBYTECODE': '1'})
+        os.close(report)
+        self.child.stdin.write(json.dumps(self.done).encode())
+        self.child.stdin.close()
+        self._deadline = time.monotonic() + _LOAD_TIMEOUT
+        self._buffer = b''
+        self._current = None
+        self._ended = False
+
+    def _take_output(self):
+        self._output.seek(0)
+        text = self._output.read().decode(errors='replace')
+        self._output.seek(0)
+        self._output.truncate()
+        return text
+
+    def read(self):
+        """Handle what the child reports. Yields (outcome, name, seconds, detail)."""
+        data = os.read(self.fd, 1 << 16)
+        if not data:
+            yield from self._child_ended()
+            return
+        self._buffer += data
+        *lines, self._buffer = self._buffer.split(b'\n')
+        for line in lines:
+            yield from self._handle(json.loads(line))
+
+    def _handle(self, message):
+        if message['what'] == 'start':
+            yield from self._flush()
+            self._current = {'name': message['name'], 'begun': time.monotonic()}
+            self._deadline = time.monotonic() + message['timeout']
+        elif message['what'] == 'end':
+            self._current.update(message)
+        elif message['what'] == 'more':
+            self._current['outcome'] = 'FAIL'
+            self._current['detail'] = self._current.get('detail', '') + message['detail']
+        elif message['what'] == 'done':
+            yield from self._flush()
+            self._ended = True
+
+    def _flush(self):
+        """Tell how the current test went; only now, for its cleanup may have failed, too."""
+        current, self._current = self._current, None
+        if current is None:
+            return
+        self.done.append(current['name'])
+        output = self._take_output()
+        detail = current.get('detail', '')
+        outcome = current.get('outcome', 'FAIL')
+        if outcome == 'FAIL':
+            detail = output + detail
+        yield outcome, current['name'], time.monotonic() - current['begun'], detail
+
+    def _child_ended(self):
+        status = self.child.wait()
+        os.close(self.fd)
+        if self._current is not None:
+            self._current['outcome'] = 'FAIL'
+            self._current['detail'] = f'the test process died with {status}\n'
+            yield from self._flush()
+            again = True
+        else:
+            again = False
+            if status != 0 or not self._ended:
+                name = os.path.basename(self.path)
+                yield 'FAIL', name, 0.0, f'{self._take_output()}the test process died with {status}\n'
+        left = self._clean()
+        if left and not again:
+            yield 'FAIL', os.path.basename(self.path), 0.0, f'left processes that cannot be killed: {left}\n'
+        if again:
+            self._start()
+        else:
+            self.finished = True
+
+    def _clean(self):
+        left = tools.clean_up(self.dir, self.mark)
+        self._output.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+        return left
+
+    def check_deadline(self):
+        """Whether the current test takes too long; if so show where and kill it all."""
+        if time.monotonic() < self._deadline:
+            return
+        text = 'TIMEOUT, all that it started is killed\n'
+        for pid in tools.marked_processes(self.mark):
+            try:
+                with open(f'/proc/{pid}/cmdline', 'rb') as f:
+                    command = f.read().replace(b'\0', b' ').decode(errors='replace')
+            except OSError:
+                continue
+            text += f'--- process {pid}: {command}\n'
+            if 'wharfd' in command:
+                text += tools.stacks(pid)
+        for path in sorted(glob.glob(os.path.join(self.dir, '*', '*.log'))):
+            with open(path, encoding='utf-8', errors='replace') as f:
+                text += f'--- {os.path.basename(path)}\n{f.read()}'
+        self.abort()
+        if self._current is None:
+            self._current = {'name': os.path.basename(self.path), 'begun': time.monotonic()}
+        with open(os.path.join(self.dir, 'output'), 'ab') as f:
+            f.write(text.encode())
+        self._deadline = time.monotonic() + _LOAD_TIMEOUT
+
+    def abort(self):
+        """Kill the child and all that belongs to it; the end of its pipe tells the rest."""
+        tools.kill_marked(self.mark)
+
+
+class Totals:
+    def __init__(self):
+        self.counts = {'PASS': 0, 'FAIL': 0, 'SKIP': 0}
+        self.failed = []
+
+    def add(self, outcome, name, seconds, detail):
+        self.counts[outcome] += 1
+        line = f'{outcome} {name} {seconds:.1f}s'
+        if outcome == 'SKIP':
+            line += f' ({detail})'
+        print(line, flush=True)
+        if outcome == 'FAIL':
+            self.failed.append(name)
+            print('\n'.join('    ' + text for text in detail.splitlines()), flush=True)
+
+
+def run_files(paths, patterns=(), jobs=2, base=None):
+    """Run the files, jobs at a time; prints a line a test and returns Totals."""
+    totals = Totals()
+    directory = tempfile.mkdtemp(prefix='wharf-io-', dir=base)
+    os.chmod(directory, 0o755)
+    waiting = list(paths)
+    running = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_File(waiting.pop(0), directory, list(patterns)))
+            ready, _, _ = select.select([f.fd for f in running], [], [], 1.0)
+            for file in running:
+                if file.fd in ready:
+                    for result in file.read():
+                        totals.add(*result)
+                else:
+                    file.check_deadline()
+            running = [f for f in running if not f.finished]
+    finally:
+        for file in running:
+            tools.clean_up(file.dir, file.mark)
+        for point in reversed(tools.mounts_below(directory)):
+            tools.unmount(point)
+        shutil.rmtree(directory, ignore_errors=True)
+    return totals
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog='run', description='Run iotests.')
+    parser.add_argument('-j', '--jobs', type=int, default=2, help='files at a time (2)')
+    parser.add_argument('-k', '--match', action='append', default=[],
+                        help='only tests whose name holds this; may be repeated')
+    parser.add_argument('-b', '--build', help='build directory with the daemon '
+                        '(default: $WHARFD, $WHARFCTL, or build/)')
+    parser.add_argument('-n', '--repeat', type=int, default=1, help='run all this often')
+    parser.add_argument('files', nargs='*', help='test files (all)')
+    if argv is None:
+        argv = sys.argv[1:]
+    if argv and argv[0] == '--child':
+        return child_main(argv[1], int(argv[3]), argv[4:])
+    options = parser.parse_args(argv)
+
+    build = options.build or os.path.join(_HERE, '..', '..', 'build')
+    if options.build or 'WHARFD' not in os.environ:
+        os.environ['WHARFD'] = os.path.abspath(os.path.join(build, 'daemon', 'wharfd'))
+        os.environ['WHARFCTL'] = os.path.abspath(os.path.join(build, 'ctl', 'wharfctl'))
+    files = options.files or sorted(
+        os.path.join(_HERE, name) for name in os.listdir(_HERE)
+        if name.startswith('test_') and name.endswith('.py'))
+
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, lambda *_: sys.exit(1))
+    failed = 0
+    for _ in range(options.repeat):
+        totals = run_files([os.path.abspath(f) for f in files], options.match, options.jobs)
+        failed += len(totals.failed)
+        for name in totals.failed:
+            print(f'failed: {name}')
+        print('{PASS} passed, {FAIL} failed, {SKIP} skipped'.format(**totals.counts), flush=True)
+    return 1 if failed else 0

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Programs, waiting, mounts and processes."""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+
+# How long anything may take before it counts as hung; generous, for busy machines and sanitizers.
+TIMEOUT = 60
+
+# Every process of a test run carries this variable, so that it is found whatever became of its parent.
+MARK = 'WHARF_TEST_MARK'
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_LOOP_CLR_FD = 0x4C01
+
+
+def wait_until(condition, timeout=TIMEOUT, what=None, interval=0.02):
+    """Wait for condition() to return something true, return that; fail after timeout seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f'waited {timeout} s in vain for {what or condition}')
+        time.sleep(interval)
+
+
+def find_tool(name, hint=None):
+    """The path of a program; the test is skipped where it is not installed."""
+    path = shutil.which(name) or shutil.which(name, path='/usr/sbin:/sbin')
+    if not path:
+        raise unittest.SkipTest(f'{name} is not installed' + (f' ({hint})' if hint else ''))
+    return path
+
+
+def run(*command, timeout=TIMEOUT, check=True, input=None, text=True, **popen):
+    """Run a program to its end and return its CompletedProcess (stdout and stderr captured).
+
+    Fails the test where it exits with another status than 0 (unless check is False), or where it has
+    not ended after timeout seconds: then it and all its children are killed.
+    """
+    command = [os.fspath(c) if not isinstance(c, bytes) else c for c in map(_word, command)]
+    stdin = subprocess.PIPE if input is not None else subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=text, start_new_session=True, **popen)
+    try:
+        out, err = process.communicate(input, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill_group(process.pid)
+        raise AssertionError(f'{command} did not end within {timeout} s') from None
+    result = subprocess.CompletedProcess(command, process.returncode, out, err)
+    if check and process.returncode:
+        raise AssertionError(f'{command} exited with {process.returncode}\n{out}\n{err}')
+    return result
+
+
+def _word(value):
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+def kill_group(pid):
+    """Kill the process group that a child leads. Does not wait: it may hang in the kernel."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def marked_processes(mark):
+    """Ids of all live processes that carry this mark, but for this one."""
+    wanted = f'{MARK}={mark}'.encode()
+    found = []
+    for entry in os.listdir('/proc'):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            with open(f'/proc/{entry}/environ', 'rb') as f:
+                environ = f.read().split(b'\0')
+            with open(f'/proc/{entry}/stat', 'rb') as f:
+                state = f.read().rpartition(b')')[2].split()[0]
+        except OSError:
+            continue
+        if wanted in environ and state != b'Z':
+            found.append(int(entry))
+    return found
+
+
+def mounts_below(directory):
+    """Mountpoints at or below a directory, innermost last, without touching any of them."""
+    directory = os.path.realpath(directory)
+    found = []
+    with open('/proc/self/mountinfo', encoding='utf-8', errors='surrogateescape') as f:
+        for line in f:
+            point = line.split()[4].encode('utf-8', 'surrogateescape').decode('unicode_escape')
+            if point == directory or point.startswith(directory + '/'):
+                found.append(point)
+    return found
+
+
+def fuse_mounts_below(directory):
+    """The FUSE mounts among mounts_below()."""
+    directory = os.path.realpath(directory)
+    found = []
+    with open('/proc/self/mountinfo', encoding='utf-8', errors='surrogateescape') as f:
+        for line in f:
+            left, _, right = line.partition(' - ')
+            point = left.split()[4]
+            if right.split()[0].startswith('fuse') and point.startswith(directory + '/'):
+                found.append(point)
+    return found
+
+
+def unmount(path):
+    """Detach a mount now, whoever uses it. Never blocks on whoever serves it."""
+    if _libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
+        return
+    tool = shutil.which('fusermount3')
+    if tool:
+        subprocess.run([tool, '-u', '-z', path], timeout=TIMEOUT, check=False,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def detach_loops_below(directory):
+    """Detach the loop devices whose backing file lies below a directory."""
+    directory = os.path.realpath(directory)
+    for entry in os.listdir('/sys/block'):
+        try:
+            with open(f'/sys/block/{entry}/loop/backing_file', encoding='utf-8') as f:
+                backing = f.read().strip()
+        except OSError:
+            continue
+        if not backing.startswith(directory + '/'):
+            continue
+        try:
+            fd = os.open(f'/dev/{entry}', os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.ioctl(fd, _LOOP_CLR_FD, 0)
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def kill_marked(mark, timeout=20):
+    """Kill everything that carries the mark and wait for it to go. Returns what is left."""
+    deadline = time.monotonic() + timeout
+    while True:
+        left = marked_processes(mark)
+        if not left or time.monotonic() > deadline:
+            return left
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.05)
+
+
+def clean_up(directory, mark):
+    """End every process with the mark, undo every mount and loop device below the directory."""
+    left = kill_marked(mark)
+    for _ in range(16):
+        points = mounts_below(directory)
+        if not points:
+            break
+        for point in reversed(points):
+            unmount(point)
+    detach_loops_below(directory)
+    return left
+
+
+def stacks(pid):
+    """The stacks of all threads of a process, as text, as well as this machine can tell."""
+    lines = []
+    gdb = shutil.which('gdb')
+    if gdb:
+        try:
+            result = subprocess.run(
+                [gdb, '-p', str(pid), '-batch', '-nx', '-ex', 'set pagination off',
+                 '-ex', 'thread apply all bt 40'],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                timeout=60, check=False, env={**os.environ, 'DEBUGINFOD_URLS': ''})
+            lines.append(result.stdout.decode(errors='replace'))
+        except subprocess.TimeoutExpired:
+            lines.append('(gdb did not end)')
+    try:
+        for task in sorted(os.listdir(f'/proc/{pid}/task'), key=int):
+            base = f'/proc/{pid}/task/{task}'
+            with open(f'{base}/comm', encoding='utf-8') as f:
+                comm = f.read().strip()
+            with open(f'{base}/stat', encoding='utf-8') as f:
+                state = f.read().rpartition(')')[2].split()[0]
+            try:
+                with open(f'{base}/stack', encoding='utf-8') as f:
+                    kernel = f.read()
+            except OSError:
+                kernel = ''
+            lines.append(f'thread {task} ({comm}) state {state}\n{kernel}')
+    except OSError:
+        pass
+    return '\n'.join(lines)
