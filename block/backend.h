@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * block/backend.h - a block backend: what an export or a job holds on a node, and the way all
+ * requests enter the graph.
+ *
+ * Threads   Creating, freeing, permissions, notification: coroutines of the main thread. Requests
+ *           (blk_co_*): coroutines in any thread with an AioContext, any number at once; each goes
+ * on in the thread it came from. blk_length(), blk_limits(): any thread.
+ *
+ * Lifetime  A backend holds a reference on its node. block_backend_co_free() waits for the requests
+ *           inside; none may be started once it was called. A request borrows its vector and
+ *           buffers until it returns.
+ *
+ * Requests  Checked against the node's length, made to fit its limits (see block/io.c), counted for
+ *           drain. While the node is drained they wait. 0 or -errno:
+ *             -EIO        a range past the end of the node
+ *             -EINVAL     a range that is none (overflow)
+ *             -EPERM      a write or resize the backend's permissions or the node do not allow
+ *             -ENOTSUP    the driver cannot do it and no fallback may be taken
+ *             -ENOMEDIUM  the node is inactive
+ *           and what the driver reports.
+ */
+#ifndef WHARF_BLOCK_BACKEND_H
+#define WHARF_BLOCK_BACKEND_H
+
+#include "block/block.h"
+#include "util/iov.h"
+
+/* How a request is to be done. What a call has no use for is ignored. */
+typedef enum {
+    BLOCK_REQ_FUA = 1,              /* on stable storage before the request returns */
+    BLOCK_REQ_MAY_UNMAP = 2,        /* zeroes: storage may be given back (if discard=unmap) */
+    BLOCK_REQ_NO_FALLBACK = 4,      /* zeroes: -ENOTSUP rather than writing zero bytes */
+    BLOCK_REQ_SERIALISING = 8,      /* no overlapping write may run at the same time */
+    BLOCK_REQ_WRITE_UNCHANGED = 16, /* does not change the content: WRITE_UNCHANGED suffices */
+    BLOCK_REQ_ZERO = 32,            /* truncate: what is added must read as zeros */
+} BlockRequestFlags;
+
+/* What block status says of a range. */
+typedef enum {
+    BLOCK_STATUS_DATA = 1,      /* may hold data in its storage */
+    BLOCK_STATUS_ZERO = 2,      /* reads as zeros */
+    BLOCK_STATUS_ALLOCATED = 4, /* comes from this node, not from one it is backed by */
+    BLOCK_STATUS_EOF = 8,       /* the range ends at the end of the node */
+    /* between drivers and the request path only */
+    BLOCK_STATUS_OFFSET_VALID = 16, /* @map says where in the child the range lies */
+    BLOCK_STATUS_RECURSE = 32,      /* ask the child at @map about DATA and ZERO, too */
+} BlockStatus;
+
+/*
+ * A backend on @node for @user ("export 'e0'": it stands in messages about conflicts), with the
+ * permissions @perm, sharing @shared with the other users of the node. Checked for the whole
+ * subgraph, taken all or none; a conflict names node, permission and both users. An inactive node
+ * is made active unless @perm is 0.
+ */
+BlockBackend *co_fn block_backend_co_new(BlockNode *node, const char *user, BlockPerm perm,
+                                         BlockPerm shared, GError **error);
+
+/* Change the permissions, all or none. */
+bool co_fn block_backend_co_set_perm(BlockBackend *blk, BlockPerm perm, BlockPerm shared,
+                                     GError **error);
+
+/* Whether the node may be made inactive below this backend (false at first). */
+void block_backend_set_allow_inactive(BlockBackend *blk, bool allow);
+
+/* Wait for the requests inside and give everything back. Accepts NULL. */
+void co_fn block_backend_co_free(BlockBackend *blk);
+
+/* The node (borrowed). Main thread, or inside a request. */
+BlockNode *block_backend_node(BlockBackend *blk);
+const char *block_backend_user(BlockBackend *blk);
+
+/* Requests that are inside or wait at the gate. Any thread; exact only when nothing is started. */
+unsigned block_backend_in_flight(BlockBackend *blk);
+
+/*
+ * Tell @cb (NULL: nobody any more) when the node's length has changed, or when its content was
+ * written through another backend. Called in the main thread, outside of any coroutine, soon after
+ * the change; several changes may make one call. A change of length is told to its author, too.
+ */
+void blk_set_change_notify(BlockBackend *blk, void (*cb)(void *opaque), void *opaque);
+
+int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
+                        BlockRequestFlags flags);
+int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov,
+                         BlockRequestFlags flags);
+
+/* Make the range read as zeros. Any alignment. */
+int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t bytes,
+                               BlockRequestFlags flags);
+
+/* Advice that the content of the range is of no use any more; what reads give then is unspecified.
+ */
+int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes);
+
+/* Returns when every write that had returned before is on stable storage. */
+int co_fn blk_co_flush(BlockBackend *blk);
+
+/*
+ * What is known of the range from @offset on: *@status (bits) holds for the first *@pnum bytes, at
+ * most @bytes. At the end of the node and beyond *@pnum is 0 and *@status is BLOCK_STATUS_EOF.
+ */
+int co_fn blk_co_block_status(BlockBackend *blk, uint64_t offset, uint64_t bytes, uint64_t *pnum,
+                              BlockStatus *status);
+
+/*
+ * Set the exact length. What is added reads as zeros with BLOCK_REQ_ZERO, else as the driver likes.
+ * Holds RESIZE for the moment, where the backend does not hold it for good; a conflict with another
+ * user is -EPERM. Waits for overlapping requests. @error (may be NULL) gets the reason in words.
+ */
+int co_fn blk_co_truncate(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+                          BlockRequestFlags flags, GError **error);
+
+/* The exact length of the node in bytes. */
+int64_t blk_length(BlockBackend *blk);
+
+/* Bytes the node takes up in its storage, or -errno (-ENOTSUP: unknown). */
+int64_t co_fn blk_co_allocated_size(BlockBackend *blk);
+
+/* The node's limits as they are now; a reopen may change them. */
+void blk_limits(BlockBackend *blk, BlockLimits *out);
+
+/* Whether writes through this backend can succeed: its permissions and the node's state. */
+bool blk_writable(BlockBackend *blk);
+
+/* Counters of one backend or node, since it was made. Latencies are sums, in nanoseconds. */
+typedef struct BlockOpStats {
+    uint64_t ops; /* completed, without the failed ones */
+    uint64_t failed;
+    uint64_t bytes; /* of the completed ones */
+    uint64_t time_ns;
+} BlockOpStats;
+
+typedef enum {
+    BLOCK_OP_READ,
+    BLOCK_OP_WRITE,
+    BLOCK_OP_FLUSH,
+    BLOCK_OP_UNMAP, /* discard */
+    BLOCK_OP_ZERO,  /* write-zeroes */
+    BLOCK_OP__MAX,
+} BlockOp;
+
+/* A snapshot of the backend's counters. Any thread. */
+void blk_stats(BlockBackend *blk, BlockOpStats out[BLOCK_OP__MAX]);
+
+#endif

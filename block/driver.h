@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * block/driver.h - how to write a block driver.
+ *
+ * A driver is one const table, `block_driver_NAME`, in a file of its own under block/drivers/,
+ * listed in block/drivers/meson.build. It needs its options in qapi/schema/block-core.json and
+ * nothing else.
+ *
+ * Who runs what   Control callbacks (open, close, reopen, permissions, limits, info) run in
+ * coroutines of the main thread, one at a time for each node. Requests run in the thread the
+ *                 request came from: many at once, from several threads, where the driver says
+ *                 BLOCK_CONCURRENT, else one at a time for each node. Control callbacks that change
+ *                 what requests read (reopen_commit, close) run with the node drained. co_flush,
+ *                 co_block_status and co_allocated_size also come from control coroutines.
+ *
+ * What a request may look like   It lies inside the node and is aligned to the node's
+ *                 request_alignment, with this exception: where the length is no multiple of the
+ *                 alignment, a request may reach past the length, up to the next multiple. The
+ * driver then reads zeros there, and keeps the length when it writes. It respects max_transfer,
+ * max_iov, min_mem_alignment and the driver's supported flags. Writes come to writable, active
+ * nodes only.
+ *
+ * Callbacks left out   Nodes of a driver with is_filter pass such a request on to their first
+ * child. Otherwise: no co_pwritev: the node is read-only. No co_pwrite_zeroes: zero bytes are
+ *                 written. No co_pdiscard: success. No co_flush: the children are flushed. No
+ *                 co_truncate: -ENOTSUP. No co_block_status: all is data. No co_allocated_size: the
+ * sum of the children, -ENOTSUP without any.
+ *
+ * Errors          Control callbacks return false and fill @error with a message that needs no
+ * further context (it names file or option); requests return 0 or -errno.
+ */
+#ifndef WHARF_BLOCK_DRIVER_H
+#define WHARF_BLOCK_DRIVER_H
+
+#include "block/backend.h"
+#include "block/block.h"
+
+typedef enum {
+    BLOCK_SERIAL, /* the core lets one request at a time into the node */
+    BLOCK_CONCURRENT,
+} BlockConcurrency;
+
+/*
+ * The common options of a node, after inheritance and defaults. Read by drivers, changed by the
+ * core.
+ */
+typedef struct BlockNodeFlags {
+    bool read_only; /* what holds now: with auto_read_only the driver may have set it in open */
+    bool auto_read_only; /* if it cannot be opened writable, it may be opened read-only */
+    bool force_share;    /* share everything with other processes; only ever with read_only */
+    bool cache_direct;
+    bool cache_no_flush;
+    bool discard_unmap;
+    BlockdevDetectZeroesOptions detect_zeroes;
+} BlockNodeFlags;
+
+/* One node in a reopen: what was, what is to be, and the driver's own work in between. */
+typedef struct BlockReopen {
+    BlockNode *node;
+    const BlockdevOptions *opts; /* the new options; the old ones: block_node_options() */
+    BlockNodeFlags flags;        /* the new ones; the driver may set read_only, as in open */
+    gpointer state;              /* the driver's, from prepare to commit or abort */
+} BlockReopen;
+
+typedef struct BlockDriver {
+    const char *name; /* as in BlockdevDriver */
+    BlockdevDriver type;
+    size_t state_size;         /* of block_node_state(), zeroed before open, freed after close */
+    bool is_filter;            /* the node's content is that of its first child */
+    bool is_protocol;          /* talks to storage itself */
+    bool follows_child_length; /* co_length depends on the child's: ask again when it changes */
+    BlockConcurrency concurrency;
+
+    /*
+     * Open as @opts say (const, complete, checked against the schema, alive as long as the node).
+     * Opens its children with block_child_co_open(). May call block_node_set_read_only() and
+     * block_node_set_supported_flags(). After a failure the core drops the children; co_close is
+     * not called.
+     */
+    bool co_fn (*co_open)(BlockNode *node, const BlockdevOptions *opts, GError **error);
+    /* Let go of everything but the children. The node has been flushed. */
+    void co_fn (*co_close)(BlockNode *node);
+
+    /*
+     * Reopen. prepare acquires everything and changes nothing: requests still run. Then commit or
+     * abort follows, exactly one, in the same coroutine; they may suspend, but cannot fail. Commit
+     * runs with the node drained. A driver without prepare accepts only changes of the common
+     * options and, if it has children, of these. Child references are the core's affair; raw's
+     * checks of a new child belong into prepare, which finds it by block_reopen_child().
+     */
+    bool co_fn (*co_reopen_prepare)(BlockReopen *reopen, GError **error);
+    void co_fn (*co_reopen_commit)(BlockReopen *reopen);
+    void co_fn (*co_reopen_abort)(BlockReopen *reopen);
+
+    /* Requests. */
+    int co_fn (*co_preadv)(BlockNode *node, uint64_t offset, const IoVector *iov,
+                           BlockRequestFlags flags);
+    int co_fn (*co_pwritev)(BlockNode *node, uint64_t offset, const IoVector *iov,
+                            BlockRequestFlags flags);
+    /* -ENOTSUP: the core writes zero bytes (unless NO_FALLBACK). */
+    int co_fn (*co_pwrite_zeroes)(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                  BlockRequestFlags flags);
+    /* -ENOTSUP: the core takes it as done. Only called where the node has discard=unmap. */
+    int co_fn (*co_pdiscard)(BlockNode *node, uint64_t offset, uint64_t bytes);
+    /*
+     * Bring the node's own data and metadata to stable storage; the core flushes the children
+     * afterwards. Not called when nothing was written since the last one, nor with cache.no-flush.
+     */
+    int co_fn (*co_flush)(BlockNode *node);
+    /*
+     * Set the length. @flags: BLOCK_REQ_ZERO if the added part must read as zeros; a driver that
+     * does not list it in its supported truncate flags leaves that to the core. No request that
+     * overlaps runs meanwhile. @error is set on failure.
+     */
+    int co_fn (*co_truncate)(BlockNode *node, uint64_t size, PreallocMode prealloc,
+                             BlockRequestFlags flags, GError **error);
+    /*
+     * The status of the first *@pnum bytes (1 to @bytes) of the range, aligned outwards to the
+     * request alignment if need be. *@map is the offset in the first child, where OFFSET_VALID says
+     * so.
+     */
+    int co_fn (*co_block_status)(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
+                                 BlockStatus *status, uint64_t *map);
+    /* The exact length, or -errno. Asked after open, reopen and truncate. */
+    int64_t co_fn (*co_length)(BlockNode *node);
+    int64_t co_fn (*co_allocated_size)(BlockNode *node);
+
+    /*
+     * Adapt *@limits, which holds the defaults or what the children's limits make of them. May not
+     * suspend: find out in open.
+     */
+    void (*limits)(BlockNode *node, BlockLimits *limits);
+
+    /*
+     * What the edge @child needs and shares, given what the users of the node need and share
+     * together. Left out: passed through as they are. With a read-only node the core takes WRITE,
+     * WRITE_UNCHANGED and RESIZE out of the answer, with force-share it lets all be shared.
+     */
+    void (*child_perm)(BlockNode *node, BlockChild *child, BlockPerm parent_perm,
+                       BlockPerm parent_shared, BlockPerm *perm, BlockPerm *shared);
+
+    /*
+     * The node's cumulative permissions are to become @perm, @shared. check acquires (locks, a
+     * writable descriptor) and may fail; then set or abort follows, in the same coroutine; they may
+     * suspend, but cannot fail. check and set also come when permissions shrink (check must then
+     * not fail). After open none are held. Also part of a reopen: between co_reopen_prepare and
+     * co_reopen_commit; then block_node_reopen() gives the BlockReopen.
+     */
+    bool co_fn (*co_check_perm)(BlockNode *node, BlockPerm perm, BlockPerm shared, GError **error);
+    void co_fn (*co_set_perm)(BlockNode *node, BlockPerm perm, BlockPerm shared);
+    void co_fn (*co_abort_perm)(BlockNode *node);
+
+    /* Information. Main thread; may not suspend. */
+    char *(*filename)(BlockNode *node); /* plain name, or NULL: shown as json:{...} */
+    BlockStatsSpecific *(*stats_specific)(BlockNode *node);
+    ImageInfoSpecific *(*image_specific)(BlockNode *node);
+    bool (*image_info)(BlockNode *node, ImageInfo *info); /* cluster-size, dirty-flag, ... */
+    int (*plain_fd)(BlockNode *node, uint64_t *offset);   /* see block_node_plain_fd() */
+} BlockDriver;
+
+/* The driver of that type, or NULL if this build has none. */
+const BlockDriver *block_driver_find(BlockdevDriver type);
+
+/* The driver's state of the node. Any thread. */
+gpointer block_node_state(BlockNode *node);
+
+/* The node's options as given by the user (const); they live until a reopen replaces them. */
+const BlockdevOptions *block_node_options(BlockNode *node);
+
+/* The node's common options. Stable inside a request. */
+const BlockNodeFlags *block_node_flags(BlockNode *node);
+
+/* The reopen that is under way for the node, between prepare and commit or abort; else NULL. */
+BlockReopen *block_node_reopen(BlockNode *node);
+
+/* In co_open only: the image can only be read (auto-read-only), or what the driver can do is less.
+ */
+void block_node_set_read_only(BlockNode *node, bool read_only);
+
+/*
+ * In co_open, co_reopen_commit and co_set_perm: which flags the driver handles in co_pwritev (FUA,
+ * WRITE_UNCHANGED), co_pwrite_zeroes (FUA, MAY_UNMAP, NO_FALLBACK, WRITE_UNCHANGED) and co_truncate
+ * (ZERO). The core does FUA by a flush, ZERO by writing zeros, and keeps the others back. None at
+ * first; filters have FUA, MAY_UNMAP, NO_FALLBACK, ZERO.
+ */
+void block_node_set_supported_flags(BlockNode *node, BlockRequestFlags write,
+                                    BlockRequestFlags zero, BlockRequestFlags truncate);
+
+/*
+ * Open or find the child that @ref names and tie it to @parent as @name ("file"), with the
+ * permissions that child_perm gives. In co_open only. The edge (owned by the parent, until after
+ * its close) or NULL.
+ */
+BlockChild *co_fn block_child_co_open(BlockNode *parent, const BlockdevRef *ref, const char *name,
+                                      GError **error);
+
+/* The node below, borrowed. Stable inside a request and in control callbacks. */
+BlockNode *block_child_node(const BlockChild *child);
+const char *block_child_name(const BlockChild *child);
+/* The parent's edge of that name, or NULL. Main thread. */
+BlockChild *block_node_child(BlockNode *node, const char *name);
+/* The length of the node below. Any thread. */
+int64_t block_child_length(const BlockChild *child);
+
+/* In co_reopen_prepare: the node that the edge @name will lead to, exchanged or not. */
+BlockNode *block_reopen_child(BlockReopen *reopen, const char *name);
+
+/* Requests to a child, in the shape of the driver callbacks. Any alignment and size. */
+int co_fn block_child_co_preadv(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                BlockRequestFlags flags);
+/* A write past the child's end makes it longer, if the edge holds RESIZE; else -EIO. */
+int co_fn block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                 BlockRequestFlags flags);
+int co_fn block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
+                                       BlockRequestFlags flags);
+int co_fn block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes);
+int co_fn block_child_co_flush(BlockChild *child);
+int co_fn block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
+                                  BlockRequestFlags flags, GError **error);
+int co_fn block_child_co_block_status(BlockChild *child, uint64_t offset, uint64_t bytes,
+                                      uint64_t *pnum, BlockStatus *status);
+int64_t co_fn block_child_co_allocated_size(BlockChild *child);
+
+#endif
