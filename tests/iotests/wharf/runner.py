@@ -140,7 +140,7 @@ class _File:
         self.mark = uuid.uuid4().hex
         self.dir = tempfile.mkdtemp(prefix='f', dir=self._base)
         os.chmod(self.dir, 0o755)
-        self._output = open(os.path.join(self.dir, 'output'), 'w+b')
+        self._output = open(os.path.join(self.dir, 'output'), 'a+b')
         self.fd, report = os.pipe()
         self.child = subprocess.Popen(
             [sys.executable, _RUN, '--child', self.path, '--report-fd', str(report), *self.patterns],
@@ -273,9 +273,8 @@ class Totals:
             print('\n'.join('    ' + text for text in detail.splitlines()), flush=True)
 
 
-def run_files(paths, patterns=(), jobs=2, base=None):
-    """Run the files, jobs at a time; prints a line a test and returns Totals."""
-    totals = Totals()
+def run_files(paths, report, patterns=(), jobs=2, base=None):
+    """Run the files, jobs at a time; calls report(outcome, name, seconds, detail) for each test."""
     directory = tempfile.mkdtemp(prefix='wharf-io-', dir=base)
     os.chmod(directory, 0o755)
     waiting = list(paths)
@@ -288,7 +287,7 @@ def run_files(paths, patterns=(), jobs=2, base=None):
             for file in running:
                 if file.fd in ready:
                     for result in file.read():
-                        totals.add(*result)
+                        report(*result)
                 else:
                     file.check_deadline()
             running = [f for f in running if not f.finished]
@@ -298,7 +297,6 @@ def run_files(paths, patterns=(), jobs=2, base=None):
         for point in reversed(tools.mounts_below(directory)):
             tools.unmount(point)
         shutil.rmtree(directory, ignore_errors=True)
-    return totals
 
 
 def main(argv=None):
@@ -328,7 +326,8 @@ def main(argv=None):
         signal.signal(sig, lambda *_: sys.exit(1))
     failed = 0
     for _ in range(options.repeat):
-        totals = run_files([os.path.abspath(f) for f in files], options.match, options.jobs)
+        totals = Totals()
+        run_files([os.path.abspath(f) for f in files], totals.add, options.match, options.jobs)
         failed += len(totals.failed)
         for name in totals.failed:
             print(f'failed: {name}')
