@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * util/socket.h - stream sockets: where they are, how one begins to listen or connects.
+ *
+ * A Unix socket is made without taking anybody's place: a path that is no socket, or a socket that
+ * somebody still listens on, is left alone; only a dead one is replaced. Its name is removed at the
+ * end only where it still is the one that was made here.
+ *
+ * Threads   Any thread. The functions that say so may block (file systems, name resolution): call
+ *           them in a worker thread.
+ * Lifetime  Descriptors are the caller's. They are close-on-exec and do not block.
+ */
+#ifndef WHARF_UTIL_SOCKET_H
+#define WHARF_UTIL_SOCKET_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+typedef enum SocketKind {
+    SOCKET_UNIX,
+    SOCKET_ABSTRACT, /* a Unix socket in Linux's abstract name space */
+    SOCKET_INET,
+    SOCKET_FD, /* an inherited descriptor */
+} SocketKind;
+
+typedef struct SocketAddress {
+    SocketKind kind;
+    char *path;  /* UNIX: path, counted from the working directory; ABSTRACT: name */
+    mode_t mode; /* UNIX: permissions of the socket when it is made */
+    bool padded; /* ABSTRACT: the name fills the whole address, the rest being zeros */
+    char *host;  /* INET; empty to listen on all addresses */
+    char *port;  /* INET: number or service name */
+    int family;  /* INET: AF_UNSPEC, AF_INET, AF_INET6 */
+    int fd;      /* FD */
+} SocketAddress;
+
+SocketAddress *socket_address_copy(const SocketAddress *address);
+void socket_address_free(SocketAddress *address);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SocketAddress, socket_address_free)
+
+/* "unix:PATH", "abstract:NAME", "tcp:HOST:PORT" or "fd:N", for people. The caller frees it. */
+char *socket_address_describe(const SocketAddress *address);
+
+/* The name that a listening Unix socket has in the file system. */
+typedef struct SocketFile SocketFile;
+
+/* Remove the name, if it still is the socket that was made, and free @file (may be NULL). */
+void socket_file_remove(SocketFile *file);
+
+/* Free @file and leave the name alone: for a process that forked. */
+void socket_file_forget(SocketFile *file);
+
+/*
+ * Listen at @address. May block. Returns the descriptor, or -1; *ret_file is what to call
+ * socket_file_remove() with at the end, or NULL where nothing was made. A descriptor that was
+ * inherited becomes ours.
+ */
+int socket_listen(const SocketAddress *address, SocketFile **ret_file, GError **error);
+
+/*
+ * Connect to @address, waiting up to @timeout_ms milliseconds. May block that long, and longer
+ * while a name is being resolved. Returns the descriptor, or -1.
+ */
+int socket_connect(const SocketAddress *address, unsigned timeout_ms, GError **error);
+
+/*
+ * Accept a connection. Returns the descriptor, -EAGAIN when none is there, or another -errno.
+ */
+int socket_accept(int listen_fd);
+
+/* Where the listening TCP socket @fd really is: "tcp:HOST:PORT", or NULL. The caller frees it. */
+char *socket_describe_local(int fd);
+
+/* Permissions in octal ("0660"). Returns false where @text is none. */
+bool socket_parse_mode(const char *text, mode_t *ret_mode, GError **error);
+
+#endif
