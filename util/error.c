@@ -3,7 +3,7 @@
 
 #include <stdarg.h>
 
-G_DEFINE_QUARK(wharf-error-quark, wharf_error)
+G_DEFINE_QUARK(wharf_error, wharf_error)
 
 void wharf_set_error_errno(GError **error, int err, const char *format, ...)
 {

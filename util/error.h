@@ -16,7 +16,7 @@ GQuark wharf_error_quark(void);
 
 typedef enum {
     WHARF_ERROR_GENERIC,           /* the operation was refused or failed */
-    WHARF_ERROR_INVALID_ARGUMENT,  /* an argument does not fit the schema: name, type, range, missing */
+    WHARF_ERROR_INVALID_ARGUMENT,  /* an argument does not fit the schema */
     WHARF_ERROR_INVALID_REQUEST,   /* the envelope is malformed */
     WHARF_ERROR_PARSE,             /* the bytes are no JSON */
     WHARF_ERROR_COMMAND_NOT_FOUND, /* QMP class CommandNotFound */

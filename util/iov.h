@@ -20,9 +20,8 @@ typedef struct IoVector {
 
 /* A vector over one buffer, living in the caller's frame. */
 #define IOV_LOCAL(buffer, length)                                                                  \
-    (&(const IoVector){.iov = &(const struct iovec){(void *)(buffer), (length)},                   \
-                       .n = 1,                                                                     \
-                       .bytes = (length)})
+    (&(const IoVector){                                                                            \
+        .iov = &(const struct iovec){(void *)(buffer), (length)}, .n = 1, .bytes = (length)})
 
 /*
  * Describe @bytes bytes of @from, starting @skip bytes in, in @out (room for @from->n elements; the

@@ -38,7 +38,7 @@ static void test_slice(void)
             part.n = iov_slice(out, &bufs.v, skip, bytes);
             g_assert_cmpuint(part.n, <=, 4);
             iov_to_buffer(&part, 0, flat, bytes);
-            g_assert_cmpmem(flat, bytes, "abcdefgh" + skip, bytes);
+            g_assert_cmpmem(flat, bytes, &"abcdefgh"[skip], bytes);
         }
     }
 }
