@@ -415,27 +415,45 @@ char *socket_describe_local(int fd)
     return describe_tcp(host, port);
 }
 
+/* How long a connection may still take to come about. */
+typedef struct {
+    gint64 deadline;    /* monotonic, in microseconds */
+    const gint *cancel; /* set from outside to give up at once; may be NULL */
+} Patience;
+
+/* Sleep on @fd (-1: on nothing) for a moment. Returns 0, or -errno when patience has run out. */
+static int be_patient(const Patience *patience, struct pollfd *pfd, int slice_ms)
+{
+    if (patience->cancel && g_atomic_int_get(patience->cancel)) {
+        return -ECANCELED;
+    }
+    if (g_get_monotonic_time() >= patience->deadline) {
+        return -ETIMEDOUT;
+    }
+    return poll(pfd, pfd ? 1 : 0, slice_ms) < 0 && errno != EINTR ? -errno : 0;
+}
+
 /* Wait for a connect() that is under way. Returns 0 or -errno. */
-static int finish_connect(int fd, unsigned timeout_ms)
+static int finish_connect(int fd, const Patience *patience)
 {
     struct pollfd pfd = {.fd = fd, .events = POLLOUT};
     int err = 0;
     socklen_t len = sizeof(err);
     int r;
 
-    do {
-        r = poll(&pfd, 1, timeout_ms);
-    } while (r < 0 && errno == EINTR);
-    if (r <= 0) {
-        return r == 0 ? -ETIMEDOUT : -errno;
+    while (!pfd.revents) {
+        r = be_patient(patience, &pfd, 100);
+        if (r < 0) {
+            return r;
+        }
     }
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 ? -errno : -err;
 }
 
 /* Returns a descriptor or -errno. */
-static int connect_at(int family, const struct sockaddr *addr, socklen_t len, unsigned timeout_ms)
+static int connect_at(const struct sockaddr *addr, socklen_t len, const Patience *patience)
 {
-    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int r;
 
     if (fd < 0) {
@@ -443,7 +461,7 @@ static int connect_at(int family, const struct sockaddr *addr, socklen_t len, un
     }
     r = connect(fd, addr, len) < 0 ? -errno : 0;
     if (r == -EINPROGRESS) {
-        r = finish_connect(fd, timeout_ms);
+        r = finish_connect(fd, patience);
     }
     if (r < 0) {
         close(fd);
@@ -453,31 +471,27 @@ static int connect_at(int family, const struct sockaddr *addr, socklen_t len, un
 }
 
 /* A Unix listener whose queue is full says EAGAIN at once; then only asking again helps. */
-static int connect_unix(const SocketAddress *address, unsigned timeout_ms, GError **error)
+static int connect_unix(const SocketAddress *address, const Patience *patience, GError **error)
 {
-    gint64 deadline = g_get_monotonic_time() + timeout_ms * G_TIME_SPAN_MILLISECOND;
     struct sockaddr_un addr;
     socklen_t len = unix_sockaddr(address, &addr, error);
-    int fd;
+    int fd, r;
 
     if (len == 0) {
         return -1;
     }
-    while (true) {
-        fd = connect_at(AF_UNIX, (struct sockaddr *)&addr, len, timeout_ms);
-        if (fd != -EAGAIN || g_get_monotonic_time() >= deadline) {
-            break;
-        }
-        g_usleep(10 * G_TIME_SPAN_MILLISECOND);
-    }
+    do {
+        fd = connect_at((struct sockaddr *)&addr, len, patience);
+        r = fd == -EAGAIN ? be_patient(patience, NULL, 10) : fd;
+    } while (fd == -EAGAIN && r == 0);
     if (fd < 0) {
-        wharf_set_error_errno(error, -fd, "cannot connect to socket '%s'", address->path);
+        wharf_set_error_errno(error, -r, "cannot connect to socket '%s'", address->path);
         return -1;
     }
     return fd;
 }
 
-static int connect_inet(const SocketAddress *address, unsigned timeout_ms, GError **error)
+static int connect_inet(const SocketAddress *address, const Patience *patience, GError **error)
 {
     struct addrinfo *list = resolve(address, false, error);
     g_autofree char *what = NULL;
@@ -487,7 +501,7 @@ static int connect_inet(const SocketAddress *address, unsigned timeout_ms, GErro
         return -1;
     }
     for (struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
-        fd = connect_at(ai->ai_family, ai->ai_addr, ai->ai_addrlen, timeout_ms);
+        fd = connect_at(ai->ai_addr, ai->ai_addrlen, patience);
     }
     freeaddrinfo(list);
     if (fd < 0) {
@@ -553,14 +567,20 @@ int socket_listen(const SocketAddress *address, SocketFile **ret_file, GError **
     g_assert_not_reached();
 }
 
-int socket_connect(const SocketAddress *address, unsigned timeout_ms, GError **error)
+int socket_connect(const SocketAddress *address, unsigned timeout_ms, const gint *cancel,
+                   GError **error)
 {
+    Patience patience = {
+        .deadline = g_get_monotonic_time() + timeout_ms * G_TIME_SPAN_MILLISECOND,
+        .cancel = cancel,
+    };
+
     switch (address->kind) {
     case SOCKET_UNIX:
     case SOCKET_ABSTRACT:
-        return connect_unix(address, timeout_ms, error);
+        return connect_unix(address, &patience, error);
     case SOCKET_INET:
-        return connect_inet(address, timeout_ms, error);
+        return connect_inet(address, &patience, error);
     case SOCKET_FD:
         return take_inherited(address->fd, false, error) ? address->fd : -1;
     }

@@ -59,10 +59,12 @@ void socket_file_forget(SocketFile *file);
 int socket_listen(const SocketAddress *address, SocketFile **ret_file, GError **error);
 
 /*
- * Connect to @address, waiting up to @timeout_ms milliseconds. May block that long, and longer
- * while a name is being resolved. Returns the descriptor, or -1.
+ * Connect to @address, waiting up to @timeout_ms milliseconds, or until somebody sets *@cancel
+ * (atomically; may be NULL). May block that long, and longer while a name is being resolved.
+ * Returns the descriptor, or -1.
  */
-int socket_connect(const SocketAddress *address, unsigned timeout_ms, GError **error);
+int socket_connect(const SocketAddress *address, unsigned timeout_ms, const gint *cancel,
+                   GError **error);
 
 /*
  * Accept a connection. Returns the descriptor, -EAGAIN when none is there, or another -errno.
