@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* object/registry.h - the inside of the registry, which the QOM commands read. Main thread only. */
+#ifndef WHARF_OBJECT_REGISTRY_H
+#define WHARF_OBJECT_REGISTRY_H
+
+#include "object/class.h"
+#include "object/object.h"
+
+typedef struct Object {
+    const ObjectClass *class;
+    gpointer instance;      /* the class's */
+    ObjectOptions *options; /* what it was made from, with later changes */
+    GPtrArray *users;       /* char *, one for each use */
+} Object;
+
+struct ObjectRegistry {
+    GHashTable *by_id;  /* options->id -> Object, borrowed */
+    GPtrArray *objects; /* Object, owned, oldest first */
+};
+
+/* The class of that name, or NULL. */
+const ObjectClass *object_class_find(const char *name);
+
+/* All classes, ended by NULL. */
+extern const ObjectClass *const object_classes[];
+
+#endif
