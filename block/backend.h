@@ -133,10 +133,9 @@ typedef struct BlockOpStats {
 
 typedef enum {
     BLOCK_OP_READ,
-    BLOCK_OP_WRITE,
+    BLOCK_OP_WRITE, /* write-zeroes, too */
     BLOCK_OP_FLUSH,
     BLOCK_OP_UNMAP, /* discard */
-    BLOCK_OP_ZERO,  /* write-zeroes */
     BLOCK_OP__MAX,
 } BlockOp;
 
