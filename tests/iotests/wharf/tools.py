@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 import unittest
@@ -165,6 +166,28 @@ def kill_marked(mark, timeout=20):
             except ProcessLookupError:
                 pass
         time.sleep(0.05)
+
+
+def let_all_use_fuse():
+    """Let every user open /dev/fuse, as udev does, where this machine's is for root only.
+
+    Moves the calling process into a mount namespace of its own for that, so that the machine stays as
+    it is: mounts made from here on are seen by this process and its children alone. To be called
+    from setUpClass: each test file runs in its own process. Skips the test where this cannot be had.
+    """
+    if not os.path.exists('/dev/fuse') or os.geteuid() != 0:
+        raise unittest.SkipTest('needs root and /dev/fuse')
+    status = os.stat('/dev/fuse')
+    if status.st_mode & 0o006 == 0o006:
+        return
+    clone_newns = 0x00020000
+    if _libc.unshare(clone_newns) != 0:
+        raise unittest.SkipTest(f'no mount namespace: {os.strerror(ctypes.get_errno())}')
+    run('mount', '--make-rprivate', '/')
+    node = os.path.join(os.environ['WHARF_TEST_DIR'], 'fuse-device')
+    os.mknod(node, 0o666 | stat.S_IFCHR, status.st_rdev)
+    os.chmod(node, 0o666)
+    run('mount', '--bind', node, '/dev/fuse')
 
 
 def clean_up(directory, mark):
