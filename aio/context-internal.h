@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * aio/context-internal.h - an AioContext from inside: what its parts in aio/ share.
+ *
+ * context.c  turns of the loop, posted work, ownership, GLib
+ * bh.c, timer.c, watch.c, co.c, io.c, worker.c  what their names say
+ * epoll.c, uring.c  the backends
+ */
+#ifndef WHARF_AIO_CONTEXT_INTERNAL_H
+#define WHARF_AIO_CONTEXT_INTERNAL_H
+
+#include "aio/aio.h"
+#include "aio/coroutine-internal.h"
+#include "aio/work-internal.h"
+
+typedef struct AioBackendOps AioBackendOps;
+typedef struct AioRequest AioRequest;
+typedef struct AioWorkers AioWorkers;
+
+/* A singly linked list in order of arrival. */
+typedef struct AioWorkList {
+    AioWork *head;
+    AioWork **tail;
+} AioWorkList;
+
+struct AioContext {
+    /* Fixed after creation */
+    const AioBackendOps *ops;
+    void *backend; /* the backend's state */
+    int wake_fd;   /* eventfd */
+    AioWorkers *workers;
+
+    /* Any thread, atomic */
+    int refs;
+    int posters;       /* threads inside aio_context_post() */
+    int sleeping;      /* the owner sleeps or is about to: whoever clears it writes to wake_fd */
+    AioWork *incoming; /* posted by other threads; last one first */
+    void *owner;       /* the thread's CoroutineThread; NULL until attached, run or polled */
+    uint64_t poll_max_ns;
+    uint64_t poll_grow;
+    uint64_t poll_shrink;
+    uint64_t max_batch;
+
+    /* Owner thread only */
+    AioWorkList ready;  /* posted work, oldest first */
+    GPtrArray *timers;  /* AioTimer, a heap by deadline */
+    uint64_t timer_seq; /* counts armings */
+    GList *watches;     /* all AioWatch */
+    GList *probes;      /* those with a probe; newest first */
+    GList *probe_next;  /* where a walk over @probes is */
+    uint64_t poll_ns;   /* how long to busy-wait now */
+    AioBh *kick;
+};
+
+/* Posted work */
+
+/* Queue @work to @ctx and wake it. FIFO, across threads in order of causality. Any thread. */
+void aio_context_post(AioContext *ctx, AioWork *work);
+
+/* Ownership */
+
+/* Assert that the caller may touch @ctx's own state. */
+void aio_context_assert_owner(AioContext *ctx);
+
+/* Watches */
+
+struct AioWatch {
+    AioContext *ctx;
+    int fd;
+    short events;
+    AioWatchCallback *cb;
+    AioWatchProbe *probe;
+    void *opaque;
+    GList link;       /* in ctx->watches */
+    GList probe_link; /* in ctx->probes */
+    void *backend;    /* the backend's state */
+};
+
+/* Timers */
+
+struct AioTimer {
+    AioContext *ctx;
+    AioCallback *cb;
+    void *opaque;
+    int64_t deadline;
+    uint64_t seq;   /* orders equal deadlines */
+    unsigned index; /* place in the heap, or AIO_TIMER_IDLE */
+};
+
+#define AIO_TIMER_IDLE G_MAXUINT
+
+/* Initialize a timer that somebody else allocated; it must be disarmed before it goes. */
+void aio_timer_init(AioTimer *timer, AioContext *ctx, AioCallback *cb, void *opaque);
+
+/* Nanoseconds to the next timer: 0 if due, -1 without any. */
+int64_t aio_timers_timeout(AioContext *ctx);
+
+/* Fire those that are due. Returns whether there was one. */
+bool aio_timers_run(AioContext *ctx);
+
+/* Requests: on the stack of the coroutine that waits for them */
+
+typedef enum {
+    AIO_OP_READ,
+    AIO_OP_WRITE,
+    AIO_OP_FSYNC,
+    AIO_OP_FALLOCATE,
+    AIO_OP_NOP,
+} AioOp;
+
+struct AioRequest {
+    AioOp op;
+    int fd;
+    int flags; /* RWF_*, fallocate mode, or data_only */
+    unsigned n;
+    const struct iovec *iov;
+    uint64_t offset;
+    uint64_t bytes;
+    Coroutine *co;
+    ssize_t ret;
+    AioRequest *next; /* while it waits for room in the ring */
+};
+
+/* Carry out @req by the system call, which may block. The result, or -errno. */
+ssize_t aio_request_run_sync(const AioRequest *req);
+
+/* Workers */
+
+AioWorkers *aio_workers_new(void);
+void aio_workers_free(AioWorkers *workers); /* waits for all threads */
+void aio_workers_set_limits(AioWorkers *workers, unsigned min, unsigned max);
+void aio_workers_get_limits(AioWorkers *workers, unsigned *min, unsigned *max);
+
+/* Start a thread under @name with all signals blocked that are not the thread's own fault. */
+GThread *aio_thread_new(const char *name, GThreadFunc func, gpointer data, GError **error);
+
+/* Backends */
+
+struct AioBackendOps {
+    const char *name;
+
+    /* Set up ctx->backend, or fail and leave nothing. Any thread. */
+    bool (*init)(AioContext *ctx, GError **error);
+    void (*fini)(AioContext *ctx);
+
+    /* The calling thread has become the owner, for good. */
+    void (*bind)(AioContext *ctx);
+
+    /*
+     * Submit what is queued, wait for events until @timeout_ns have passed (-1: for ever, 0: not at
+     * all). Calls nobody.
+     */
+    void (*wait)(AioContext *ctx, int64_t timeout_ns);
+    /* Call back for the events that came. Returns whether there were any. */
+    bool (*dispatch)(AioContext *ctx);
+    /* Whether dispatch would find something; cheap. */
+    bool (*peek)(AioContext *ctx);
+    /* Submit what is queued; from now on fd becomes readable when there is something to wait for.
+     */
+    void (*flush)(AioContext *ctx);
+    int (*fd)(AioContext *ctx);
+
+    void (*watch_added)(AioWatch *watch);
+    void (*watch_changed)(AioWatch *watch);
+    void (*watch_removed)(AioWatch *watch); /* the watch is freed right after */
+
+    /* Start @req; when it is done its coroutine is entered with ret set. NULL: workers do all. */
+    void (*submit)(AioContext *ctx, AioRequest *req);
+};
+
+extern const AioBackendOps aio_backend_epoll;
+#ifdef WHARF_HAVE_IO_URING
+extern const AioBackendOps aio_backend_uring;
+#endif
+
+#endif

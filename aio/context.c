@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "aio/context-internal.h"
+
+#include "util/error.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The first busy-wait after a time without any. */
+#define POLL_START_NS 4000
+
+int64_t aio_now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+/* Lists of work */
+
+static void work_list_init(AioWorkList *list)
+{
+    list->head = NULL;
+    list->tail = &list->head;
+}
+
+static void work_list_append(AioWorkList *list, AioWork *work)
+{
+    work->next = NULL;
+    *list->tail = work;
+    list->tail = &work->next;
+}
+
+/* Move what other threads have posted to the ready list. */
+static void take_incoming(AioContext *ctx)
+{
+    AioWork *newest;
+    AioWork *oldest = NULL;
+
+    if (!__atomic_load_n(&ctx->incoming, __ATOMIC_RELAXED)) {
+        return;
+    }
+    newest = __atomic_exchange_n(&ctx->incoming, NULL, __ATOMIC_ACQUIRE);
+    while (newest) {
+        AioWork *next = newest->next;
+
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    while (oldest) {
+        AioWork *next = oldest->next;
+
+        work_list_append(&ctx->ready, oldest);
+        oldest = next;
+    }
+}
+
+static bool has_ready(AioContext *ctx)
+{
+    return ctx->ready.head || __atomic_load_n(&ctx->incoming, __ATOMIC_SEQ_CST);
+}
+
+static void wake_up(AioContext *ctx)
+{
+    const uint64_t one = 1;
+    ssize_t r;
+
+    /* Of all who find the owner asleep, one writes. */
+    if (!__atomic_load_n(&ctx->sleeping, __ATOMIC_SEQ_CST) ||
+        !__atomic_exchange_n(&ctx->sleeping, 0, __ATOMIC_SEQ_CST)) {
+        return;
+    }
+    do {
+        r = write(ctx->wake_fd, &one, sizeof(one));
+    } while (r < 0 && errno == EINTR);
+}
+
+void aio_context_post(AioContext *ctx, AioWork *work)
+{
+    if (coroutine_thread()->context == ctx) {
+        /* What had been posted elsewhere before comes first, whoever knew of it. */
+        take_incoming(ctx);
+        work_list_append(&ctx->ready, work);
+        return;
+    }
+
+    /* Once @work is in the list the owner may run it, and that may lead to the end of @ctx. */
+    __atomic_fetch_add(&ctx->posters, 1, __ATOMIC_RELAXED);
+    work->next = __atomic_load_n(&ctx->incoming, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(&ctx->incoming, &work->next, work, true, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_RELAXED)) {
+    }
+    wake_up(ctx);
+    __atomic_fetch_sub(&ctx->posters, 1, __ATOMIC_RELEASE);
+}
+
+/* Run what is ready now. What that posts in turn waits for the next turn, so that I/O gets its. */
+static bool run_ready(AioContext *ctx)
+{
+    AioWork *work;
+
+    take_incoming(ctx);
+    work = ctx->ready.head;
+    if (!work) {
+        return false;
+    }
+    work_list_init(&ctx->ready);
+    while (work) {
+        AioWork *next = work->next;
+
+        work->run(work);
+        work = next;
+    }
+    return true;
+}
+
+/* Ownership */
+
+static bool is_owner(AioContext *ctx)
+{
+    return __atomic_load_n(&ctx->owner, __ATOMIC_RELAXED) == coroutine_thread();
+}
+
+void aio_context_assert_owner(AioContext *ctx)
+{
+    g_assert(!__atomic_load_n(&ctx->owner, __ATOMIC_RELAXED) || is_owner(ctx));
+}
+
+AioContext *aio_context_current(void)
+{
+    return coroutine_thread()->context;
+}
+
+/* Make @ctx the current one of the calling thread. Returns the one before. */
+static AioContext *context_enter(AioContext *ctx)
+{
+    CoroutineThread *t = coroutine_thread();
+    AioContext *outer = t->context;
+
+    g_assert(!coroutine_in());
+    if (!ctx->owner) {
+        __atomic_store_n(&ctx->owner, t, __ATOMIC_RELAXED);
+        ctx->ops->bind(ctx);
+    }
+    g_assert(is_owner(ctx));
+    t->context = ctx;
+    return outer;
+}
+
+static void context_leave(AioContext *outer)
+{
+    coroutine_thread()->context = outer;
+}
+
+/* Polling */
+
+static void poll_grow(AioContext *ctx, uint64_t max)
+{
+    uint64_t factor = __atomic_load_n(&ctx->poll_grow, __ATOMIC_RELAXED);
+
+    factor = factor ? factor : 2;
+    if (ctx->poll_ns == 0) {
+        ctx->poll_ns = POLL_START_NS;
+    } else if (__builtin_mul_overflow(ctx->poll_ns, factor, &ctx->poll_ns)) {
+        ctx->poll_ns = max;
+    }
+    ctx->poll_ns = MIN(ctx->poll_ns, max);
+}
+
+static void poll_shrink(AioContext *ctx)
+{
+    uint64_t divisor = __atomic_load_n(&ctx->poll_shrink, __ATOMIC_RELAXED);
+
+    ctx->poll_ns = divisor ? ctx->poll_ns / divisor : 0;
+}
+
+/* Something came after @waited_ns. Busy-wait longer next time where that would have caught it. */
+static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
+{
+    if (waited_ns <= ctx->poll_ns) {
+        return;
+    }
+    if (waited_ns > max) {
+        poll_shrink(ctx);
+    } else if (ctx->poll_ns < max) {
+        poll_grow(ctx, max);
+    }
+}
+
+/* Ask all probes, and call back for those that say yes. */
+static bool run_probes(AioContext *ctx)
+{
+    bool progress = false;
+
+    ctx->probe_next = ctx->probes;
+    while (ctx->probe_next) {
+        AioWatch *watch = ctx->probe_next->data;
+
+        ctx->probe_next = ctx->probe_next->next; /* aio_watch_free() moves it on */
+        if (watch->events && watch->probe(watch->opaque)) {
+            watch->cb(watch->opaque, watch->events);
+            progress = true;
+        }
+    }
+    return progress;
+}
+
+/* Wait actively until something happens or @end. Returns whether it did, called back or not. */
+static bool busy_wait(AioContext *ctx, int64_t end, bool *progress)
+{
+    do {
+        *progress = run_probes(ctx);
+        if (*progress || has_ready(ctx) || ctx->ops->peek(ctx)) {
+            return true;
+        }
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    } while (aio_now_ns() < end);
+    return false;
+}
+
+/* Turns */
+
+static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
+{
+    __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&ctx->incoming, __ATOMIC_SEQ_CST)) {
+        timeout_ns = 0;
+    }
+    ctx->ops->wait(ctx, timeout_ns);
+    __atomic_store_n(&ctx->sleeping, 0, __ATOMIC_RELAXED);
+}
+
+/* Wait for events, at most @timeout_ns (-1: for ever): first actively, then asleep. */
+static bool wait_for_events(AioContext *ctx, int64_t timeout_ns)
+{
+    uint64_t max = __atomic_load_n(&ctx->poll_max_ns, __ATOMIC_RELAXED);
+    bool progress = false;
+    int64_t start;
+
+    if (max == 0) {
+        sleep_in_backend(ctx, timeout_ns);
+        return false;
+    }
+
+    start = aio_now_ns();
+    if (ctx->poll_ns) {
+        uint64_t span = MIN(ctx->poll_ns, max);
+
+        if (timeout_ns > 0) {
+            span = MIN(span, (uint64_t)timeout_ns);
+        }
+        ctx->ops->flush(ctx);
+        if (busy_wait(ctx, start + span, &progress)) {
+            ctx->ops->wait(ctx, 0);
+            return progress;
+        }
+        if (timeout_ns > 0) {
+            timeout_ns = MAX(timeout_ns - (aio_now_ns() - start), 0);
+        }
+    }
+    sleep_in_backend(ctx, timeout_ns);
+    poll_adjust(ctx, aio_now_ns() - start, max);
+    return false;
+}
+
+static bool turn(AioContext *ctx, bool blocking)
+{
+    int64_t timeout_ns = blocking && !has_ready(ctx) ? aio_timers_timeout(ctx) : 0;
+    bool progress = false;
+
+    if (timeout_ns != 0) {
+        progress = wait_for_events(ctx, timeout_ns);
+    } else {
+        ctx->ops->wait(ctx, 0);
+    }
+    progress |= ctx->ops->dispatch(ctx);
+    progress |= aio_timers_run(ctx);
+    progress |= run_ready(ctx);
+    return progress;
+}
+
+bool aio_context_poll(AioContext *ctx, bool blocking)
+{
+    AioContext *outer = context_enter(ctx);
+    bool progress = turn(ctx, blocking);
+
+    context_leave(outer);
+    return progress;
+}
+
+void aio_context_run(AioContext *ctx, const bool *stop)
+{
+    AioContext *outer = context_enter(ctx);
+
+    while (!__atomic_load_n(stop, __ATOMIC_ACQUIRE)) {
+        turn(ctx, true);
+    }
+    while (turn(ctx, false)) {
+    }
+    context_leave(outer);
+}
+
+void aio_context_kick(AioContext *ctx)
+{
+    aio_bh_schedule(ctx->kick);
+}
+
+/* GLib */
+
+typedef struct AioSource {
+    GSource base;
+    AioContext *ctx;
+    AioContext *outer; /* the thread's current context before */
+} AioSource;
+
+static gint timeout_to_ms(int64_t timeout_ns)
+{
+    return timeout_ns < 0 ? -1 : (gint)MIN((timeout_ns + 999999) / 1000000, G_MAXINT);
+}
+
+static gboolean source_prepare(GSource *source, gint *timeout)
+{
+    AioContext *ctx = ((AioSource *)source)->ctx;
+    int64_t timeout_ns = has_ready(ctx) ? 0 : aio_timers_timeout(ctx);
+
+    if (timeout_ns != 0) {
+        /* From here on a post writes to wake_fd; what came before it is seen below. */
+        __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
+        ctx->ops->flush(ctx);
+        if (has_ready(ctx) || ctx->ops->peek(ctx)) {
+            __atomic_store_n(&ctx->sleeping, 0, __ATOMIC_RELAXED);
+            timeout_ns = 0;
+        }
+    }
+    *timeout = timeout_to_ms(timeout_ns);
+    return timeout_ns == 0;
+}
+
+static gboolean source_check(GSource *source)
+{
+    AioContext *ctx = ((AioSource *)source)->ctx;
+
+    __atomic_store_n(&ctx->sleeping, 0, __ATOMIC_RELAXED);
+    return has_ready(ctx) || ctx->ops->peek(ctx) || aio_timers_timeout(ctx) == 0;
+}
+
+static gboolean source_dispatch(GSource *source, GSourceFunc callback, gpointer user_data)
+{
+    turn(((AioSource *)source)->ctx, false);
+    return G_SOURCE_CONTINUE;
+}
+
+/* Also called when the source is destroyed, by GLib, in the thread that does it. */
+static void source_finalize(GSource *source)
+{
+    AioSource *s = (AioSource *)source;
+    CoroutineThread *t = coroutine_thread();
+
+    if (t->context == s->ctx) {
+        t->context = s->outer;
+    }
+    aio_context_unref(s->ctx);
+}
+
+GSource *aio_context_attach_glib(AioContext *ctx, GMainContext *main)
+{
+    static GSourceFuncs funcs = {
+        .prepare = source_prepare,
+        .check = source_check,
+        .dispatch = source_dispatch,
+        .finalize = source_finalize,
+    };
+    GSource *source = g_source_new(&funcs, sizeof(AioSource));
+    AioSource *s = (AioSource *)source;
+
+    g_source_set_static_name(source, "AioContext");
+    s->ctx = aio_context_ref(ctx);
+    s->outer = context_enter(ctx);
+    g_source_add_unix_fd(source, ctx->ops->fd(ctx), G_IO_IN);
+    g_source_attach(source, main);
+    return source;
+}
+
+/* Life */
+
+static const AioBackendOps *backend_by_name(const char *name, GError **error)
+{
+    if (g_str_equal(name, "epoll")) {
+        return &aio_backend_epoll;
+    }
+#ifdef WHARF_HAVE_IO_URING
+    if (g_str_equal(name, "io_uring")) {
+        return &aio_backend_uring;
+    }
+#else
+    if (g_str_equal(name, "io_uring")) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "WHARF_AIO=io_uring: this build has no io_uring; use epoll or auto");
+        return NULL;
+    }
+#endif
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                "WHARF_AIO=%s: no such event loop; use auto, io_uring or epoll", name);
+    return NULL;
+}
+
+/* Take the best backend that the kernel lets us have. */
+static bool backend_init_auto(AioContext *ctx, GError **error)
+{
+#ifdef WHARF_HAVE_IO_URING
+    static gsize told;
+    g_autoptr(GError) why = NULL;
+
+    ctx->ops = &aio_backend_uring;
+    if (ctx->ops->init(ctx, &why)) {
+        return true;
+    }
+    if (g_once_init_enter(&told)) {
+        g_message("%s; using epoll and worker threads instead", why->message);
+        g_once_init_leave(&told, 1);
+    }
+#endif
+    ctx->ops = &aio_backend_epoll;
+    return ctx->ops->init(ctx, error);
+}
+
+static bool backend_init(AioContext *ctx, AioBackend backend, GError **error)
+{
+    const char *name = backend == AIO_BACKEND_IO_URING ? "io_uring"
+                       : backend == AIO_BACKEND_EPOLL  ? "epoll"
+                                                       : g_getenv("WHARF_AIO");
+
+    if (!name || !*name || g_str_equal(name, "auto")) {
+        return backend_init_auto(ctx, error);
+    }
+    ctx->ops = backend_by_name(name, error);
+    return ctx->ops && ctx->ops->init(ctx, error);
+}
+
+static void kick_cb(void *opaque)
+{
+}
+
+AioContext *aio_context_new(const AioOptions *opts, GError **error)
+{
+    static const AioOptions defaults = AIO_OPTIONS_DEFAULT;
+    AioContext *ctx = g_new0(AioContext, 1);
+
+    opts = opts ? opts : &defaults;
+    ctx->wake_fd = eventfd(0, EFD_CLOEXEC);
+    if (ctx->wake_fd < 0) {
+        wharf_set_error_errno(error, errno, "cannot create an eventfd for an event loop");
+        g_free(ctx);
+        return NULL;
+    }
+    if (!backend_init(ctx, opts->backend, error)) {
+        close(ctx->wake_fd);
+        g_free(ctx);
+        return NULL;
+    }
+    ctx->refs = 1;
+    work_list_init(&ctx->ready);
+    ctx->timers = g_ptr_array_new();
+    ctx->workers = aio_workers_new();
+    ctx->kick = aio_bh_new(ctx, kick_cb, NULL);
+    aio_context_set_options(ctx, opts);
+    return ctx;
+}
+
+AioContext *aio_context_ref(AioContext *ctx)
+{
+    __atomic_fetch_add(&ctx->refs, 1, __ATOMIC_RELAXED);
+    return ctx;
+}
+
+static void context_free(AioContext *ctx)
+{
+    AioContext *outer = coroutine_thread()->context;
+
+    /* A thread that posted its last work may be about to look at ctx->sleeping. */
+    while (__atomic_load_n(&ctx->posters, __ATOMIC_ACQUIRE)) {
+        g_thread_yield();
+    }
+    aio_workers_free(ctx->workers);
+    coroutine_thread()->context = ctx;
+    aio_bh_free(ctx->kick);
+    while (run_ready(ctx)) {
+    }
+    context_leave(outer == ctx ? NULL : outer);
+    g_warn_if_fail(!ctx->watches && ctx->timers->len == 0);
+
+    ctx->ops->fini(ctx);
+    close(ctx->wake_fd);
+    g_ptr_array_unref(ctx->timers);
+    g_free(ctx);
+}
+
+void aio_context_unref(AioContext *ctx)
+{
+    if (__atomic_fetch_sub(&ctx->refs, 1, __ATOMIC_ACQ_REL) == 1) {
+        context_free(ctx);
+    }
+}
+
+void aio_context_set_options(AioContext *ctx, const AioOptions *opts)
+{
+    __atomic_store_n(&ctx->poll_max_ns, opts->poll_max_ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&ctx->poll_grow, opts->poll_grow, __ATOMIC_RELAXED);
+    __atomic_store_n(&ctx->poll_shrink, opts->poll_shrink, __ATOMIC_RELAXED);
+    __atomic_store_n(&ctx->max_batch, opts->max_batch, __ATOMIC_RELAXED);
+    aio_workers_set_limits(ctx->workers, opts->workers_min, opts->workers_max);
+}
+
+void aio_context_get_options(AioContext *ctx, AioOptions *opts)
+{
+    *opts = (AioOptions){
+        .backend = ctx->ops == &aio_backend_epoll ? AIO_BACKEND_EPOLL : AIO_BACKEND_IO_URING,
+        .poll_max_ns = __atomic_load_n(&ctx->poll_max_ns, __ATOMIC_RELAXED),
+        .poll_grow = __atomic_load_n(&ctx->poll_grow, __ATOMIC_RELAXED),
+        .poll_shrink = __atomic_load_n(&ctx->poll_shrink, __ATOMIC_RELAXED),
+        .max_batch = __atomic_load_n(&ctx->max_batch, __ATOMIC_RELAXED),
+    };
+    aio_workers_get_limits(ctx->workers, &opts->workers_min, &opts->workers_max);
+}
+
+const char *aio_context_backend_name(const AioContext *ctx)
+{
+    return ctx->ops->name;
+}
