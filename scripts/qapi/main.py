@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Generate C from a QAPI schema.
+
+    lexer      text to expressions
+    syntax     the form of expressions
+    doc        documentation blocks
+    schema     the model: names resolved, contradictions refused
+    types, commands, events, introspect    C text from the model
+    reference  the page for people
+
+A file is written only if its content changed, so a change to one command rebuilds what uses it.
+"""
+
+import argparse
+import os
+import sys
+
+if __package__ in (None, ''):
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# pylint: disable=wrong-import-position
+from qapi import commands, ctext, events, introspect, types
+from qapi.error import SchemaError
+from qapi.schema import Schema
+
+
+def parse_symbol(text):
+    """NAME=0 or NAME=1, what conditions of the schema may name."""
+    name, separator, value = text.partition('=')
+    if not separator or value not in ('0', '1'):
+        raise argparse.ArgumentTypeError(f'{text}: expected NAME=0 or NAME=1')
+    return name, value == '1'
+
+
+def main(argv=None):
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description='Generate C from a QAPI schema.')
+    parser.add_argument('schema', help='the schema file that includes all others')
+    parser.add_argument('-o', '--output', required=True, help='directory for what is generated')
+    parser.add_argument('-D', '--define', type=parse_symbol, action='append', default=[],
+                        metavar='NAME=0|1', help='a symbol for conditions')
+    args = parser.parse_args(argv)
+    try:
+        schema = Schema(args.schema, dict(args.define))
+    except SchemaError as err:
+        print(err, file=sys.stderr)
+        return 1
+    for generator in (types, commands, events, introspect):
+        for name, text in generator.generate(schema):
+            ctext.save(args.output, name, text)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

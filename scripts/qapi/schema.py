@@ -1,0 +1,722 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The schema as a checked model.
+
+Schema(file, symbols) reads a schema and what it includes, resolves names and conditions, and refuses
+what contradicts itself or is not documented. What a false condition guards is checked like the rest
+and then left out, so generated code has no preprocessor conditions.
+"""
+
+import os
+
+from . import names
+from .builtin import BUILTINS, check_bound, check_default
+from .doc import DefinitionDoc, FreeDoc, parse_doc
+from .error import Info, SchemaError
+from .lexer import ExpressionReader, List, Object
+from .syntax import KINDS, check_expression, check_member_name, check_type_name, \
+    describe_condition, evaluate_condition
+
+
+class Feature:
+    """A flag that introspection shows; 'deprecated' and 'unstable' have a meaning."""
+
+    def __init__(self, name, info):
+        self.name = name
+        self.info = info
+        self.doc = []
+
+
+class Value:
+    """A value of an enumeration."""
+
+    def __init__(self, name, info, features):
+        self.name = name
+        self.info = info
+        self.features = features
+        self.doc = []
+
+
+class Member:
+    """A member of an object, an argument, or a branch of an alternate."""
+
+    def __init__(self, name, type_, info, optional=False, features=()):
+        self.name = name
+        self.c_name = names.c_name(name)
+        self.type = type_
+        self.info = info
+        self.optional = optional
+        self.features = list(features)
+        self.has_default = False
+        self.default = None
+        self.min = None
+        self.max = None
+        self.doc = []
+
+    @property
+    def has_flag(self):
+        """Whether a bool has_NAME says that it is there; other optional members are NULL."""
+        return self.optional and not self.has_default and not self.type.is_pointer
+
+
+class Type:
+    """What all types have: name, module, documentation; subclasses say what they are in C."""
+    meta = None
+    is_pointer = True
+
+    def __init__(self, name, info=None, module=None):
+        self.name = name
+        self.info = info
+        self.module = module
+        self.features = []
+        self.doc = None
+        self.snake = names.snake(name)
+
+
+class EnumType(Type):
+    """An enumeration; its prefix begins each constant."""
+    meta = 'enum'
+    is_pointer = False
+
+    def __init__(self, name, info, module, prefix):
+        super().__init__(name, info, module)
+        self.prefix = prefix or self.snake.upper()
+        self.values = []
+        self.all_values = []             # those whose condition is false, too
+
+    def find(self, name):
+        """The value called @name, or None."""
+        return next((v for v in self.values if v.name == name), None)
+
+    def constant(self, name):
+        """The C constant of value @name."""
+        return f'{self.prefix}_{names.constant(name)}'
+
+
+class ArrayType(Type):
+    """A list of @element."""
+    meta = 'array'
+
+    def __init__(self, element):
+        super().__init__(element.name + 'List')
+        self.element = element
+        self.snake = element.snake + '_list'
+
+
+class Branch:
+    """Branch @value of a union: further members, those of @type."""
+
+    def __init__(self, value, type_, info):
+        self.name = value
+        self.c_name = names.c_name(value)
+        self.type = type_
+        self.info = info
+
+
+class ObjectType(Type):
+    """A struct or union; @implicit if the schema gives it no name (arguments of a command)."""
+    meta = 'object'
+
+    def __init__(self, name, info, module, implicit=False):
+        super().__init__(name, info, module)
+        self.implicit = implicit
+        self.base = None
+        self.members = []                # its own, without the base's
+        self.tag = None                  # the discriminating Member
+        self.branches = []
+        self.state = None                # for the check of circles
+
+    def all_members(self):
+        """Common members: those of all bases, then its own."""
+        return (self.base.all_members() if self.base else []) + self.members
+
+    @property
+    def is_empty(self):
+        """Whether it can hold nothing at all."""
+        return not self.all_members() and not self.branches
+
+
+class AlternateType(Type):
+    """One of several types, told apart by their JSON type."""
+    meta = 'alternate'
+
+    def __init__(self, name, info, module):
+        super().__init__(name, info, module)
+        self.branches = []
+
+
+class Command:
+    """A command. @arg is an ObjectType or None, @ret a type or None."""
+    meta = 'command'
+
+    def __init__(self, name, info, module):
+        self.name = name
+        self.info = info
+        self.module = module
+        self.snake = names.snake(name)
+        self.arg = None
+        self.boxed = False
+        self.ret = None
+        self.gen = True
+        self.allow_oob = False
+        self.features = []
+        self.doc = None
+
+
+class Event:
+    """An event. @arg is an ObjectType or None."""
+    meta = 'event'
+
+    def __init__(self, name, info, module):
+        self.name = name
+        self.info = info
+        self.module = module
+        self.snake = names.snake(name)
+        self.arg = None
+        self.boxed = False
+        self.features = []
+        self.doc = None
+
+
+class Module:
+    """One schema file."""
+
+    def __init__(self, name, file):
+        self.name = name
+        self.file = file
+        self.includes = []
+        self.contents = []               # FreeDoc and definitions, in order
+        self.title = name
+
+    def of(self, *metas):
+        """Its definitions of the given kinds, in order."""
+        return [d for d in self.contents if getattr(d, 'meta', None) in metas]
+
+
+class Pragma:
+    """Exceptions from the naming rules; hold for all files."""
+    KEYS = ('command-name-exceptions', 'command-returns-exceptions', 'member-name-exceptions')
+
+    def __init__(self):
+        self.lists = {key: set() for key in self.KEYS}
+
+    def add(self, expr):
+        """Take over a { 'pragma': ... } expression."""
+        for key, value in expr['pragma'].items():
+            if key not in self.KEYS:
+                raise SchemaError(expr['pragma'].info_of(key), f"unknown pragma '{key}'")
+            if not isinstance(value, List) or not all(isinstance(v, str) for v in value):
+                raise SchemaError(expr['pragma'].info_of(key), f"'{key}' must be a list of names")
+            self.lists[key].update(value)
+
+    def allows(self, key, name):
+        """Whether @name is among the exceptions @key."""
+        return name in self.lists[key]
+
+
+class Schema:
+    """Everything in @file and its includes. @symbols: name -> bool, what conditions may name."""
+
+    def __init__(self, file, symbols=None):
+        self.symbols = dict(symbols or {})
+        self.pragma = Pragma()
+        self.modules = []
+        self.types = dict(BUILTINS)
+        self.arrays = {}
+        self.commands = {}
+        self.events = {}
+        self._exprs = []                 # (module, expr, doc) in order
+        self._dropped = set()            # names of types left out by their condition
+        self._doc_of = {}
+        self._load(file)
+        self._declare()
+        self._define()
+        self._check_circles()
+
+    # -- Reading files
+
+    def _load(self, file, stack=(), info=None):
+        file = os.path.normpath(file)
+        known = next((m for m in self.modules if m.file == file), None)
+        if known:
+            return known
+        if file in stack:
+            raise SchemaError(info, f"'{file}' includes itself, by way of others perhaps")
+        try:
+            with open(file, encoding='utf-8') as stream:
+                text = stream.read()
+        except OSError as err:
+            raise SchemaError(info or Info(file, 1), f'cannot read it: {err.strerror}') from err
+        except UnicodeDecodeError as err:
+            raise SchemaError(Info(file, 1), 'is not UTF-8') from err
+        module = Module(os.path.splitext(os.path.basename(file))[0], file)
+        self._read_items(module, text, stack + (file,))
+        clash = next((m for m in self.modules if m.name == module.name), None)
+        if clash:
+            raise SchemaError(Info(file, 1), f"'{clash.file}' makes a module of the same name")
+        self.modules.append(module)
+        return module
+
+    def _read_items(self, module, text, stack):
+        doc = None
+        for kind, info, item in ExpressionReader(text, module.file).items():
+            if kind == 'doc':
+                self._check_doc_used(doc)
+                doc = parse_doc(info, item)
+                if isinstance(doc, FreeDoc):
+                    self._exprs.append((module, None, doc))
+                    doc = None
+                continue
+            if 'include' in item or 'pragma' in item:
+                self._check_doc_used(doc)
+                self._read_directive(module, item, stack)
+                continue
+            check_expression(item)
+            self._exprs.append((module, item, doc))
+            doc = None
+        self._check_doc_used(doc)
+
+    @staticmethod
+    def _check_doc_used(doc):
+        if doc:
+            raise SchemaError(doc.info, f"no definition of '{doc.name}' follows its documentation")
+
+    def _read_directive(self, module, expr, stack):
+        key = 'include' if 'include' in expr else 'pragma'
+        if len(expr) != 1:
+            raise SchemaError(expr.info, f"'{key}' stands alone")
+        if key == 'pragma':
+            if not isinstance(expr['pragma'], Object):
+                raise SchemaError(expr.info, "'pragma' must be an object")
+            self.pragma.add(expr)
+            return
+        if not isinstance(expr['include'], str):
+            raise SchemaError(expr.info, "'include' must be a file name")
+        file = os.path.join(os.path.dirname(module.file), expr['include'])
+        included = self._load(file, stack, expr.info)
+        if included not in module.includes:
+            module.includes.append(included)
+
+    # -- First pass: names
+
+    def _declare(self):
+        for module, expr, doc in self._exprs:
+            if expr is None:
+                module.contents.append(doc)
+                continue
+            kind = next(k for k in KINDS if k in expr)
+            name = expr[kind]
+            if not doc:
+                raise SchemaError(expr.info, f"{kind} '{name}' is not documented")
+            if doc.name != name:
+                raise SchemaError(doc.info, f"documentation of '{doc.name}' stands before "
+                                            f"{kind} '{name}'")
+            definition = self._make(kind, name, expr, module)
+            self._doc_of[definition] = doc
+            self._register(kind, definition)
+            if self._holds(expr):
+                module.contents.append(definition)
+            elif kind not in ('command', 'event'):
+                self._dropped.add(name)
+        # A definition left out stays known, so that references to it can be checked.
+
+    def _make(self, kind, name, expr, module):
+        info = expr.info_of(kind)
+        if kind == 'enum':
+            check_type_name(name, info)
+            definition = EnumType(name, info, module, expr.get('prefix'))
+        elif kind in ('struct', 'union'):
+            check_type_name(name, info)
+            definition = ObjectType(name, info, module)
+        elif kind == 'alternate':
+            check_type_name(name, info)
+            definition = AlternateType(name, info, module)
+        elif kind == 'command':
+            if not self.pragma.allows('command-name-exceptions', name):
+                check_member_name(name, info, 'command')
+            definition = Command(name, info, module)
+        else:
+            if name != name.upper():
+                raise SchemaError(info, f"name of event '{name}' must be in upper case")
+            definition = Event(name, info, module)
+        definition.expr = expr
+        return definition
+
+    def _register(self, kind, definition):
+        where = {'command': self.commands, 'event': self.events}.get(kind, self.types)
+        other = where.get(definition.name)
+        if other:
+            at = f', first at {other.info}' if other.info else ', a builtin type'
+            raise SchemaError(definition.info, f"'{definition.name}' is defined twice{at}")
+        clash = next((d for d in where.values() if d.snake == definition.snake), None)
+        if clash:
+            raise SchemaError(definition.info,
+                              f"'{definition.name}' and '{clash.name}' are the same name in C")
+        where[definition.name] = definition
+
+    # -- Second pass: contents
+
+    def _define(self):
+        definitions = [d for d in (*self.types.values(), *self.commands.values(),
+                                   *self.events.values()) if d.info]
+        order = {'enum': 0, 'object': 1, 'alternate': 2, 'command': 3, 'event': 3}
+        definitions.sort(key=lambda d: order[d.meta])
+        objects = [d for d in definitions if d.meta == 'object']
+        for definition in definitions:
+            definition.features = self._features(definition.expr)
+            getattr(self, f'_define_{definition.meta}')(definition, definition.expr)
+        for definition in objects:
+            self._define_branches(definition, definition.expr)
+        for definition in objects:
+            self._check_names(definition, {}, definition.info, [])
+        for definition in definitions:
+            if definition.meta == 'alternate':
+                self._check_alternate(definition)
+            self._attach_doc(definition, self._doc_of[definition])
+        for definition in objects:
+            if 'union' in definition.expr:
+                self._prune_branches(definition)
+
+    def _holds(self, expr):
+        if not isinstance(expr, Object) or 'if' not in expr:
+            return True
+        return evaluate_condition(expr['if'], self.symbols, expr.info_of('if'))
+
+    def _features(self, expr):
+        features = []
+        for item, info in zip(expr.get('features', []),
+                              getattr(expr.get('features'), 'infos', [])):
+            name = item['name'] if isinstance(item, Object) else item
+            check_member_name(name, info, 'feature')
+            if any(f.name == name for f in features):
+                raise SchemaError(info, f"feature '{name}' stands here twice")
+            if self._holds(item):
+                features.append(Feature(name, info))
+        return features
+
+    def _type(self, ref, info, where):
+        """The type that @ref ('Name' or ['Name']) means."""
+        name = ref[0] if isinstance(ref, List) else ref
+        type_ = self.types.get(name)
+        if not type_:
+            raise SchemaError(info, f"{where}: there is no type '{name}'")
+        if name in self._dropped:
+            raise SchemaError(info, f"{where}: type '{name}' exists only if "
+                                    f"{describe_condition(type_.expr['if'])}")
+        if not isinstance(ref, List):
+            return type_
+        if type_.name == 'null':
+            raise SchemaError(info, f'{where}: a list of null makes no sense')
+        return self.arrays.setdefault(name, ArrayType(type_))
+
+    def _define_enum(self, enum, expr):
+        constants = {}
+        for item, info in zip(expr['data'], expr['data'].infos):
+            if not isinstance(item, Object):
+                item_name, features = item, []
+            else:
+                item_name, features = item['name'], self._features(item)
+            if not self.pragma.allows('member-name-exceptions', enum.name):
+                check_member_name(item_name, info, 'value', digits=True)
+            clash = constants.setdefault(names.constant(item_name), item_name)
+            if any(v.name == item_name for v in enum.all_values):
+                raise SchemaError(info, f"value '{item_name}' stands here twice")
+            if clash != item_name:
+                raise SchemaError(info, f"values '{clash}' and '{item_name}' are the same name in C")
+            value = Value(item_name, info, features)
+            enum.all_values.append(value)
+            if self._holds(item):
+                enum.values.append(value)
+
+    def _members(self, data, owner, default_ok=True):
+        """The members that the object @data of @owner lists."""
+        members = []
+        for key, item in data.items():
+            info = data.info_of(key)
+            optional = key.startswith('*')
+            name = key.lstrip('*') if optional else key
+            if key.startswith('**'):
+                raise SchemaError(info, f"bad member name '{key}'")
+            if not self.pragma.allows('member-name-exceptions', owner):
+                check_member_name(name, info, 'member')
+            if name in ('u', ) or name.replace('-', '_').startswith('has_'):
+                raise SchemaError(info, f"member name '{name}' is needed by the generated code")
+            ref = item['type'] if isinstance(item, Object) else item
+            type_ = self._type_if_holds(item, ref, info, f"member '{name}'")
+            features = self._features(item) if isinstance(item, Object) else []
+            member = Member(name, type_, info, optional, features)
+            if isinstance(item, Object):
+                self._set_bounds(member, item)
+                if member.has_default and not default_ok:
+                    raise SchemaError(item.info_of('default'), 'no default is possible here')
+            member.holds = self._holds(item)
+            members.append(member)
+        return members
+
+    def _type_if_holds(self, item, ref, info, where):
+        """The type; one that is left out is fine for a member that is left out, too."""
+        if self._holds(item):
+            return self._type(ref, info, where)
+        name = ref[0] if isinstance(ref, List) else ref
+        if name not in self.types:
+            raise SchemaError(info, f"{where}: there is no type '{name}'")
+        return self.types[name]
+
+    @staticmethod
+    def _set_bounds(member, item):
+        for key in ('min', 'max'):
+            if key in item:
+                setattr(member, key, check_bound(member, key, item[key], item.info_of(key)))
+        if member.min is not None and member.max is not None and member.min > member.max:
+            raise SchemaError(item.info_of('min'), f"'min' of '{member.name}' is above its 'max'")
+        if 'default' in item:
+            info = item.info_of('default')
+            if not member.optional:
+                raise SchemaError(info, f"'{member.name}' has a default, so it must be optional: "
+                                        f"write '*{member.name}'")
+            member.default = check_default(member, item['default'], info)
+            member.has_default = True
+
+    def _define_object(self, obj, expr):
+        data = expr.get('data')
+        if 'struct' in expr:
+            members = self._members(data, obj.name)
+            if 'base' in expr:
+                obj.base = self._object_type(expr['base'], expr.info_of('base'), "'base'")
+                if obj.base.expr.get('union'):
+                    raise SchemaError(expr.info_of('base'), 'a union cannot be a base')
+        elif isinstance(expr['base'], Object):
+            members = self._members(expr['base'], obj.name)
+        else:
+            members = []
+            obj.base = self._object_type(expr['base'], expr.info_of('base'), "'base'")
+            if obj.base.expr.get('union'):
+                raise SchemaError(expr.info_of('base'), 'a union cannot be a base')
+        obj.declared = members
+        obj.members = [m for m in members if m.holds]
+
+    def _object_type(self, ref, info, where):
+        type_ = self._type(ref, info, where)
+        if type_.meta != 'object':
+            raise SchemaError(info, f"{where}: '{ref}' is no struct or union")
+        return type_
+
+    def _define_branches(self, union, expr):
+        if 'union' not in expr:
+            return
+        info = expr.info_of('discriminator')
+        self._check_base_circle(union)
+        tag = next((m for m in union.all_members() if m.name == expr['discriminator']), None)
+        if not tag:
+            raise SchemaError(info, f"'base' has no member '{expr['discriminator']}'")
+        if tag.type.meta != 'enum':
+            raise SchemaError(info, f"discriminator '{tag.name}' must be of an enumeration type")
+        if tag.optional and not tag.has_default:
+            raise SchemaError(info, f"discriminator '{tag.name}' must not be optional, "
+                                    "unless it has a default")
+        union.tag = tag
+        if not expr['data']:
+            raise SchemaError(expr.info_of('data'), 'a union needs at least one branch')
+        for value, item in expr['data'].items():
+            at = expr['data'].info_of(value)
+            ref = item['type'] if isinstance(item, Object) else item
+            if not any(v.name == value for v in tag.type.all_values):
+                raise SchemaError(at, f"'{value}' is no value of enumeration '{tag.type.name}'")
+            if not isinstance(ref, str):
+                raise SchemaError(at, f"branch '{value}' cannot be a list")
+            type_ = self._type_if_holds(item, ref, at, f"branch '{value}'")
+            if type_.meta != 'object':
+                raise SchemaError(at, f"branch '{value}': '{ref}' is no struct or union")
+            branch = Branch(value, type_, at)
+            branch.holds = self._holds(item)
+            union.branches.append(branch)
+
+    @staticmethod
+    def _prune_branches(union):
+        union.branches = [b for b in union.branches if b.holds and union.tag.type.find(b.name)]
+
+    def _check_base_circle(self, obj):
+        seen, base = {obj.name}, obj.base
+        while base:
+            if base.name in seen:
+                raise SchemaError(obj.info, f"'{obj.name}' is its own base")
+            seen.add(base.name)
+            base = base.base
+
+    def _check_names(self, obj, seen, info, stack):
+        """Members that end up in one JSON object must differ, in C, too."""
+        if obj in stack:
+            raise SchemaError(info, f"'{obj.name}' contains itself")
+        self._check_base_circle(obj)
+        for member in obj.all_members():
+            keys = [member.c_name]
+            if member.has_flag:
+                keys.append('has_' + member.c_name)
+            other = seen.get(member.c_name)
+            if other and other is not member:
+                raise SchemaError(info, f"'{obj.name}': member '{member.name}' clashes with "
+                                        f"'{other.name}' at {other.info}")
+            seen.update((key, member) for key in keys)
+        for branch in obj.branches:
+            self._check_names(branch.type, dict(seen), branch.info, stack + [obj])
+        c_names = {}
+        for branch in obj.branches:
+            clash = c_names.setdefault(branch.c_name, branch)
+            if clash is not branch:
+                raise SchemaError(branch.info, f"branches '{clash.name}' and '{branch.name}' are "
+                                               "the same name in C")
+
+    def _define_alternate(self, alternate, expr):
+        if not expr['data']:
+            raise SchemaError(expr.info_of('data'), 'an alternate needs at least one branch')
+        for name, item in expr['data'].items():
+            info = expr['data'].info_of(name)
+            check_member_name(name, info, 'branch')
+            ref = item['type'] if isinstance(item, Object) else item
+            type_ = self._type_if_holds(item, ref, info, f"branch '{name}'")
+            if self._holds(item):
+                alternate.branches.append(Member(name, type_, info))
+
+    @staticmethod
+    def _check_alternate(alternate):
+        by_json = {}
+        for branch in alternate.branches:
+            json = branch.type.json_type if branch.type.meta == 'builtin' else \
+                {'enum': 'string', 'object': 'object', 'array': 'array'}.get(branch.type.meta)
+            if json in (None, 'value'):
+                raise SchemaError(branch.info, f"branch '{branch.name}' cannot be told apart from "
+                                               f"others: '{branch.type.name}' is no single type")
+            if json in by_json:
+                raise SchemaError(branch.info, f"branches '{by_json[json].name}' and "
+                                               f"'{branch.name}' are both {json} in JSON")
+            by_json[json] = branch
+        scalars = {'int', 'number', 'boolean'} & by_json.keys()
+        if 'string' in by_json and scalars:
+            raise SchemaError(by_json[scalars.pop()].info,
+                              'a string and a number or boolean cannot be told apart in key=value '
+                              'options')
+        if {'int', 'number'} <= by_json.keys():
+            raise SchemaError(by_json['int'].info, "'int' and 'number' cannot be told apart")
+
+    def _arguments(self, definition, expr):
+        """The ObjectType of a command's or event's 'data'."""
+        data, info = expr.get('data'), expr.info_of('data')
+        boxed = expr.get('boxed', False)
+        if data is None:
+            if boxed:
+                raise SchemaError(expr.info_of('boxed'), "'boxed' needs 'data'")
+            return None
+        if isinstance(data, Object):
+            if boxed:
+                raise SchemaError(expr.info_of('boxed'), "'boxed' needs a named type as 'data'")
+            kind = 'Arg' if definition.meta == 'command' else 'EventData'
+            name = names.camel(definition.name) + kind
+            if name in self.types:
+                raise SchemaError(info, f"type '{name}' clashes with the one generated here")
+            implicit = ObjectType(name, info, definition.module, implicit=True)
+            implicit.declared = self._members(data, definition.name)
+            implicit.members = [m for m in implicit.declared if m.holds]
+            self._check_names(implicit, {}, info, [])
+            if not data:
+                return None
+            return implicit
+        type_ = self._object_type(data, info, "'data'")
+        if type_.expr.get('union') and not boxed:
+            raise SchemaError(info, "a union as 'data' needs 'boxed': true")
+        return type_
+
+    def _define_command(self, command, expr):
+        command.arg = self._arguments(command, expr)
+        command.boxed = expr.get('boxed', False)
+        command.gen = expr.get('gen', True)
+        command.allow_oob = expr.get('allow-oob', False)
+        if 'returns' not in expr:
+            return
+        info = expr.info_of('returns')
+        command.ret = self._type(expr['returns'], info, "'returns'")
+        inner = command.ret.element if command.ret.meta == 'array' else command.ret
+        if inner.meta != 'object' and \
+                not self.pragma.allows('command-returns-exceptions', command.name):
+            raise SchemaError(info, f"'{command.name}' must return an object or a list of objects, "
+                                    'so that members can be added')
+
+    def _define_event(self, event, expr):
+        event.arg = self._arguments(event, expr)
+        event.boxed = expr.get('boxed', False)
+
+    # -- Documentation
+
+    def _attach_doc(self, definition, doc):
+        definition.doc = doc
+        if not doc.body.text():
+            raise SchemaError(doc.info, f"'{definition.name}' is not described")
+        documented = self._documented(definition)
+        for item in documented:
+            section = doc.members.pop(item.name, None)
+            if not section or not section.text():
+                raise SchemaError(item.info, f"'{item.name}' of '{definition.name}' is not "
+                                             'documented')
+            item.doc = section.text()
+        for name, section in doc.members.items():
+            raise SchemaError(section.info, f"'{definition.name}' has no '{name}'")
+        self._attach_features(definition, documented, doc)
+        self._check_sections(definition, doc)
+
+    def _documented(self, definition):
+        """What of @definition needs a description of its own."""
+        if definition.meta == 'enum':
+            return definition.all_values
+        if definition.meta == 'object':
+            return definition.declared
+        if definition.meta == 'alternate':
+            return definition.branches
+        if definition.arg and definition.arg.implicit:
+            return definition.arg.declared
+        return []
+
+    @staticmethod
+    def _attach_features(definition, documented, doc):
+        wanted = list(definition.features)
+        for item in documented:
+            wanted += getattr(item, 'features', [])
+        for feature in wanted:
+            section = doc.features.get(feature.name)
+            if not section or not section.text():
+                raise SchemaError(feature.info, f"feature '{feature.name}' of "
+                                                f"'{definition.name}' is not documented")
+            feature.doc = section.text()
+        for name, section in doc.features.items():
+            if not any(f.name == name for f in wanted):
+                raise SchemaError(section.info, f"'{definition.name}' has no feature '{name}'")
+
+    @staticmethod
+    def _check_sections(definition, doc):
+        ret = getattr(definition, 'ret', None)
+        if 'Returns' in doc.sections and not ret:
+            raise SchemaError(doc.sections['Returns'].info,
+                              f"'{definition.name}' returns nothing")
+        if ret and not (doc.sections.get('Returns') and doc.sections['Returns'].text()):
+            raise SchemaError(doc.info, f"'{definition.name}' lacks 'Returns:'")
+        if 'Errors' in doc.sections and definition.meta != 'command':
+            raise SchemaError(doc.sections['Errors'].info, "'Errors:' is for commands")
+        if not (doc.sections.get('Since') and doc.sections['Since'].text()):
+            raise SchemaError(doc.info, f"'{definition.name}' lacks 'Since:'")
+
+    # -- Circles
+
+    def _check_circles(self):
+        """A value must end: no struct may require another of itself."""
+        for type_ in list(self.types.values()):
+            if type_.meta == 'object':
+                self._check_circle(type_)
+
+    def _check_circle(self, obj):
+        if obj.state == 'done':
+            return
+        if obj.state == 'open':
+            raise SchemaError(obj.info, f"every '{obj.name}' would contain another one")
+        obj.state = 'open'
+        for member in obj.all_members():
+            if not member.optional and member.type.meta == 'object':
+                self._check_circle(member.type)
+        obj.state = 'done'
