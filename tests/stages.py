@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import uuid
 
 sys.dont_write_bytecode = True
@@ -92,6 +93,28 @@ def run_logged(command, timeout, env=None):
     return status, output.decode(errors='replace')
 
 
+def in_parallel(function, items):
+    """Call the function for each item, JOBS at a time. What it raises counts as a failure."""
+    waiting = collections.deque(items)
+
+    def work():
+        while True:
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                function(item)
+            except Exception:
+                totals.add('FAIL', f'{item}', traceback.format_exc())
+
+    threads = [threading.Thread(target=work) for _ in range(JOBS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 # Building
 
 
@@ -102,15 +125,18 @@ def configure(kind):
     """Set a build directory up; True where that worked."""
     build = BUILDS[kind]
     compiler = f'ccache {build.compiler}' if shutil.which('ccache') else build.compiler
-    command = ['meson', 'setup', build.directory, *build.options]
+    # An old directory learns here what has changed in the meson.build files.
+    command = ['ninja', '-C', build.directory, 'build.ninja']
+    status = 1
     if os.path.exists(os.path.join(ROOT, build.directory, 'build.ninja')):
-        return True
-    status, output = run_logged(command, BUILD_TIMEOUT, {'CC': compiler})
+        status, output = run_logged(command, BUILD_TIMEOUT)
     if status != 0:
         shutil.rmtree(os.path.join(ROOT, build.directory), ignore_errors=True)
+        command = ['meson', 'setup', build.directory, *build.options]
+        status, output = run_logged(command, BUILD_TIMEOUT, {'CC': compiler})
+    if status != 0:
         totals.add('FAIL', f'configure {build.directory}', output)
-        return False
-    return True
+    return status == 0
 
 
 def introspect(kind, what):
@@ -197,21 +223,7 @@ def unit_stage(kind, suite, prefix):
     tests = tests_of(kind, suite)
     if not tests:
         totals.add('FAIL', prefix, 'no tests there')
-    waiting = collections.deque(tests)
-
-    def work():
-        while True:
-            try:
-                test = waiting.popleft()
-            except IndexError:
-                return
-            run_unit(prefix, test)
-
-    threads = [threading.Thread(target=work) for _ in range(JOBS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_parallel(lambda test: run_unit(prefix, test), tests)
 
 
 # The other stages
@@ -267,21 +279,7 @@ def fuzz_stage():
         return
     if not build('fuzz', 'fuzz'):
         return
-    waiting = collections.deque(programs)
-
-    def work():
-        while waiting:
-            try:
-                program = waiting.popleft()
-            except IndexError:
-                return
-            fuzz_one(program)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_parallel(fuzz_one, programs)
 
 
 def lint_stage():
@@ -351,7 +349,10 @@ def main():
         for name in options.stage or STAGES:
             begun = time.monotonic()
             print(f'== {name}: {STAGES[name][1]}', flush=True)
-            STAGES[name][0]()
+            try:
+                STAGES[name][0]()
+            except Exception:
+                totals.add('FAIL', name, traceback.format_exc())
             print(f'== {name} took {time.monotonic() - begun:.0f}s', flush=True)
         status = 1 if totals.failed or not totals.passed else 0
     except SystemExit:
