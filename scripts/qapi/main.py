@@ -13,14 +13,16 @@ Generate C from a QAPI schema.
 A file is written only if its content changed, so a change to one command rebuilds what uses it.
 """
 
-import argparse
-import os
 import sys
 
 if __package__ in (None, ''):
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    # Run as a script: the folder above takes our folder's place, whose types.py would hide Python's.
+    sys.path[0] = sys.path[0].rpartition('/')[0]
 
 # pylint: disable=wrong-import-position
+import argparse
+import os
+
 from qapi import commands, ctext, events, introspect, types
 from qapi.error import SchemaError
 from qapi.schema import Schema
