@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The drivers `file` (regular files) and `host_device` (block devices): opening, reopening,
+ * permissions, information. Whatever may wait for storage runs in a worker thread, for the image
+ * may lie on a mount that this very thread serves.
+ *
+ * A node's descriptor keeps its number for life. Where it must be opened differently (writable or
+ * not, direct or not), the new descriptor is prepared first, as `next`, together with the locks;
+ * taking it into use is then a step that cannot fail.
+ */
+#include <limits.h>
+#include <string.h>
+
+#include "block/drivers/file/state.h"
+#include "util/error.h"
+
+#define PAGE_SIZE_BYTES 4096
+
+#define WRITING (BLOCK_PERM_WRITE | BLOCK_PERM_WRITE_UNCHANGED | BLOCK_PERM_RESIZE)
+
+static const BlockdevOptionsFile *file_options(const BlockdevOptions *opts)
+{
+    return opts->driver == BLOCKDEV_DRIVER_HOST_DEVICE ? &opts->u.host_device : &opts->u.file;
+}
+
+/* The descriptor that these options and permissions ask for. */
+static FileAccess access_for(const BlockNodeFlags *flags, unsigned perm)
+{
+    bool writes_now = !flags->auto_read_only || (perm & WRITING);
+
+    return (FileAccess){.writable = !flags->read_only && writes_now, .direct = flags->cache_direct};
+}
+
+static bool check_options(const BlockdevOptionsFile *o, const BlockNodeFlags *flags, GError **error)
+{
+    if (o->filename[0] == '\0') {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'filename' is empty: name the image file or device");
+        return false;
+    }
+    if (o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_NATIVE && !flags->cache_direct) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'aio': 'native' for '%s' needs 'cache': {'direct': true} ('io_uring' and "
+                    "'threads' do not)",
+                    o->filename);
+        return false;
+    }
+    return true;
+}
+
+static AioEngine engine_for(const BlockdevOptionsFile *o)
+{
+    bool threads = o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_THREADS;
+
+    return threads ? AIO_ENGINE_THREADS : AIO_ENGINE_DEFAULT;
+}
+
+/* In a worker. */
+static bool decide_locking(const BlockdevOptionsFile *o, int fd, bool *use_locks, GError **error)
+{
+    *use_locks = o->locking != ON_OFF_AUTO_OFF && file_locks_supported(fd);
+    if (*use_locks || o->locking == ON_OFF_AUTO_OFF) {
+        return true;
+    }
+    if (o->locking == ON_OFF_AUTO_ON) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "cannot lock '%s': its file system has no open-file-description locks "
+                    "('locking': 'off' or 'auto' does without)",
+                    o->filename);
+        return false;
+    }
+    g_message("'%s' is used without locks, for its file system has none", o->filename);
+    return true;
+}
+
+/* Opening, in a worker. */
+typedef struct Opening {
+    const BlockdevOptionsFile *options;
+    FileKind kind;
+    FileAccess access;
+    FileHandle handle;
+    bool use_locks;
+    GError *error;
+} Opening;
+
+static int open_worker(void *opaque)
+{
+    Opening *o = opaque;
+
+    file_handle_init(&o->handle);
+    if (!file_handle_open(&o->handle, o->options->filename, o->kind, o->access, &o->error)) {
+        return -1;
+    }
+    if (!decide_locking(o->options, o->handle.fd, &o->use_locks, &o->error)) {
+        file_handle_close(&o->handle);
+        return -1;
+    }
+    return 0;
+}
+
+static bool co_fn open_kind(BlockNode *node, const BlockdevOptions *opts, FileKind kind,
+                            GError **error)
+{
+    FileState *s = block_node_state(node);
+    const BlockNodeFlags *flags = block_node_flags(node);
+    Opening o = {.options = file_options(opts), .kind = kind, .access = access_for(flags, 0)};
+
+    if (!check_options(o.options, flags, error)) {
+        return false;
+    }
+    if (aio_co_run_worker(open_worker, &o) < 0) {
+        g_propagate_error(error, o.error);
+        return false;
+    }
+    s->handle = o.handle;
+    s->engine = engine_for(o.options);
+    s->path = g_strdup(o.options->filename);
+    s->use_locks = o.use_locks;
+    s->shared = BLOCK_PERM_ALL;
+    file_handle_init(&s->next);
+    file_extent_cache_init(&s->extents);
+    block_node_set_supported_flags(
+        node, BLOCK_REQ_FUA | BLOCK_REQ_WRITE_UNCHANGED,
+        BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK | BLOCK_REQ_WRITE_UNCHANGED, BLOCK_REQ_ZERO);
+    return true;
+}
+
+static bool co_fn file_co_open(BlockNode *node, const BlockdevOptions *opts, GError **error)
+{
+    return open_kind(node, opts, FILE_KIND_REGULAR, error);
+}
+
+static bool co_fn device_co_open(BlockNode *node, const BlockdevOptions *opts, GError **error)
+{
+    return open_kind(node, opts, FILE_KIND_DEVICE, error);
+}
+
+static int close_worker(void *opaque)
+{
+    FileState *s = opaque;
+
+    file_handle_close(&s->next);
+    file_handle_close(&s->handle);
+    return 0;
+}
+
+static void co_fn file_co_close(BlockNode *node)
+{
+    FileState *s = block_node_state(node);
+
+    aio_co_run_worker(close_worker, s);
+    file_extent_cache_clear(&s->extents);
+    g_free(s->path);
+}
+
+/* A change of what a node holds on its file: prepared, then taken or dropped; all in workers. */
+typedef struct FileChange {
+    FileState *s;
+    FileLockSet locks; /* to be held afterwards */
+    FileAccess access; /* that the descriptor is to have */
+    GError *error;
+} FileChange;
+
+static FileLockSet locks_for(bool use_locks, unsigned perm, unsigned shared)
+{
+    return use_locks ? file_lock_set(perm, shared) : (FileLockSet){0};
+}
+
+static bool handle_has(const FileHandle *h, FileAccess access)
+{
+    return h->fd >= 0 && h->writable == access.writable && h->direct == access.direct;
+}
+
+static bool includes(FileLockSet held, FileLockSet wanted)
+{
+    return !(wanted.perm & ~held.perm) && !(wanted.unshared & ~held.unshared);
+}
+
+/* Have `next` ready if the descriptor in use will not do, and only then. */
+static bool prepare_descriptor(FileChange *c)
+{
+    FileState *s = c->s;
+    bool could_keep = s->handle.writable && s->handle.direct == c->access.direct;
+
+    if (handle_has(&s->handle, c->access)) {
+        file_handle_close(&s->next);
+        return true;
+    }
+    if (!handle_has(&s->next, c->access)) {
+        file_handle_close(&s->next);
+        if (!file_handle_open_again(&s->next, &s->handle, s->path, c->access,
+                                    could_keep ? NULL : &c->error)) {
+            return could_keep; /* more than is needed does no harm, failing would */
+        }
+    }
+    if (!file_locks_copy(s->next.fd, s->locks, s->path, &c->error)) {
+        file_handle_close(&s->next);
+        return false;
+    }
+    return true;
+}
+
+static int prepare_worker(void *opaque)
+{
+    FileChange *c = opaque;
+    FileLockSet before = c->s->locks;
+
+    if (!file_locks_acquire(c->s->handle.fd, &c->s->locks, c->locks, c->s->path, &c->error)) {
+        return -1;
+    }
+    if (!prepare_descriptor(c)) {
+        file_locks_release(c->s->handle.fd, &c->s->locks, before);
+        return -1;
+    }
+    return 0;
+}
+
+static bool co_fn co_prepare(FileChange *c, GError **error)
+{
+    FileState *s = c->s;
+
+    if (includes(s->locks, c->locks) && s->next.fd < 0 && handle_has(&s->handle, c->access)) {
+        return true;
+    }
+    if (aio_co_run_worker(prepare_worker, c) < 0) {
+        g_propagate_error(error, c->error);
+        return false;
+    }
+    return true;
+}
+
+/*
+ * The next descriptor holds the locks already. The old one gives them up by itself only when the
+ * last request that uses it has ended, so it is told to.
+ */
+static void take_descriptor(FileState *s)
+{
+    FileLockSet held = s->locks;
+    int r;
+
+    file_locks_release(s->handle.fd, &held, (FileLockSet){0});
+    r = file_handle_replace(&s->handle, &s->next);
+    if (r < 0) {
+        g_warning("cannot exchange the descriptor of '%s': %s", s->path, g_strerror(-r));
+        file_locks_copy(s->handle.fd, s->locks, s->path, NULL);
+        file_handle_close(&s->next);
+    }
+}
+
+static int take_worker(void *opaque)
+{
+    FileChange *c = opaque;
+
+    if (c->s->next.fd >= 0) {
+        take_descriptor(c->s);
+    }
+    file_locks_release(c->s->handle.fd, &c->s->locks, c->locks);
+    return 0;
+}
+
+static void co_fn co_take(FileChange *c, bool sync)
+{
+    FileState *s = c->s;
+
+    if (s->next.fd < 0 && includes(c->locks, s->locks)) {
+        return;
+    }
+    /* Failures to write what was written through the old descriptor are told to it alone. */
+    if (s->next.fd >= 0 && s->handle.writable && sync) {
+        file_sync(s);
+    }
+    aio_co_run_worker(take_worker, c);
+}
+
+static int drop_worker(void *opaque)
+{
+    FileChange *c = opaque;
+
+    file_handle_close(&c->s->next);
+    file_locks_release(c->s->handle.fd, &c->s->locks, c->locks);
+    return 0;
+}
+
+static void co_fn co_drop(FileState *s)
+{
+    FileChange c = {.s = s, .locks = locks_for(s->use_locks, s->perm, s->shared)};
+
+    if (s->next.fd >= 0 || !includes(c.locks, s->locks)) {
+        aio_co_run_worker(drop_worker, &c);
+    }
+}
+
+/* Permissions. Inside a reopen, its new options count. */
+
+static bool co_fn file_co_check_perm(BlockNode *node, BlockPerm perm, BlockPerm shared,
+                                     GError **error)
+{
+    FileState *s = block_node_state(node);
+    BlockReopen *reopen = block_node_reopen(node);
+    bool use_locks = reopen ? s->next_use_locks : s->use_locks;
+    const BlockNodeFlags *flags = reopen ? &reopen->flags : block_node_flags(node);
+    FileChange c = {
+        .s = s, .locks = locks_for(use_locks, perm, shared), .access = access_for(flags, perm)};
+
+    return co_prepare(&c, error);
+}
+
+static void co_fn file_co_set_perm(BlockNode *node, BlockPerm perm, BlockPerm shared)
+{
+    FileState *s = block_node_state(node);
+    FileChange c = {.s = s, .locks = locks_for(s->use_locks, perm, shared)};
+
+    s->perm = perm;
+    s->shared = shared;
+    if (!block_node_reopen(node)) { /* else commit does the rest, in one go */
+        co_take(&c, !block_node_flags(node)->cache_no_flush);
+    }
+}
+
+static void co_fn file_co_abort_perm(BlockNode *node)
+{
+    co_drop(block_node_state(node));
+}
+
+/* Reopening. */
+
+typedef struct LockingChoice {
+    const BlockdevOptionsFile *options;
+    int fd;
+    bool use_locks;
+    GError *error;
+} LockingChoice;
+
+static int decide_locking_worker(void *opaque)
+{
+    LockingChoice *c = opaque;
+
+    return decide_locking(c->options, c->fd, &c->use_locks, &c->error) ? 0 : -1;
+}
+
+static bool check_reopen_options(const FileState *s, BlockReopen *reopen, GError **error)
+{
+    const BlockdevOptionsFile *o = file_options(reopen->opts);
+
+    if (strcmp(o->filename, s->path) != 0) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "cannot change 'filename' of node '%s' from '%s' to '%s' by reopening: add "
+                    "another node and exchange the child of its parents",
+                    block_node_name(reopen->node), s->path, o->filename);
+        return false;
+    }
+    return check_options(o, &reopen->flags, error);
+}
+
+static bool co_fn file_co_reopen_prepare(BlockReopen *reopen, GError **error)
+{
+    FileState *s = block_node_state(reopen->node);
+    LockingChoice choice = {.options = file_options(reopen->opts), .fd = s->handle.fd};
+    FileChange c = {.s = s, .access = access_for(&reopen->flags, s->perm)};
+
+    if (!check_reopen_options(s, reopen, error)) {
+        return false;
+    }
+    if (aio_co_run_worker(decide_locking_worker, &choice) < 0) {
+        g_propagate_error(error, choice.error);
+        return false;
+    }
+    s->next_use_locks = choice.use_locks;
+    c.locks = locks_for(choice.use_locks, s->perm, s->shared);
+    return co_prepare(&c, error);
+}
+
+static void co_fn file_co_reopen_commit(BlockReopen *reopen)
+{
+    FileState *s = block_node_state(reopen->node);
+    FileChange c = {.s = s, .locks = locks_for(s->next_use_locks, s->perm, s->shared)};
+
+    s->use_locks = s->next_use_locks;
+    s->engine = engine_for(file_options(reopen->opts));
+    co_take(&c, !block_node_flags(reopen->node)->cache_no_flush);
+}
+
+static void co_fn file_co_reopen_abort(BlockReopen *reopen)
+{
+    co_drop(block_node_state(reopen->node));
+}
+
+/* Information. */
+
+static void file_limits(BlockNode *node, BlockLimits *limits)
+{
+    FileState *s = block_node_state(node);
+    const FileHandle *h = &s->handle;
+
+    limits->request_alignment = h->request_alignment;
+    limits->preferred_io = h->block_size;
+    limits->max_iov = IOV_MAX;
+    limits->min_mem_alignment = h->memory_alignment;
+    limits->opt_mem_alignment = MAX(h->memory_alignment, PAGE_SIZE_BYTES);
+    limits->pwrite_zeroes_alignment = h->zero_alignment;
+    limits->pdiscard_alignment = h->zero_alignment;
+}
+
+static char *file_filename(BlockNode *node)
+{
+    FileState *s = block_node_state(node);
+
+    return g_strdup(s->path);
+}
+
+static BlockStatsSpecific *file_stats_specific(BlockNode *node)
+{
+    FileState *s = block_node_state(node);
+    BlockStatsSpecific *stats = g_new0(BlockStatsSpecific, 1);
+    BlockStatsSpecificFile *f;
+
+    stats->driver = block_node_options(node)->driver;
+    f = stats->driver == BLOCKDEV_DRIVER_HOST_DEVICE ? &stats->u.host_device : &stats->u.file;
+    f->discard_nb_ok = atomic_load(&s->discards_ok);
+    f->discard_nb_failed = atomic_load(&s->discards_failed);
+    f->discard_bytes_ok = atomic_load(&s->discarded_bytes);
+    return stats;
+}
+
+static int file_plain_fd(BlockNode *node, uint64_t *offset)
+{
+    FileState *s = block_node_state(node);
+
+    *offset = 0;
+    return s->handle.fd;
+}
+
+/* What both drivers have in common. */
+#define COMMON_CALLBACKS                                                                           \
+    .state_size = sizeof(FileState), .is_protocol = true, .concurrency = BLOCK_CONCURRENT,         \
+    .co_close = file_co_close, .co_reopen_prepare = file_co_reopen_prepare,                        \
+    .co_reopen_commit = file_co_reopen_commit, .co_reopen_abort = file_co_reopen_abort,            \
+    .co_preadv = file_co_preadv, .co_pwritev = file_co_pwritev, .co_flush = file_co_flush,         \
+    .co_length = file_co_length, .co_allocated_size = file_co_allocated_size,                      \
+    .limits = file_limits, .co_check_perm = file_co_check_perm, .co_set_perm = file_co_set_perm,   \
+    .co_abort_perm = file_co_abort_perm, .filename = file_filename,                                \
+    .stats_specific = file_stats_specific
+
+const BlockDriver block_driver_file = {
+    COMMON_CALLBACKS,
+    .name = "file",
+    .type = BLOCKDEV_DRIVER_FILE,
+    .co_open = file_co_open,
+    .co_pwrite_zeroes = file_co_pwrite_zeroes,
+    .co_pdiscard = file_co_pdiscard,
+    .co_truncate = file_co_truncate,
+    .co_block_status = file_co_block_status,
+    .plain_fd = file_plain_fd,
+};
+
+const BlockDriver block_driver_host_device = {
+    COMMON_CALLBACKS,
+    .name = "host_device",
+    .type = BLOCKDEV_DRIVER_HOST_DEVICE,
+    .co_open = device_co_open,
+    .co_pwrite_zeroes = file_device_co_pwrite_zeroes,
+    .co_pdiscard = file_device_co_pdiscard,
+    .co_truncate = file_device_co_truncate,
+};

@@ -1,0 +1,589 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Requests of the file driver. Each is one request to the engine where all goes well; what is rare
+ * (short transfers, a file that somebody else has cut, a refused method) is out of line.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include "block/drivers/file/state.h"
+#include "util/error.h"
+
+#define FULL_PREALLOCATION_CHUNK (1024 * 1024)
+
+typedef ssize_t co_fn TransferFn(AioEngine engine, int fd, const struct iovec *iov, unsigned n,
+                                 uint64_t offset, int rwf_flags);
+
+/* A transfer that did not come back whole at the first try. */
+typedef struct Transfer {
+    TransferFn *co_transfer;
+    int fd;
+    uint64_t offset;
+    const IoVector *iov;
+    int rwf_flags;
+    uint32_t alignment; /* a partial transfer that ends elsewhere has reached the end of the file */
+} Transfer;
+
+/*
+ * Carry on after the first try of @t returned @result: in a worker where the ring said -EAGAIN, the
+ * rest where it was short. Returns how many bytes were transferred up to the end of the file, or
+ * -errno.
+ */
+static ssize_t co_fn carry_on(const Transfer *t, AioEngine engine, ssize_t result)
+{
+    g_autofree struct iovec *rest = g_new(struct iovec, t->iov->n);
+    size_t done = 0;
+
+    for (;;) {
+        if (result == -EAGAIN && engine != AIO_ENGINE_THREADS) {
+            engine = AIO_ENGINE_THREADS;
+        } else if (result < 0) {
+            return result;
+        }
+        done += result > 0 ? (size_t)result : 0;
+        if (result == 0 || done == t->iov->bytes || done % t->alignment != 0) {
+            return (ssize_t)done;
+        }
+        result =
+            t->co_transfer(engine, t->fd, rest, iov_slice(rest, t->iov, done, t->iov->bytes - done),
+                           t->offset + done, t->rwf_flags);
+    }
+}
+
+/* What lies behind the end of the file reads as zeros: it may have been cut behind our back. */
+static int co_fn finish_read(FileState *s, uint64_t offset, const IoVector *iov, ssize_t result)
+{
+    const Transfer t = {.co_transfer = aio_co_preadv,
+                        .fd = s->handle.fd,
+                        .offset = offset,
+                        .iov = iov,
+                        .alignment = s->handle.request_alignment};
+    ssize_t done = carry_on(&t, s->engine, result);
+
+    if (done < 0) {
+        return (int)done;
+    }
+    iov_fill(iov, (size_t)done, 0, iov->bytes - (size_t)done);
+    return 0;
+}
+
+int co_fn file_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
+                         BlockRequestFlags flags)
+{
+    FileState *s = block_node_state(node);
+    ssize_t n = aio_co_preadv(s->engine, s->handle.fd, iov->iov, iov->n, offset, 0);
+
+    return G_LIKELY(n == (ssize_t)iov->bytes) ? 0 : finish_read(s, offset, iov, n);
+}
+
+static int co_fn write_plainly(FileState *s, uint64_t offset, const IoVector *iov, int rwf_flags)
+{
+    const Transfer t = {.co_transfer = aio_co_pwritev,
+                        .fd = s->handle.fd,
+                        .offset = offset,
+                        .iov = iov,
+                        .rwf_flags = rwf_flags,
+                        .alignment = 1};
+    ssize_t n = aio_co_pwritev(s->engine, t.fd, iov->iov, iov->n, offset, rwf_flags);
+
+    if (G_LIKELY(n == (ssize_t)iov->bytes)) {
+        return 0;
+    }
+    n = carry_on(&t, s->engine, n);
+    if (n < 0) {
+        return (int)n;
+    }
+    return (size_t)n == iov->bytes ? 0 : -ENOSPC; /* a write that writes nothing has no room */
+}
+
+/* Keep the first error of a sync for ever (see sync_error). Returns what callers are to be told. */
+static int remember_sync_error(FileState *s, int r)
+{
+    int none = 0;
+
+    if (r == -EAGAIN || s->handle.direct) {
+        return r;
+    }
+    atomic_compare_exchange_strong(&s->sync_error, &none, r);
+    return r;
+}
+
+int co_fn file_sync(FileState *s)
+{
+    int r = atomic_load_explicit(&s->sync_error, memory_order_relaxed);
+
+    if (r < 0) {
+        return r;
+    }
+    r = aio_co_fsync(s->engine, s->handle.fd, true);
+    if (r == -EAGAIN) {
+        r = aio_co_fsync(AIO_ENGINE_THREADS, s->handle.fd, true);
+    }
+    return r < 0 ? remember_sync_error(s, r) : 0;
+}
+
+int co_fn file_co_flush(BlockNode *node)
+{
+    return file_sync(block_node_state(node));
+}
+
+/*
+ * Write and sync. In one step where that is known to work; a failure of it leaves open which half
+ * failed, and a failed sync must not be forgotten, so then the halves are done one by one.
+ */
+static int co_fn write_durably(FileState *s, uint64_t offset, const IoVector *iov)
+{
+    int first = s->handle.local ? write_plainly(s, offset, iov, RWF_DSYNC) : -EOPNOTSUPP;
+    int r;
+
+    if (first == 0) {
+        return 0;
+    }
+    r = write_plainly(s, offset, iov, 0);
+    if (r < 0) {
+        return r;
+    }
+    if (first != -EOPNOTSUPP) {
+        return remember_sync_error(s, first);
+    }
+    return file_sync(s);
+}
+
+static int co_fn write_within(BlockNode *node, uint64_t offset, const IoVector *iov,
+                              BlockRequestFlags flags)
+{
+    FileState *s = block_node_state(node);
+
+    if ((flags & BLOCK_REQ_FUA) && !block_node_flags(node)->cache_no_flush) {
+        return write_durably(s, offset, iov);
+    }
+    return write_plainly(s, offset, iov, 0);
+}
+
+/* The last few bytes of a file whose length is no multiple of what direct I/O needs. */
+typedef struct TailWrite {
+    FileState *s;
+    uint64_t offset;
+    const char *bytes;
+    size_t n;
+    bool sync;
+} TailWrite;
+
+static int write_tail(void *opaque)
+{
+    TailWrite *t = opaque;
+    FileHandle buffered;
+    size_t done = 0;
+    int r = 0;
+
+    file_handle_init(&buffered);
+    if (!file_handle_open_again(&buffered, &t->s->handle, t->s->path,
+                                (FileAccess){.writable = true}, NULL)) {
+        return -EIO;
+    }
+    while (done < t->n && r == 0) {
+        ssize_t n = pwrite(buffered.fd, t->bytes + done, t->n - done, (off_t)(t->offset + done));
+
+        if (n > 0) {
+            done += (size_t)n;
+        } else if (n == 0) {
+            r = -ENOSPC;
+        } else if (errno != EINTR) {
+            r = -errno;
+        }
+    }
+    if (r == 0 && t->sync && fdatasync(buffered.fd) < 0) {
+        r = -errno;
+    }
+    file_handle_close(&buffered);
+    return r;
+}
+
+/*
+ * A direct write that reaches past the end of the file: the tail goes through the page cache, for
+ * its length suits no direct write and padding would make the file longer. (The kernel keeps page
+ * cache and direct I/O of one file in step.)
+ */
+static int co_fn write_across_end(BlockNode *node, uint64_t offset, const IoVector *iov,
+                                  BlockRequestFlags flags, uint64_t length)
+{
+    FileState *s = block_node_state(node);
+    uint64_t inside = offset < length ? length - offset : 0;
+    size_t whole = inside - inside % s->handle.request_alignment;
+    g_autofree struct iovec *part = g_new(struct iovec, iov->n);
+    g_autofree char *tail = g_malloc(inside - whole);
+    TailWrite t = {.s = s,
+                   .offset = offset + whole,
+                   .bytes = tail,
+                   .n = inside - whole,
+                   .sync = (flags & BLOCK_REQ_FUA) && !block_node_flags(node)->cache_no_flush};
+
+    if (whole) {
+        IoVector front = {.iov = part, .n = iov_slice(part, iov, 0, whole), .bytes = whole};
+        int r = write_within(node, offset, &front, flags);
+
+        if (r < 0) {
+            return r;
+        }
+    }
+    if (t.n == 0) {
+        return 0;
+    }
+    iov_to_buffer(iov, whole, tail, t.n);
+    return aio_co_run_worker(write_tail, &t);
+}
+
+int co_fn file_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
+                          BlockRequestFlags flags)
+{
+    FileState *s = block_node_state(node);
+
+    if (G_UNLIKELY(s->handle.direct)) {
+        uint64_t length = (uint64_t)block_node_length(node);
+
+        if (offset + iov->bytes > length) {
+            return write_across_end(node, offset, iov, flags, length);
+        }
+    }
+    return write_within(node, offset, iov, flags);
+}
+
+bool file_method_usable(const FileState *s, FileMethod method)
+{
+    return !atomic_load_explicit(&s->refused[method], memory_order_relaxed);
+}
+
+int file_method_result(FileState *s, FileMethod method, int r)
+{
+    switch (r) {
+    case -EOPNOTSUPP:
+    case -ENOSYS:
+    case -ENOTTY:
+        atomic_store_explicit(&s->refused[method], true, memory_order_relaxed);
+        return -ENOTSUP;
+    case -EINVAL: /* some file systems say so of ranges they do not like */
+        return -ENOTSUP;
+    default:
+        return r;
+    }
+}
+
+int file_count_discard(FileState *s, uint64_t bytes, int r)
+{
+    if (r == 0) {
+        atomic_fetch_add_explicit(&s->discards_ok, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&s->discarded_bytes, bytes, memory_order_relaxed);
+    } else {
+        atomic_fetch_add_explicit(&s->discards_failed, 1, memory_order_relaxed);
+    }
+    return r;
+}
+
+/* Returns -ENOTSUP where it is not to be had. The file's length never changes by it. */
+static int co_fn change_range(FileState *s, FileMethod method, int mode, uint64_t offset,
+                              uint64_t bytes)
+{
+    if (!file_method_usable(s, method)) {
+        return -ENOTSUP;
+    }
+    return file_method_result(
+        s, method,
+        aio_co_fallocate(s->engine, s->handle.fd, mode | FALLOC_FL_KEEP_SIZE, offset, bytes));
+}
+
+static int co_fn punch(FileState *s, uint64_t offset, uint64_t bytes)
+{
+    int r = change_range(s, FILE_METHOD_PUNCH, FALLOC_FL_PUNCH_HOLE, offset, bytes);
+
+    file_extent_cache_forget(&s->extents);
+    return r;
+}
+
+static int co_fn zero_keeping_space(FileState *s, uint64_t offset, uint64_t bytes)
+{
+    int r = change_range(s, FILE_METHOD_ZERO_RANGE, FALLOC_FL_ZERO_RANGE, offset, bytes);
+
+    if (r == -ENOTSUP && file_method_usable(s, FILE_METHOD_ALLOCATE)) {
+        r = punch(s, offset, bytes);
+        if (r == 0) {
+            r = change_range(s, FILE_METHOD_ALLOCATE, 0, offset, bytes);
+        }
+    }
+    file_extent_cache_forget(&s->extents);
+    return r;
+}
+
+int co_fn file_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                BlockRequestFlags flags)
+{
+    FileState *s = block_node_state(node);
+    uint64_t length = (uint64_t)block_node_length(node);
+    int r = -ENOTSUP;
+
+    if (offset >= length) {
+        return 0; /* the padding behind an odd length: not there, so zeros already */
+    }
+    bytes = MIN(bytes, length - offset);
+    if (flags & BLOCK_REQ_MAY_UNMAP) {
+        r = punch(s, offset, bytes);
+    }
+    return r == -ENOTSUP ? zero_keeping_space(s, offset, bytes) : r;
+}
+
+int co_fn file_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    FileState *s = block_node_state(node);
+
+    return file_count_discard(s, bytes, punch(s, offset, bytes));
+}
+
+/* What a worker needs to answer something about a file. */
+typedef struct Inquiry {
+    const FileHandle *handle;
+    uint64_t offset;
+    FileExtent extent;
+    int64_t number;
+} Inquiry;
+
+static int find_extent(void *opaque)
+{
+    Inquiry *q = opaque;
+
+    q->extent = file_extent_find(q->handle->fd, q->offset);
+    return 0;
+}
+
+static FileExtent co_fn co_find_extent(FileState *s, uint64_t offset)
+{
+    Inquiry q = {.handle = &s->handle, .offset = offset};
+
+    if (s->handle.seek_is_instant) {
+        return file_extent_find(s->handle.fd, offset);
+    }
+    aio_co_run_worker(find_extent, &q);
+    return q.extent;
+}
+
+/* The run at @offset, from memory if it is the last one of data that was found. */
+static FileExtent co_fn co_extent_at(FileState *s, uint64_t offset)
+{
+    FileExtent e = {.data = true};
+    uint64_t ticket;
+
+    if (file_extent_cache_lookup(&s->extents, offset, &e.end, &ticket)) {
+        return e;
+    }
+    e = co_find_extent(s, offset);
+    if (e.data) {
+        file_extent_cache_store(&s->extents, ticket, offset, e.end);
+    }
+    return e;
+}
+
+int co_fn file_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
+                               BlockStatus *status, uint64_t *map)
+{
+    FileState *s = block_node_state(node);
+    uint64_t alignment = s->handle.request_alignment;
+    FileExtent e = co_extent_at(s, offset);
+    uint64_t n = MIN(e.end - offset, bytes);
+
+    /* A block that is partly a hole is data. */
+    if (n % alignment && !e.data && n > alignment) {
+        n -= n % alignment;
+    } else if (n % alignment) {
+        e.data = true;
+        n = MIN(n - n % alignment + alignment, bytes);
+    }
+    *pnum = n;
+    *status = BLOCK_STATUS_ALLOCATED | (e.data ? BLOCK_STATUS_DATA : BLOCK_STATUS_ZERO);
+    return 0;
+}
+
+static int find_length(void *opaque)
+{
+    Inquiry *q = opaque;
+
+    q->number = file_handle_length(q->handle);
+    return 0;
+}
+
+int64_t co_fn file_co_length(BlockNode *node)
+{
+    FileState *s = block_node_state(node);
+    Inquiry q = {.handle = &s->handle};
+
+    if (s->handle.local) {
+        return file_handle_length(&s->handle);
+    }
+    aio_co_run_worker(find_length, &q);
+    return q.number;
+}
+
+static int find_allocated_size(void *opaque)
+{
+    Inquiry *q = opaque;
+
+    q->number = file_handle_allocated_size(q->handle);
+    return 0;
+}
+
+int64_t co_fn file_co_allocated_size(BlockNode *node)
+{
+    FileState *s = block_node_state(node);
+    Inquiry q = {.handle = &s->handle};
+
+    if (s->handle.local) {
+        return file_handle_allocated_size(&s->handle);
+    }
+    aio_co_run_worker(find_allocated_size, &q);
+    return q.number;
+}
+
+/* A change of length, in a worker. */
+typedef struct Truncation {
+    FileState *s;
+    uint64_t from, to;
+    FileHandle buffered; /* for writing what is added, with full preallocation */
+} Truncation;
+
+static int set_length(int fd, uint64_t length)
+{
+    int r;
+
+    do {
+        r = ftruncate(fd, (off_t)length);
+    } while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+static int truncate_worker(void *opaque)
+{
+    Truncation *t = opaque;
+
+    return set_length(t->s->handle.fd, t->to);
+}
+
+static int truncate_back_worker(void *opaque)
+{
+    Truncation *t = opaque;
+
+    return set_length(t->s->handle.fd, t->from);
+}
+
+static int open_buffered_worker(void *opaque)
+{
+    Truncation *t = opaque;
+    g_autoptr(GError) error = NULL;
+
+    if (!file_handle_open_again(&t->buffered, &t->s->handle, t->s->path,
+                                (FileAccess){.writable = true}, &error)) {
+        return -EIO;
+    }
+    return 0;
+}
+
+static int close_buffered_worker(void *opaque)
+{
+    Truncation *t = opaque;
+
+    file_handle_close(&t->buffered);
+    return 0;
+}
+
+/* fallocate() makes the file longer, too. */
+static int co_fn co_allocate_added(Truncation *t)
+{
+    return aio_co_fallocate(t->s->engine, t->s->handle.fd, 0, t->from, t->to - t->from);
+}
+
+static int co_fn co_write_zeros(Truncation *t)
+{
+    g_autofree char *zeros = g_malloc0(FULL_PREALLOCATION_CHUNK);
+    uint64_t at = t->from;
+
+    while (at < t->to) {
+        struct iovec iov = {zeros, MIN(t->to - at, FULL_PREALLOCATION_CHUNK)};
+        ssize_t n = aio_co_pwritev(AIO_ENGINE_THREADS, t->buffered.fd, &iov, 1, at, 0);
+
+        if (n <= 0) {
+            return n < 0 ? (int)n : -ENOSPC;
+        }
+        at += (uint64_t)n;
+    }
+    return aio_co_fsync(AIO_ENGINE_THREADS, t->buffered.fd, true);
+}
+
+/* Through the page cache also for direct nodes, whose alignment the length need not have. */
+static int co_fn co_write_added(Truncation *t)
+{
+    int r = aio_co_run_worker(open_buffered_worker, t);
+
+    if (r < 0) {
+        return r;
+    }
+    r = co_write_zeros(t);
+    aio_co_run_worker(close_buffered_worker, t);
+    return r;
+}
+
+static int co_fn co_change_length(Truncation *t, PreallocMode prealloc)
+{
+    if (t->to > t->from && prealloc == PREALLOC_MODE_FALLOC) {
+        return co_allocate_added(t);
+    }
+    if (t->to > t->from && prealloc == PREALLOC_MODE_FULL) {
+        return co_write_added(t);
+    }
+    return aio_co_run_worker(truncate_worker, t);
+}
+
+static int check_preallocation(const Truncation *t, PreallocMode prealloc, GError **error)
+{
+    if (prealloc == PREALLOC_MODE_METADATA) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "'%s' has no metadata to preallocate: use 'off', 'falloc' or 'full'",
+                    t->s->path);
+        return -ENOTSUP;
+    }
+    if (prealloc != PREALLOC_MODE_OFF && t->to < t->from) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "cannot preallocate while making '%s' shorter (%" G_GUINT64_FORMAT
+                    " to %" G_GUINT64_FORMAT " bytes): use preallocation 'off'",
+                    t->s->path, t->from, t->to);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+int co_fn file_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
+                           BlockRequestFlags flags, GError **error)
+{
+    FileState *s = block_node_state(node);
+    int64_t length = file_co_length(node);
+    Truncation t = {.s = s, .from = (uint64_t)length, .to = size};
+    int r;
+
+    if (length < 0) {
+        wharf_set_error_errno(error, (int)-length, "cannot find the length of '%s'", s->path);
+        return (int)length;
+    }
+    file_handle_init(&t.buffered);
+    r = check_preallocation(&t, prealloc, error);
+    if (r < 0) {
+        return r;
+    }
+    r = co_change_length(&t, prealloc);
+    if (r < 0) {
+        wharf_set_error_errno(
+            error, -r, "cannot resize '%s' to %" G_GUINT64_FORMAT " bytes with preallocation '%s'",
+            s->path, size, prealloc_mode_to_string(prealloc));
+        if (prealloc != PREALLOC_MODE_OFF) {
+            aio_co_run_worker(truncate_back_worker, &t);
+        }
+    }
+    file_extent_cache_forget(&s->extents);
+    return r;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * block/drivers/file/state.h - what the files of the file driver share: a node's state, and its
+ * requests (io.c, device.c), which file.c puts into the tables of `file` and `host_device`.
+ */
+#ifndef WHARF_BLOCK_DRIVERS_FILE_STATE_H
+#define WHARF_BLOCK_DRIVERS_FILE_STATE_H
+
+#include <stdatomic.h>
+
+#include "aio/aio.h"
+#include "block/driver.h"
+#include "block/drivers/file/extents.h"
+#include "block/drivers/file/handle.h"
+#include "block/drivers/file/locks.h"
+
+/* One method of changing a range without writing it: whether the file system has refused it. */
+typedef enum FileMethod {
+    FILE_METHOD_PUNCH,      /* give the range back; it reads as zeros */
+    FILE_METHOD_ZERO_RANGE, /* zeros, and still allocated */
+    FILE_METHOD_ALLOCATE,
+    FILE_METHOD_DISCARD, /* devices only */
+    FILE_METHOD__MAX,
+} FileMethod;
+
+typedef struct FileState {
+    /* Fixed while requests run. What handle.fd leads to may change under them: see handle.h. */
+    FileHandle handle;
+    AioEngine engine;
+
+    /* Requests, any thread. */
+    FileExtentCache extents;
+    atomic_bool refused[FILE_METHOD__MAX]; /* once refused, not tried again */
+    /*
+     * The first error of a sync, negative. A page that could not be written is clean to the kernel
+     * from then on: a later sync would succeed without it. So the node never again claims that all
+     * is on stable storage, until it is opened anew. Not set for direct I/O, where no page cache is
+     * in between and each sync speaks for itself.
+     */
+    atomic_int sync_error;
+    atomic_uint_fast64_t discards_ok, discards_failed, discarded_bytes;
+
+    /* Control coroutines only. */
+    char *path;
+    bool use_locks;
+    unsigned perm, shared; /* as last set; BlockPerm bits */
+    FileLockSet locks;     /* what handle.fd holds */
+    FileHandle next;       /* will replace the handle's descriptor, once it is decided */
+    bool next_use_locks;   /* of the reopen that is under way */
+} FileState;
+
+/* Requests of regular files; host_device shares those without a twin below. */
+int co_fn file_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
+                         BlockRequestFlags flags);
+int co_fn file_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
+                          BlockRequestFlags flags);
+int co_fn file_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                BlockRequestFlags flags);
+int co_fn file_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
+int co_fn file_co_flush(BlockNode *node);
+int co_fn file_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
+                           BlockRequestFlags flags, GError **error);
+int co_fn file_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
+                               BlockStatus *status, uint64_t *map);
+int64_t co_fn file_co_length(BlockNode *node);
+int64_t co_fn file_co_allocated_size(BlockNode *node);
+
+int co_fn file_device_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                       BlockRequestFlags flags);
+int co_fn file_device_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
+int co_fn file_device_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
+                                  BlockRequestFlags flags, GError **error);
+
+/* Whether @method is worth a try. */
+bool file_method_usable(const FileState *s, FileMethod method);
+
+/*
+ * Judge the result @r (0 or -errno) of @method: what says that it is not to be had becomes -ENOTSUP
+ * and, where it will never be, is remembered.
+ */
+int file_method_result(FileState *s, FileMethod method, int r);
+
+/* Count a discard of @bytes that ended with @r, for query-blockstats. Returns @r. */
+int file_count_discard(FileState *s, uint64_t bytes, int r);
+
+/*
+ * Sync the data behind @s's descriptor and remember failure (see sync_error). For control
+ * coroutines; requests come through file_co_flush().
+ */
+int co_fn file_sync(FileState *s);
+
+#endif
