@@ -193,7 +193,7 @@ QValue *qmp_qom_get(QapiCall *call, const char *path, const char *property, GErr
     return NULL;
 }
 
-bool qmp_qom_set(QapiCall *call, const char *path, const char *property, QValue *value,
+bool qmp_qom_set(QapiCall *call, const char *path, const char *property, const QValue *value,
                  GError **error)
 {
     g_autoptr(ObjectOptions) changed = NULL;

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * export/driver.h - how to write an export type.
+ *
+ * A type is one const table, `export_driver_NAME`, in a file or folder of its own, listed in
+ * export/meson.build, with its options in qapi/schema/block-export.json and nothing else.
+ *
+ * Queues    An export takes requests in one or several queues. Each belongs to one AioContext: the
+ *           main one, or that of an iothread. begin() and stop() are the only pair of calls that
+ *           start and end the taking of requests in a queue; adding an export, moving a queue to
+ *           another context and shutting down all use them.
+ *
+ * Requests  Who owns one: from export_request_begin() to export_request_end() the driver, in a
+ *           coroutine of the queue's context. It may suspend, and then anything may happen to the
+ *           export but this: Export, ExportQueue, backend and whatever the driver keeps in them
+ *           stay until the request has ended. The call of export_request_end() is the last that a
+ *           request does. Requests that have begun when a queue is stopped still finish and are
+ *           answered, unless they are cut off: then the client has got an error, the answer is
+ *           dropped, and the request merely runs to its end.
+ *
+ * Shutdown  In this order: co_withdraw (nobody new finds the export), stop for each queue, the core
+ *           waits until no request is left, flushes the node, co_end (everything given back). The
+ *           wait is bounded or cut short by stop once more, with @cut. A driver whose clients' side
+ *           has gone by itself calls export_lost(), and the same follows.
+ *
+ * Threads   co_start, co_withdraw, co_end, query: main thread. begin, stop: the queue's context.
+ */
+#ifndef WHARF_EXPORT_DRIVER_H
+#define WHARF_EXPORT_DRIVER_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "aio/aio.h"
+#include "aio/coroutine.h"
+#include "aio/iothread.h"
+#include "block/backend.h"
+#include "qapi/types-block-export.h"
+
+typedef struct Export Export;
+typedef struct ExportQueue ExportQueue;
+typedef struct ExportRegistry ExportRegistry;
+
+typedef struct ExportDriver {
+    BlockExportType type;
+    size_t state_size;  /* of what begins with an Export; zeroed before co_start */
+    size_t queue_size;  /* of what begins with an ExportQueue; the same */
+    size_t shared_size; /* of what all exports of this type in one registry share; zeroed */
+
+    /* Set up and tear down the shared part. NULL: it needs nothing. Main thread. */
+    void (*shared_init)(gpointer shared);
+    void co_fn (*co_shared_clear)(gpointer shared);
+
+    /* What an export with these options needs on its node, and what it lets others do. */
+    void (*permissions)(const BlockExportOptions *options, BlockPerm *perm, BlockPerm *shared);
+
+    /*
+     * Acquire everything, serve nothing yet. exp->blk and the queues are there. On failure give
+     * everything back, fill @error and return false; no other callback is called then.
+     */
+    bool co_fn (*co_start)(Export *exp, const BlockExportOptions *options, GError **error);
+
+    /* Begin to take requests in @queue. */
+    void (*begin)(ExportQueue *queue);
+
+    /*
+     * Take no more requests in @queue. With @cut, also fail what has begun towards its client, and
+     * let go of what requests come and go through. May be called again, then with @cut.
+     */
+    void (*stop)(ExportQueue *queue, bool cut);
+
+    /*
+     * Make the export impossible to find for new clients (unmount, unlink). Queues still run, for
+     * this may need them. Must return in bounded time, whatever the outside does.
+     */
+    void co_fn (*co_withdraw)(Export *exp);
+
+    /* Give everything back. All queues are stopped and without requests. exp->blk is still there. */
+    void co_fn (*co_end)(Export *exp);
+
+    /* Add what only the driver knows to @info, whose common members are filled in. */
+    void (*query)(Export *exp, BlockExportInfo *info);
+} ExportDriver;
+
+/* One place where requests are taken. The driver's own state follows in memory. */
+struct ExportQueue {
+    /* fixed */
+    Export *exp;
+    unsigned index;
+    AioContext *ctx;
+
+    /* changed by the context alone; any thread may look at the counts */
+    unsigned requests;      /* begun and not ended */
+    unsigned data_requests; /* those of them that read or change data */
+    struct ExportWaiter *idle_waiter;
+};
+
+typedef enum {
+    EXPORT_STARTING,
+    EXPORT_RUNNING,
+    EXPORT_SHUTTING_DOWN,
+    EXPORT_GONE,
+} ExportState;
+
+/* What all exports have. The driver's own state follows in memory. */
+struct Export {
+    /* fixed once added */
+    const ExportDriver *driver;
+    ExportRegistry *registry;
+    gpointer shared;  /* the driver's shared_size bytes */
+    char *id;
+    char *user;       /* "export 'ID'": how messages call it */
+    char *node_name;
+    AioContext *main; /* borrowed */
+    bool writable;
+    bool writethrough;
+    bool fixed_iothread;
+    BlockBackend *blk;
+    GPtrArray *iothreads; /* Iothread *, one for each queue; empty: all in the main context */
+    ExportQueue **queues;
+    unsigned n_queues;
+
+    int refs; /* atomic */
+
+    /* main thread */
+    ExportState state;
+    bool cut;                    /* what was in flight has been cut off */
+    BlockExportEndReason reason; /* why it is shutting down */
+    int64_t deadline_ns;         /* when a shutdown stops waiting and cuts off; 0: at once */
+    GSList *waiters;             /* ExportWaiter *, told of every change of state */
+};
+
+/* References keep the memory, nothing else. Any thread. */
+Export *export_ref(Export *exp);
+void export_unref(Export *exp);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Export, export_unref)
+
+/*
+ * The clients' side of a running export has gone by itself: shut it down, for @reason. Any thread,
+ * while the export has not ended; further calls do nothing.
+ */
+void export_lost(Export *exp, BlockExportEndReason reason);
+
+/*
+ * A request begins in @queue; @data tells whether it reads or changes data, which is what keeps a
+ * safe deletion away. In the queue's context, and so is the end.
+ */
+static inline void export_request_begin(ExportQueue *queue, bool data)
+{
+    __atomic_store_n(&queue->requests, queue->requests + 1, __ATOMIC_RELAXED);
+    if (data) {
+        __atomic_store_n(&queue->data_requests, queue->data_requests + 1, __ATOMIC_RELAXED);
+    }
+}
+
+/* Wakes whoever waits for @queue to be idle. */
+void export_queue_idle(ExportQueue *queue);
+
+/* The request has ended; the caller does not touch the export any more. */
+static inline void export_request_end(ExportQueue *queue, bool data)
+{
+    if (data) {
+        __atomic_store_n(&queue->data_requests, queue->data_requests - 1, __ATOMIC_RELAXED);
+    }
+    __atomic_store_n(&queue->requests, queue->requests - 1, __ATOMIC_RELAXED);
+    if (queue->requests == 0 && queue->idle_waiter) {
+        export_queue_idle(queue);
+    }
+}
+
+/* The driver of @type, or NULL if this build has none. */
+const ExportDriver *export_driver_find(BlockExportType type);
+
+#endif

@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <string.h>
+
+#include "export/registry-internal.h"
+#include "export/waiter.h"
+#include "qapi/events-block-export.h"
+#include "util/error.h"
+#include "util/name.h"
+
+#define NS_PER_S G_GINT64_CONSTANT(1000000000)
+
+/* How long a deletion waits for requests that came at the last moment. */
+#define EXPORT_DEL_WAIT_NS (10 * NS_PER_S)
+
+/* How long the end of the daemon waits for all requests, and then for what has been cut off. */
+#define EXPORT_QUIT_WAIT_NS  (10 * NS_PER_S)
+#define EXPORT_QUIT_GRACE_NS (5 * NS_PER_S)
+
+#define EXPORT_DRIVER(name) extern const ExportDriver export_driver_##name;
+#include "export/drivers.inc"
+#undef EXPORT_DRIVER
+
+static const ExportDriver *const export_drivers[] = {
+#define EXPORT_DRIVER(name) &export_driver_##name,
+#include "export/drivers.inc"
+#undef EXPORT_DRIVER
+    NULL,
+};
+
+const ExportDriver *export_driver_find(BlockExportType type)
+{
+    for (unsigned i = 0; export_drivers[i]; i++) {
+        if (export_drivers[i]->type == type) {
+            return export_drivers[i];
+        }
+    }
+    return NULL;
+}
+
+ExportRegistry *export_registry_new(BlockGraph *graph, ObjectRegistry *objects,
+                                    const QapiEventSink *events)
+{
+    ExportRegistry *registry = g_new0(ExportRegistry, 1);
+
+    registry->main = aio_context_ref(aio_context_current());
+    registry->graph = graph;
+    registry->objects = objects;
+    registry->events = events;
+    registry->by_id = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
+                                            (GDestroyNotify)export_unref);
+    registry->shared = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    return registry;
+}
+
+void export_registry_free(ExportRegistry *registry)
+{
+    if (!registry) {
+        return;
+    }
+    g_queue_clear(&registry->exports);
+    g_hash_table_destroy(registry->by_id);
+    g_hash_table_destroy(registry->shared);
+    aio_context_unref(registry->main);
+    g_free(registry);
+}
+
+/* What all exports of one type share; made with the first of them. */
+static gpointer export_registry_shared(ExportRegistry *registry, const ExportDriver *driver)
+{
+    gpointer shared = g_hash_table_lookup(registry->shared, driver);
+
+    if (!shared) {
+        shared = g_malloc0(MAX(driver->shared_size, 1));
+        if (driver->shared_init) {
+            driver->shared_init(shared);
+        }
+        g_hash_table_insert(registry->shared, (gpointer)driver, shared);
+    }
+    return shared;
+}
+
+static void co_fn export_registry_co_clear_shared(ExportRegistry *registry)
+{
+    GHashTableIter iter;
+    gpointer driver, shared;
+
+    g_hash_table_iter_init(&iter, registry->shared);
+    while (g_hash_table_iter_next(&iter, &driver, &shared)) {
+        const ExportDriver *d = driver;
+
+        /* Stolen first: the table is not to change while the coroutine sleeps. */
+        g_hash_table_iter_steal(&iter);
+        if (d->co_shared_clear) {
+            d->co_shared_clear(shared);
+        }
+        g_free(shared);
+    }
+}
+
+/* Each iothread that @options name (Iothread *, none: the main context), or NULL. */
+static GPtrArray *export_find_iothreads(ExportRegistry *registry,
+                                        const BlockExportOptions *options, GError **error)
+{
+    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify)iothread_unref);
+    const BlockExportIothreads *wanted = options->iothread;
+    unsigned n = 0;
+    const char *const *ids = NULL;
+
+    if (wanted && wanted->type == QVALUE_STRING) {
+        n = 1;
+        ids = (const char *const *)&wanted->u.single;
+    } else if (wanted) {
+        n = wanted->u.multi->len;
+        ids = (const char *const *)wanted->u.multi->pdata;
+        if (n == 0) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                        "'iothread' of export '%s' is an empty list; leave it out for the main "
+                        "thread",
+                        options->id);
+            return NULL;
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        Iothread *iothread = object_registry_get_iothread(registry->objects, ids[i], error);
+
+        if (!iothread) {
+            return NULL;
+        }
+        g_ptr_array_add(found, iothread);
+    }
+    return g_steal_pointer(&found);
+}
+
+/* Another export of @node that has to stay where it is, or NULL. */
+static Export *export_registry_find_fixed(ExportRegistry *registry, const char *node_name)
+{
+    for (GList *l = registry->exports.head; l; l = l->next) {
+        Export *exp = l->data;
+
+        if (exp->fixed_iothread && g_str_equal(exp->node_name, node_name)) {
+            return exp;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * Where an export with `fixed-iothread` runs. Nodes here serve every context at once, so nothing
+ * forbids two places; clients that pin one are told about a contradiction all the same.
+ */
+static bool export_check_fixed(ExportRegistry *registry, const BlockExportOptions *options,
+                               GPtrArray *iothreads, GError **error)
+{
+    Export *other = export_registry_find_fixed(registry, options->node_name);
+
+    if (!options->fixed_iothread) {
+        return true;
+    }
+    if (options->iothread && options->iothread->type != QVALUE_STRING) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'fixed-iothread' of export '%s' goes with one iothread, not with a list",
+                    options->id);
+        return false;
+    }
+    if (!other) {
+        return true;
+    }
+    if (!iothreads->len) {
+        if (other->iothreads->len) {
+            g_ptr_array_add(iothreads, iothread_ref(g_ptr_array_index(other->iothreads, 0)));
+        }
+        return true;
+    }
+    if (other->queues[0]->ctx != iothread_context(g_ptr_array_index(iothreads, 0))) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "Node '%s' cannot be moved to iothread '%s': %s is fixed elsewhere",
+                    options->node_name, options->iothread->u.single, other->user);
+        return false;
+    }
+    return true;
+}
+
+static ExportQueue *export_queue_new(Export *exp, unsigned index, AioContext *ctx)
+{
+    ExportQueue *queue = g_malloc0(exp->driver->queue_size);
+
+    queue->exp = exp;
+    queue->index = index;
+    queue->ctx = aio_context_ref(ctx);
+    return queue;
+}
+
+static void export_make_queues(Export *exp)
+{
+    unsigned n = MAX(exp->iothreads->len, 1);
+
+    exp->queues = g_new0(ExportQueue *, n);
+    exp->n_queues = n;
+    for (unsigned i = 0; i < n; i++) {
+        AioContext *ctx = exp->iothreads->len
+                              ? iothread_context(g_ptr_array_index(exp->iothreads, i))
+                              : exp->main;
+
+        exp->queues[i] = export_queue_new(exp, i, ctx);
+    }
+}
+
+/* A new export in the registry: from here on its id is taken. Takes @iothreads. */
+static Export *export_registry_insert(ExportRegistry *registry, const ExportDriver *driver,
+                                      const BlockExportOptions *options, GPtrArray *iothreads)
+{
+    Export *exp = g_malloc0(driver->state_size);
+
+    exp->driver = driver;
+    exp->registry = registry;
+    exp->shared = export_registry_shared(registry, driver);
+    exp->id = g_strdup(options->id);
+    exp->user = g_strdup_printf("export '%s'", options->id);
+    exp->node_name = g_strdup(options->node_name);
+    exp->main = registry->main;
+    exp->writable = options->writable;
+    exp->writethrough = options->writethrough;
+    exp->fixed_iothread = options->fixed_iothread;
+    exp->iothreads = iothreads;
+    exp->refs = 1;
+    exp->state = EXPORT_STARTING;
+    export_make_queues(exp);
+
+    for (unsigned i = 0; i < iothreads->len; i++) {
+        object_registry_use(registry->objects, iothread_name(g_ptr_array_index(iothreads, i)),
+                            exp->user);
+    }
+    g_hash_table_insert(registry->by_id, exp->id, exp);
+    g_queue_push_head(&registry->exports, exp);
+    return exp;
+}
+
+/* Take @exp out of the registry and let go of its iothreads. The caller has a reference. */
+static void export_registry_remove(ExportRegistry *registry, Export *exp)
+{
+    for (unsigned i = 0; i < exp->iothreads->len; i++) {
+        object_registry_unuse(registry->objects,
+                              iothread_name(g_ptr_array_index(exp->iothreads, i)), exp->user);
+    }
+    g_clear_pointer(&exp->iothreads, g_ptr_array_unref);
+    g_queue_remove(&registry->exports, exp);
+    g_hash_table_remove(registry->by_id, exp->id);
+}
+
+void export_registry_forget(ExportRegistry *registry, Export *exp)
+{
+    export_registry_remove(registry, exp);
+    qapi_event_block_export_deleted(registry->events, exp->id, exp->reason);
+    if (registry->gone_cb) {
+        registry->gone_cb(registry->gone_opaque);
+    }
+}
+
+static bool export_check_id(ExportRegistry *registry, const char *id, GError **error)
+{
+    Export *exp;
+
+    if (!name_check(id, "export id", error)) {
+        return false;
+    }
+    exp = g_hash_table_lookup(registry->by_id, id);
+    if (exp) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
+                    exp->state == EXPORT_SHUTTING_DOWN
+                        ? "Export '%s' is still shutting down; wait for BLOCK_EXPORT_DELETED or "
+                          "choose another id"
+                        : "There is already an export '%s'; choose another id",
+                    id);
+        return false;
+    }
+    return true;
+}
+
+static BlockNode *export_find_node(ExportRegistry *registry, const BlockExportOptions *options,
+                                   GError **error)
+{
+    BlockNode *node = block_graph_find(registry->graph, options->node_name, error);
+
+    if (node && options->writable && block_node_read_only(node)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "Node '%s' is read-only; export '%s' cannot be writable", options->node_name,
+                    options->id);
+        return NULL;
+    }
+    return node;
+}
+
+bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *options,
+                            GError **error)
+{
+    const ExportDriver *driver = export_driver_find(options->type);
+    g_autoptr(GPtrArray) iothreads = NULL;
+    g_autoptr(Export) exp = NULL;
+    BlockNode *node;
+
+    if (registry->closing) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "Export '%s' cannot be added: the daemon is ending", options->id);
+        return false;
+    }
+    if (!driver) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "This build has no export of type '%s'; see query-qmp-schema or --version",
+                    block_export_type_to_string(options->type));
+        return false;
+    }
+    if (!export_check_id(registry, options->id, error)) {
+        return false;
+    }
+    node = export_find_node(registry, options, error);
+    if (!node) {
+        return false;
+    }
+    iothreads = export_find_iothreads(registry, options, error);
+    if (!iothreads || !export_check_fixed(registry, options, iothreads, error)) {
+        return false;
+    }
+
+    exp = export_ref(
+        export_registry_insert(registry, driver, options, g_steal_pointer(&iothreads)));
+    if (!export_co_start(exp, node, options, error)) {
+        export_registry_remove(registry, exp);
+        export_set_state(exp, EXPORT_GONE);
+        return false;
+    }
+    export_set_state(exp, EXPORT_RUNNING);
+    return true;
+}
+
+static Export *export_registry_find(ExportRegistry *registry, const char *id, GError **error)
+{
+    Export *exp = g_hash_table_lookup(registry->by_id, id);
+
+    if (!exp) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
+                    "There is no export '%s'; query-block-exports lists them", id);
+    }
+    return exp;
+}
+
+static bool export_check_removable(Export *exp, BlockExportRemoveMode mode, GError **error)
+{
+    unsigned busy = export_data_requests(exp);
+
+    if (exp->state != EXPORT_RUNNING) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE, "Export '%s' is %s", exp->id,
+                    exp->state == EXPORT_STARTING ? "still being added" : "shutting down already");
+        return false;
+    }
+    if (mode == BLOCK_EXPORT_REMOVE_MODE_SAFE && busy) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "Export '%s' is still in use: %u request%s in flight; mode 'hard' cuts %s off",
+                    exp->id, busy, busy == 1 ? "" : "s", busy == 1 ? "it" : "them");
+        return false;
+    }
+    return true;
+}
+
+bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExportRemoveMode mode,
+                            GError **error)
+{
+    g_autoptr(Export) exp = export_registry_find(registry, id, error);
+    bool hard = mode == BLOCK_EXPORT_REMOVE_MODE_HARD;
+
+    if (!exp) {
+        return false;
+    }
+    export_ref(exp);
+    if (!export_check_removable(exp, mode, error)) {
+        return false;
+    }
+    export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, hard ? 0 : EXPORT_DEL_WAIT_NS);
+    export_co_wait_end(exp, INT64_MAX);
+    return true;
+}
+
+/* Shut down one export for the end of the daemon. Returns whether it is gone. */
+static bool co_fn export_co_quit(Export *exp, int64_t deadline_ns)
+{
+    export_co_wait_started(exp);
+    if (exp->state == EXPORT_RUNNING) {
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_SHUTDOWN,
+                         MAX(deadline_ns - export_now_ns(), 0));
+    }
+    while (exp->state != EXPORT_GONE &&
+           export_co_wait_change(exp, deadline_ns + EXPORT_QUIT_GRACE_NS)) {
+    }
+    return exp->state == EXPORT_GONE;
+}
+
+bool export_registry_co_shutdown_all(ExportRegistry *registry)
+{
+    int64_t deadline_ns = export_now_ns() + EXPORT_QUIT_WAIT_NS;
+    g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)export_unref);
+    bool gone = true;
+
+    registry->closing = true;
+    for (GList *l = registry->exports.head; l; l = l->next) {
+        g_ptr_array_add(all, export_ref(l->data));
+    }
+    for (unsigned i = 0; i < all->len; i++) {
+        Export *exp = g_ptr_array_index(all, i);
+
+        if (!export_co_quit(exp, deadline_ns)) {
+            g_warning("%s: %u requests to its node do not end; giving up on them", exp->user,
+                      export_requests(exp));
+            gone = false;
+        }
+    }
+    if (gone) {
+        export_registry_co_clear_shared(registry);
+    }
+    return gone;
+}
+
+unsigned export_registry_count(ExportRegistry *registry)
+{
+    return g_hash_table_size(registry->by_id);
+}
+
+void export_registry_set_gone_notify(ExportRegistry *registry, void (*cb)(gpointer opaque),
+                                     gpointer opaque)
+{
+    registry->gone_cb = cb;
+    registry->gone_opaque = opaque;
+}
+
+static BlockExportStats *export_stats(Export *exp)
+{
+    BlockExportStats *stats = g_new0(BlockExportStats, 1);
+    BlockOpStats ops[BLOCK_OP__MAX];
+
+    if (!exp->blk) {
+        return stats;
+    }
+    blk_stats(exp->blk, ops);
+    stats->rd_operations = ops[BLOCK_OP_READ].ops;
+    stats->rd_bytes = ops[BLOCK_OP_READ].bytes;
+    stats->wr_operations = ops[BLOCK_OP_WRITE].ops;
+    stats->wr_bytes = ops[BLOCK_OP_WRITE].bytes;
+    stats->zero_operations = ops[BLOCK_OP_ZERO].ops;
+    stats->flush_operations = ops[BLOCK_OP_FLUSH].ops;
+    for (unsigned i = 0; i < BLOCK_OP__MAX; i++) {
+        stats->failed_operations += ops[i].failed;
+    }
+    return stats;
+}
+
+static BlockExportInfo *export_info(Export *exp)
+{
+    BlockExportInfo *info = g_new0(BlockExportInfo, 1);
+
+    info->id = g_strdup(exp->id);
+    info->type = exp->driver->type;
+    info->node_name = g_strdup(exp->node_name);
+    info->shutting_down = exp->state == EXPORT_SHUTTING_DOWN;
+    info->writable = exp->writable;
+    info->writethrough = exp->writethrough;
+    info->iothreads = g_ptr_array_new_with_free_func(g_free);
+    for (unsigned i = 0; i < exp->iothreads->len; i++) {
+        const Iothread *iothread = g_ptr_array_index(exp->iothreads, i);
+
+        g_ptr_array_add(info->iothreads, g_strdup(iothread_name(iothread)));
+    }
+    info->queues = exp->n_queues;
+    info->in_flight = export_data_requests(exp);
+    info->stats = export_stats(exp);
+    exp->driver->query(exp, info);
+    return info;
+}
+
+GPtrArray *export_registry_query(ExportRegistry *registry)
+{
+    GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)block_export_info_free);
+
+    for (GList *l = registry->exports.head; l; l = l->next) {
+        Export *exp = l->data;
+
+        if (exp->state != EXPORT_STARTING) {
+            g_ptr_array_add(list, export_info(exp));
+        }
+    }
+    return list;
+}
