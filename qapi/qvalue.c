@@ -486,6 +486,11 @@ static void append_string(GString *out, const char *s, gsize len)
             append_ascii(out, *s++);
             continue;
         }
+        if (end - s >= 2 && memcmp(s, "\xc0\x80", 2) == 0) {
+            append_code_unit(out, 0); /* how the name of a member holds U+0000 */
+            s += 2;
+            continue;
+        }
         c = g_utf8_get_char_validated(s, end - s);
         if (c == (gunichar)-1 || c == (gunichar)-2) {
             append_code_point(out, 0xfffd);

@@ -74,7 +74,7 @@ const QValue *qvalue_array_get(const QValue *array, gsize i);
 
 /*
  * Objects: members in the order in which they were set first. Setting a key again replaces its
- * value; @take becomes the object's. Lookups cost O(log n).
+ * value; @take becomes the object's. Lookups cost O(log n). A key holds U+0000 as the bytes c0 80.
  */
 QValue *qvalue_object(void);
 void qvalue_object_set(QValue *object, const char *key, QValue *take);
