@@ -32,9 +32,9 @@ struct SocketFile {
 
 /* ---- addresses ---- */
 
-SocketAddress *socket_address_copy(const SocketAddress *address)
+SocketPlace *socket_place_copy(const SocketPlace *address)
 {
-    SocketAddress *copy = g_new(SocketAddress, 1);
+    SocketPlace *copy = g_new(SocketPlace, 1);
 
     *copy = *address;
     copy->path = g_strdup(address->path);
@@ -43,7 +43,7 @@ SocketAddress *socket_address_copy(const SocketAddress *address)
     return copy;
 }
 
-void socket_address_free(SocketAddress *address)
+void socket_place_free(SocketPlace *address)
 {
     if (!address) {
         return;
@@ -59,7 +59,7 @@ static char *describe_tcp(const char *host, const char *port)
     return g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
 }
 
-char *socket_address_describe(const SocketAddress *address)
+char *socket_place_describe(const SocketPlace *address)
 {
     switch (address->kind) {
     case SOCKET_UNIX:
@@ -88,8 +88,7 @@ bool socket_parse_mode(const char *text, mode_t *ret_mode, GError **error)
 }
 
 /* Returns the length of the address, or 0. */
-static socklen_t unix_sockaddr(const SocketAddress *address, struct sockaddr_un *ret,
-                               GError **error)
+static socklen_t unix_sockaddr(const SocketPlace *address, struct sockaddr_un *ret, GError **error)
 {
     bool abstract = address->kind == SOCKET_ABSTRACT;
     size_t len = strlen(address->path);
@@ -193,7 +192,7 @@ static bool remove_dead_socket(int dir, const char *base, const struct sockaddr_
 }
 
 /* Give the name just bound exactly the permissions asked for: the umask may have taken some. */
-static bool finish_socket_file(SocketFile *file, const SocketAddress *address, GError **error)
+static bool finish_socket_file(SocketFile *file, const SocketPlace *address, GError **error)
 {
     struct stat st;
 
@@ -212,7 +211,7 @@ static bool finish_socket_file(SocketFile *file, const SocketAddress *address, G
     return true;
 }
 
-static bool bind_and_listen_locked(int fd, SocketFile *file, const SocketAddress *address,
+static bool bind_and_listen_locked(int fd, SocketFile *file, const SocketPlace *address,
                                    const struct sockaddr_un *addr, socklen_t len, GError **error)
 {
     if (!remove_dead_socket(file->dir, file->base, addr, len, error)) {
@@ -236,7 +235,7 @@ static bool bind_and_listen_locked(int fd, SocketFile *file, const SocketAddress
     return true;
 }
 
-static int listen_unix(const SocketAddress *address, SocketFile **ret_file, GError **error)
+static int listen_unix(const SocketPlace *address, SocketFile **ret_file, GError **error)
 {
     struct sockaddr_un addr;
     socklen_t len = unix_sockaddr(address, &addr, error);
@@ -272,7 +271,7 @@ static int listen_unix(const SocketAddress *address, SocketFile **ret_file, GErr
     return fd;
 }
 
-static int listen_abstract(const SocketAddress *address, GError **error)
+static int listen_abstract(const SocketPlace *address, GError **error)
 {
     struct sockaddr_un addr;
     socklen_t len = unix_sockaddr(address, &addr, error);
@@ -329,7 +328,7 @@ void socket_file_forget(SocketFile *file)
 
 /* ---- listening and connecting: TCP ---- */
 
-static struct addrinfo *resolve(const SocketAddress *address, bool passive, GError **error)
+static struct addrinfo *resolve(const SocketPlace *address, bool passive, GError **error)
 {
     struct addrinfo hints = {
         .ai_family = address->family,
@@ -371,7 +370,7 @@ static int listen_at(const struct addrinfo *ai)
     return fd;
 }
 
-static int listen_inet(const SocketAddress *address, GError **error)
+static int listen_inet(const SocketPlace *address, GError **error)
 {
     struct addrinfo *list = resolve(address, true, error);
     g_autofree char *what = NULL;
@@ -393,7 +392,7 @@ static int listen_inet(const SocketAddress *address, GError **error)
     }
     freeaddrinfo(list);
     if (fd < 0) {
-        what = socket_address_describe(address);
+        what = socket_place_describe(address);
         wharf_set_error_errno(error, -fd, "cannot listen at %s", what);
         return -1;
     }
@@ -471,7 +470,7 @@ static int connect_at(const struct sockaddr *addr, socklen_t len, const Patience
 }
 
 /* A Unix listener whose queue is full says EAGAIN at once; then only asking again helps. */
-static int connect_unix(const SocketAddress *address, const Patience *patience, GError **error)
+static int connect_unix(const SocketPlace *address, const Patience *patience, GError **error)
 {
     struct sockaddr_un addr;
     socklen_t len = unix_sockaddr(address, &addr, error);
@@ -491,7 +490,7 @@ static int connect_unix(const SocketAddress *address, const Patience *patience, 
     return fd;
 }
 
-static int connect_inet(const SocketAddress *address, const Patience *patience, GError **error)
+static int connect_inet(const SocketPlace *address, const Patience *patience, GError **error)
 {
     struct addrinfo *list = resolve(address, false, error);
     g_autofree char *what = NULL;
@@ -505,7 +504,7 @@ static int connect_inet(const SocketAddress *address, const Patience *patience, 
     }
     freeaddrinfo(list);
     if (fd < 0) {
-        what = socket_address_describe(address);
+        what = socket_place_describe(address);
         wharf_set_error_errno(error, -fd, "cannot connect to %s", what);
         return -1;
     }
@@ -551,7 +550,7 @@ static bool take_inherited(int fd, bool listening, GError **error)
 
 /* ---- the front ---- */
 
-int socket_listen(const SocketAddress *address, SocketFile **ret_file, GError **error)
+int socket_listen(const SocketPlace *address, SocketFile **ret_file, GError **error)
 {
     *ret_file = NULL;
     switch (address->kind) {
@@ -567,7 +566,7 @@ int socket_listen(const SocketAddress *address, SocketFile **ret_file, GError **
     g_assert_not_reached();
 }
 
-int socket_connect(const SocketAddress *address, unsigned timeout_ms, const gint *cancel,
+int socket_connect(const SocketPlace *address, unsigned timeout_ms, const gint *cancel,
                    GError **error)
 {
     Patience patience = {

@@ -17,15 +17,15 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-typedef enum SocketKind {
+typedef enum SocketPlaceKind {
     SOCKET_UNIX,
     SOCKET_ABSTRACT, /* a Unix socket in Linux's abstract name space */
     SOCKET_INET,
     SOCKET_FD, /* an inherited descriptor */
-} SocketKind;
+} SocketPlaceKind;
 
-typedef struct SocketAddress {
-    SocketKind kind;
+typedef struct SocketPlace {
+    SocketPlaceKind kind;
     char *path;  /* UNIX: path, counted from the working directory; ABSTRACT: name */
     mode_t mode; /* UNIX: permissions of the socket when it is made */
     bool padded; /* ABSTRACT: the name fills the whole address, the rest being zeros */
@@ -33,19 +33,22 @@ typedef struct SocketAddress {
     char *port;  /* INET: number or service name */
     int family;  /* INET: AF_UNSPEC, AF_INET, AF_INET6 */
     int fd;      /* FD */
-} SocketAddress;
+} SocketPlace;
 
-SocketAddress *socket_address_copy(const SocketAddress *address);
-void socket_address_free(SocketAddress *address);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(SocketAddress, socket_address_free)
+SocketPlace *socket_place_copy(const SocketPlace *address);
+void socket_place_free(SocketPlace *address);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SocketPlace, socket_place_free)
 
 /* "unix:PATH", "abstract:NAME", "tcp:HOST:PORT" or "fd:N", for people. The caller frees it. */
-char *socket_address_describe(const SocketAddress *address);
+char *socket_place_describe(const SocketPlace *address);
 
 /* The name that a listening Unix socket has in the file system. */
 typedef struct SocketFile SocketFile;
 
-/* Remove the name, if it still is the socket that was made, and free @file (may be NULL). */
+/*
+ * Remove the name, if it still is the socket that was made, and free @file (may be NULL). To be
+ * called before the descriptor is closed: until then no other file can have the same identity.
+ */
 void socket_file_remove(SocketFile *file);
 
 /* Free @file and leave the name alone: for a process that forked. */
@@ -56,14 +59,14 @@ void socket_file_forget(SocketFile *file);
  * socket_file_remove() with at the end, or NULL where nothing was made. A descriptor that was
  * inherited becomes ours.
  */
-int socket_listen(const SocketAddress *address, SocketFile **ret_file, GError **error);
+int socket_listen(const SocketPlace *address, SocketFile **ret_file, GError **error);
 
 /*
  * Connect to @address, waiting up to @timeout_ms milliseconds, or until somebody sets *@cancel
  * (atomically; may be NULL). May block that long, and longer while a name is being resolved.
  * Returns the descriptor, or -1.
  */
-int socket_connect(const SocketAddress *address, unsigned timeout_ms, const gint *cancel,
+int socket_connect(const SocketPlace *address, unsigned timeout_ms, const gint *cancel,
                    GError **error);
 
 /*
