@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "daemon/server.h"
+
+#define PROGRAM "wharfd"
+
+/* Print what the command line asked. */
+static int print_answer(const char *answer)
+{
+    return fputs(answer, stdout) >= 0 && fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+static int fail_early(GError *error)
+{
+    fprintf(stderr, PROGRAM ": %s\n", error->message);
+    g_error_free(error);
+    return EXIT_FAILURE;
+}
+
+static int fail(Log *log, GError *error)
+{
+    log_error(log, error->message);
+    g_error_free(error);
+    return EXIT_FAILURE;
+}
+
+static bool uses_stdio(const DaemonOptions *options)
+{
+    for (guint i = 0; i < options->items->len; i++) {
+        const StartItem *item = options->items->pdata[i];
+
+        if (item->kind == START_CHARDEV && item->u.chardev->kind == CHARDEV_BACKEND_KIND_STDIO) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int run(const DaemonOptions *options, Log *log)
+{
+    g_autoptr(Server) server = NULL;
+    Background *background = NULL;
+    GError *error = NULL;
+
+    if (options->daemonize) {
+        if (uses_stdio(options)) {
+            log_error(log, "--daemonize takes stdin and stdout away, which a chardev uses");
+            return EXIT_FAILURE;
+        }
+        background = background_begin(&error);
+        if (!background) {
+            return fail(log, error);
+        }
+    }
+    server = server_new(options, log, &error);
+    if (!server) {
+        return fail(log, error);
+    }
+    return server_run(server, background);
+}
+
+int main(int argc, char **argv)
+{
+    g_autofree char *answer = NULL;
+    g_autoptr(DaemonOptions) options = NULL;
+    GError *error = NULL;
+    Log *log;
+
+    options = daemon_options_parse(argc, argv, &answer, &error);
+    if (answer) {
+        return print_answer(answer);
+    }
+    if (!options) {
+        return fail_early(error);
+    }
+    log = log_open(PROGRAM, &options->log, &error);
+    if (!log) {
+        return fail_early(error);
+    }
+    return run(options, log);
+}

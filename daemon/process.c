@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "daemon/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "util/error.h"
+
+/* ---- background ---- */
+
+struct Background {
+    int pipe; /* one byte here says that all went well */
+};
+
+/* The parent's part: exit as the child fares. */
+static void wait_and_exit(int pipe_fd, pid_t child) G_GNUC_NORETURN;
+
+static void wait_and_exit(int pipe_fd, pid_t child)
+{
+    char byte;
+    ssize_t n;
+
+    waitpid(child, NULL, 0); /* the one in between, gone at once */
+    do {
+        n = read(pipe_fd, &byte, 1);
+    } while (n < 0 && errno == EINTR);
+    _exit(n == 1 ? 0 : 1);
+}
+
+Background *background_begin(GError **error)
+{
+    Background *background;
+    int fds[2];
+    pid_t pid;
+
+    if (pipe2(fds, O_CLOEXEC) < 0) {
+        wharf_set_error_errno(error, errno, "--daemonize: cannot make a pipe");
+        return NULL;
+    }
+    pid = fork();
+    if (pid < 0) {
+        wharf_set_error_errno(error, errno, "--daemonize: cannot start a process");
+        close(fds[0]);
+        close(fds[1]);
+        return NULL;
+    }
+    if (pid > 0) {
+        close(fds[1]);
+        wait_and_exit(fds[0], pid);
+    }
+    close(fds[0]);
+    setsid();
+    /* Not the leader of the session, so that no terminal can become ours by being opened. */
+    pid = fork();
+    if (pid != 0) {
+        _exit(pid < 0 ? 1 : 0);
+    }
+    umask(027);
+    background = g_new(Background, 1);
+    background->pipe = fds[1];
+    return background;
+}
+
+void background_ready(Background *background, bool keep_stderr)
+{
+    int null;
+    ssize_t n;
+
+    if (!background) {
+        return;
+    }
+    if (chdir("/") < 0) {
+        g_warning("cannot change to the directory '/': %s", g_strerror(errno));
+    }
+    null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null >= 0) {
+        dup2(null, STDIN_FILENO);
+        dup2(null, STDOUT_FILENO);
+        if (!keep_stderr) {
+            dup2(null, STDERR_FILENO);
+        }
+        close(null);
+    }
+    do {
+        n = write(background->pipe, "", 1);
+    } while (n < 0 && errno == EINTR);
+    close(background->pipe);
+    g_free(background);
+}
+
+/* ---- pidfile ---- */
+
+/* What a pidfile can hold at most: a number and a newline. */
+#define PIDFILE_MAX 31
+
+struct Pidfile {
+    int fd; /* holds the lock */
+    char *path;
+};
+
+/* Whether the file holds a number or nothing. Anything else is somebody's, and not for us to cut.
+ */
+static bool looks_like_pidfile(int fd, const struct stat *st)
+{
+    char text[PIDFILE_MAX + 1] = {0};
+
+    if (!S_ISREG(st->st_mode) || st->st_size > PIDFILE_MAX ||
+        pread(fd, text, PIDFILE_MAX, 0) != st->st_size) {
+        return false;
+    }
+    g_strstrip(text);
+    return strspn(text, "0123456789") == strlen(text);
+}
+
+static bool lock_whole(int fd)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+    return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+/* Whether the descriptor still is what the path leads to: its last owner may just have removed it.
+ */
+static bool is_at_path(int fd, const char *path)
+{
+    struct stat a, b;
+
+    return fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+/* Returns a locked descriptor, or -1. */
+static int pidfile_open(const char *path, GError **error)
+{
+    struct stat st;
+
+    while (true) {
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+
+        if (fd < 0 || fstat(fd, &st) < 0) {
+            wharf_set_error_errno(error, errno, "cannot open it");
+            return -1;
+        }
+        if (!looks_like_pidfile(fd, &st)) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
+                        "something that is no pidfile is there, and it is left alone");
+            close(fd);
+            return -1;
+        }
+        if (!lock_whole(fd)) {
+            int err = errno;
+
+            close(fd);
+            if (err == EAGAIN || err == EACCES) {
+                g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                            "another process holds it: it runs already");
+            } else {
+                wharf_set_error_errno(error, err, "cannot lock it");
+            }
+            return -1;
+        }
+        if (is_at_path(fd, path)) {
+            return fd;
+        }
+        close(fd);
+    }
+}
+
+Pidfile *pidfile_create(const char *path, GError **error)
+{
+    g_autofree char *text = g_strdup_printf("%ld\n", (long)getpid());
+    gssize len = strlen(text);
+    Pidfile *pidfile;
+    int fd = pidfile_open(path, error);
+
+    if (fd < 0) {
+        g_prefix_error(error, "--pidfile %s: ", path);
+        return NULL;
+    }
+    if (fchmod(fd, 0600) < 0 || ftruncate(fd, 0) < 0 || pwrite(fd, text, len, 0) != len) {
+        wharf_set_error_errno(error, errno, "--pidfile %s: cannot write it", path);
+        unlink(path);
+        close(fd);
+        return NULL;
+    }
+    pidfile = g_new(Pidfile, 1);
+    pidfile->fd = fd;
+    pidfile->path = g_strdup(path);
+    return pidfile;
+}
+
+void pidfile_remove(Pidfile *pidfile)
+{
+    if (!pidfile) {
+        return;
+    }
+    if (is_at_path(pidfile->fd, pidfile->path)) {
+        unlink(pidfile->path);
+    }
+    close(pidfile->fd);
+    g_free(pidfile->path);
+    g_free(pidfile);
+}
+
+/* ---- signals ---- */
+
+/* How long the loop may take to get round to a second signal. */
+#define LAST_RESORT_S 5
+
+struct Signals {
+    AioContext *ctx;
+    AioWatch *watch;
+    void (*on_end)(void *opaque, bool again);
+    void *opaque;
+};
+
+static const int end_signals[] = {SIGTERM, SIGINT, SIGHUP};
+
+/* What a signal handler can reach. A handler belongs to the process, and so do these. */
+static int signal_event = -1;
+static volatile sig_atomic_t signal_counts[NSIG];
+
+static void handle_signal(int signo)
+{
+    const uint64_t one = 1;
+    int saved = errno;
+
+    if (signal_counts[signo]++ > 0 && signo != SIGHUP) {
+        alarm(LAST_RESORT_S);
+    }
+    if (write(signal_event, &one, sizeof(one)) < 0) {
+        /* The counter is full: the loop will wake all the same. */
+    }
+    errno = saved;
+}
+
+static void on_signal_event(void *opaque, short revents)
+{
+    Signals *signals = opaque;
+    uint64_t n;
+
+    if (read(signal_event, &n, sizeof(n)) < 0) {
+        return;
+    }
+    signals->on_end(signals->opaque, signal_counts[SIGTERM] > 1 || signal_counts[SIGINT] > 1);
+}
+
+static void set_handler(int signo, void (*handler)(int signo))
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(signo, &action, NULL);
+}
+
+Signals *signals_new(AioContext *ctx, void (*on_end)(void *opaque, bool again), void *opaque)
+{
+    Signals *signals = g_new0(Signals, 1);
+
+    g_assert(signal_event < 0);
+    signal_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    g_assert(signal_event >= 0);
+    signals->ctx = aio_context_ref(ctx);
+    signals->on_end = on_end;
+    signals->opaque = opaque;
+    signals->watch = aio_watch_new(ctx, signal_event, POLLIN, on_signal_event, NULL, signals);
+    for (gsize i = 0; i < G_N_ELEMENTS(end_signals); i++) {
+        set_handler(end_signals[i], handle_signal);
+    }
+    set_handler(SIGPIPE, SIG_IGN);
+    set_handler(SIGUSR1, SIG_IGN);
+    return signals;
+}
+
+void signals_free(Signals *signals)
+{
+    if (!signals) {
+        return;
+    }
+    for (gsize i = 0; i < G_N_ELEMENTS(end_signals); i++) {
+        set_handler(end_signals[i], SIG_IGN);
+    }
+    aio_watch_free(signals->watch);
+    close(signal_event);
+    signal_event = -1;
+    aio_context_unref(signals->ctx);
+    g_free(signals);
+}
+
+/* ---- service manager ---- */
+
+void notify_service_manager(const char *state)
+{
+    const char *path = g_getenv("NOTIFY_SOCKET");
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    gsize len = path ? strlen(path) : 0;
+    int fd;
+
+    if (len < 2 || len > sizeof(addr.sun_path) || (path[0] != '/' && path[0] != '@')) {
+        return;
+    }
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return;
+    }
+    memcpy(addr.sun_path, path, len);
+    if (path[0] == '@') {
+        addr.sun_path[0] = '\0';
+    }
+    if (sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&addr,
+               offsetof(struct sockaddr_un, sun_path) + len) < 0) {
+        g_info("cannot tell the service manager '%s': %s", state, g_strerror(errno));
+    }
+    close(fd);
+}

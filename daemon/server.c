@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "daemon/server.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "aio/coroutine.h"
+#include "daemon/plan.h"
+#include "monitor/monitor.h"
+#include "object/object.h"
+#include "util/error.h"
+
+struct Server {
+    const DaemonOptions *options;
+    Log *log;
+    Background *background;
+    GMainLoop *loop;
+    AioContext *ctx;
+    GSource *source;
+    Signals *signals;
+    Pidfile *pidfile;
+
+    QapiCommandTable *commands;
+    MonitorSet *monitors;
+    ObjectRegistry *objects;
+
+    bool stopping;       /* told to end */
+    Coroutine *sleeping; /* the main coroutine, while there is nothing for it to do */
+    int exit_code;
+};
+
+/* ---- the end ---- */
+
+void server_request_stop(Server *s)
+{
+    if (s->stopping) {
+        return;
+    }
+    s->stopping = true;
+    monitor_set_cancel_starts(s->monitors);
+    if (s->sleeping) {
+        aio_co_wake(g_steal_pointer(&s->sleeping));
+    }
+}
+
+static void on_quit(void *opaque)
+{
+    server_request_stop(opaque);
+}
+
+/* Leave at once; what other processes could trip over is still removed. */
+static void server_abandon(Server *s)
+{
+    log_error(s->log, "told to end again: ending at once, without waiting");
+    monitor_set_abandon(s->monitors);
+    pidfile_remove(s->pidfile);
+    _exit(EXIT_FAILURE);
+}
+
+static void on_end_signal(void *opaque, bool again)
+{
+    if (again) {
+        server_abandon(opaque);
+    }
+    server_request_stop(opaque);
+}
+
+static void co_fn server_co_take_down(Server *s)
+{
+    notify_service_manager("STOPPING=1");
+    monitor_set_co_quiesce(s->monitors);
+    monitor_set_co_close(s->monitors);
+    pidfile_remove(g_steal_pointer(&s->pidfile));
+}
+
+/* ---- the start ---- */
+
+static bool co_fn server_co_start_item(Server *s, const StartItem *item, GError **error)
+{
+    switch (item->kind) {
+    case START_OBJECT:
+        return object_registry_add(s->objects, item->u.object, error);
+    case START_CHARDEV:
+        return monitor_set_co_add_chardev(s->monitors, item->u.chardev, error);
+    case START_MONITOR:
+        return monitor_set_co_add(s->monitors, item->u.monitor, error);
+    case START_BLOCKDEV:
+    case START_EXPORT:
+    case START_NBD_SERVER:
+        break;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED, "this build cannot do that");
+    return false;
+}
+
+static bool co_fn server_co_set_up(Server *s, GError **error)
+{
+    g_autoptr(GPtrArray) plan = plan_start(s->options->items);
+
+    for (guint i = 0; i < plan->len && !s->stopping; i++) {
+        const StartItem *item = plan->pdata[i];
+
+        if (!server_co_start_item(s, item, error)) {
+            g_prefix_error(error, "%s %s: ", item->option, item->text);
+            return false;
+        }
+    }
+    if (s->options->pidfile && !s->stopping) {
+        s->pidfile = pidfile_create(s->options->pidfile, error);
+        return s->pidfile != NULL;
+    }
+    return true;
+}
+
+static void server_begin_to_serve(Server *s)
+{
+    background_ready(g_steal_pointer(&s->background), !log_uses_stderr(s->log));
+    monitor_set_start(s->monitors);
+    notify_service_manager("READY=1");
+}
+
+/* ---- the main coroutine ---- */
+
+static void co_fn server_co_main(void *opaque)
+{
+    Server *s = opaque;
+    g_autoptr(GError) error = NULL;
+
+    if (!server_co_set_up(s, &error)) {
+        /* What was interrupted fails, too, but that is no failure. */
+        if (!s->stopping) {
+            log_error(s->log, error->message);
+            s->exit_code = EXIT_FAILURE;
+        }
+        s->stopping = true;
+    }
+    if (!s->stopping) {
+        server_begin_to_serve(s);
+        s->sleeping = coroutine_self();
+        coroutine_yield();
+    }
+    server_co_take_down(s);
+    g_main_loop_quit(s->loop);
+}
+
+static void server_enter(void *opaque)
+{
+    Server *s = opaque;
+
+    aio_co_enter(s->ctx, server_co_main, s);
+}
+
+int server_run(Server *s, Background *background)
+{
+    s->background = background;
+    aio_bh_schedule_oneshot(s->ctx, server_enter, s);
+    g_main_loop_run(s->loop);
+    return s->exit_code;
+}
+
+/* ---- life ---- */
+
+Server *server_new(const DaemonOptions *options, Log *log, GError **error)
+{
+    AioOptions aio = AIO_OPTIONS_DEFAULT;
+    AioContext *ctx;
+    Server *s;
+
+    aio.backend = options->aio;
+    ctx = aio_context_new(&aio, error);
+    if (!ctx) {
+        return NULL;
+    }
+    s = g_new0(Server, 1);
+    s->options = options;
+    s->log = log;
+    s->ctx = ctx;
+    s->loop = g_main_loop_new(NULL, FALSE);
+    s->source = aio_context_attach_glib(ctx, NULL);
+    s->commands = qapi_command_table_new();
+    s->monitors = monitor_set_new(ctx, s->commands, on_quit, s);
+    s->objects = object_registry_new();
+    object_register_commands(s->objects, s->commands);
+    s->signals = signals_new(ctx, on_end_signal, s);
+    return s;
+}
+
+void server_free(Server *s)
+{
+    if (!s) {
+        return;
+    }
+    signals_free(s->signals);
+    object_registry_free(s->objects);
+    monitor_set_free(s->monitors);
+    qapi_command_table_free(s->commands);
+    g_source_destroy(s->source);
+    g_source_unref(s->source);
+    aio_context_unref(s->ctx);
+    g_main_loop_unref(s->loop);
+    g_free(s);
+}
