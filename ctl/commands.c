@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "ctl/commands.h"
+
+#include <string.h>
+
+G_DEFINE_QUARK(ctl - error - quark, ctl_error)
+
+const CtlOption ctl_global_options[] = {
+    {"socket", 's', "PATH", NULL, offsetof(Ctl, socket), "the daemon's socket"},
+    {"json", 'j', NULL, NULL, offsetof(Ctl, json), "one line of JSON, for scripts"},
+    {"help", 'h', NULL, NULL, offsetof(Ctl, help), "show help, of the command if one is given"},
+    {"version", 'V', NULL, NULL, offsetof(Ctl, version), "show the version"},
+    {NULL},
+};
+
+const CtlCommand *const ctl_commands[] = {
+    &ctl_command_help,
+    NULL,
+};
+
+const CtlCommand *ctl_command_find(const char *name)
+{
+    for (const CtlCommand *const *command = ctl_commands; *command; command++) {
+        if (strcmp((*command)->name, name) == 0) {
+            return *command;
+        }
+    }
+    return NULL;
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * ctl/commands.h - the short forms, each defined in the cmd-*.c file of its name.
+ */
+#ifndef WHARF_CTL_COMMANDS_H
+#define WHARF_CTL_COMMANDS_H
+
+#include "ctl/ctl.h"
+
+extern const CtlCommand ctl_command_help;
+
+#endif

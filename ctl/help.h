@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * ctl/help.h - texts that help.
+ */
+#ifndef WHARF_CTL_HELP_H
+#define WHARF_CTL_HELP_H
+
+#include "ctl/ctl.h"
+#include "ctl/schema.h"
+
+/* What wharfctl is, its commands and options. g_free(). */
+char *ctl_help_general(void);
+
+/* All about a short form. g_free(). */
+char *ctl_help_command(const CtlCommand *command);
+
+/* Report that there is no command @name, with the nearest that there is; @schema may be NULL. */
+void ctl_help_unknown(const CtlSchema *schema, const char *name, GError **error);
+
+#endif
