@@ -7,6 +7,13 @@
 
 #include "ctl/ctl.h"
 
+extern const CtlCommand ctl_command_mount;
+extern const CtlCommand ctl_command_umount;
+extern const CtlCommand ctl_command_export;
+extern const CtlCommand ctl_command_rm;
+extern const CtlCommand ctl_command_ls;
+extern const CtlCommand ctl_command_graph;
+extern const CtlCommand ctl_command_events;
 extern const CtlCommand ctl_command_help;
 
 #endif
