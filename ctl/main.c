@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <locale.h>
 #include <stdio.h>
+#include <string.h>
 
+#include "ctl/complete.h"
 #include "ctl/ctl.h"
 #include "ctl/help.h"
 #include "ctl/output.h"
@@ -93,6 +95,10 @@ int main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
 
     setlocale(LC_CTYPE, "");
+    if (argc > 1 && strcmp(argv[1], "--complete") == 0) {
+        ctl_complete(argv + 2);
+        return 0;
+    }
     if (!run(argv + 1, &error)) {
         return report(error);
     }
