@@ -77,7 +77,7 @@ typedef struct ExportDriver {
      */
     void co_fn (*co_withdraw)(Export *exp);
 
-    /* Give everything back. All queues are stopped and without requests. exp->blk is still there. */
+    /* Give everything back. All queues are stopped and idle; exp->blk is still there. */
     void co_fn (*co_end)(Export *exp);
 
     /* Add what only the driver knows to @info, whose common members are filled in. */
@@ -109,9 +109,9 @@ struct Export {
     /* fixed once added */
     const ExportDriver *driver;
     ExportRegistry *registry;
-    gpointer shared;  /* the driver's shared_size bytes */
+    gpointer shared; /* the driver's shared_size bytes */
     char *id;
-    char *user;       /* "export 'ID'": how messages call it */
+    char *user; /* "export 'ID'": how messages call it */
     char *node_name;
     AioContext *main; /* borrowed */
     bool writable;

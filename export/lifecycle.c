@@ -204,9 +204,8 @@ typedef struct ExportLoss {
 
 static const char *export_loss_to_string(BlockExportEndReason reason)
 {
-    return reason == BLOCK_EXPORT_END_REASON_UNMOUNTED
-               ? "somebody else has unmounted it"
-               : "its connection to the kernel was cut off";
+    return reason == BLOCK_EXPORT_END_REASON_UNMOUNTED ? "somebody else has unmounted it"
+                                                       : "its connection to the kernel was cut off";
 }
 
 static void co_fn export_co_lose(void *opaque)

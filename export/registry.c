@@ -46,8 +46,8 @@ ExportRegistry *export_registry_new(BlockGraph *graph, ObjectRegistry *objects,
     registry->graph = graph;
     registry->objects = objects;
     registry->events = events;
-    registry->by_id = g_hash_table_new_full(g_str_hash, g_str_equal, NULL,
-                                            (GDestroyNotify)export_unref);
+    registry->by_id =
+        g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)export_unref);
     registry->shared = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     return registry;
 }
@@ -98,8 +98,8 @@ static void co_fn export_registry_co_clear_shared(ExportRegistry *registry)
 }
 
 /* Each iothread that @options name (Iothread *, none: the main context), or NULL. */
-static GPtrArray *export_find_iothreads(ExportRegistry *registry,
-                                        const BlockExportOptions *options, GError **error)
+static GPtrArray *export_find_iothreads(ExportRegistry *registry, const BlockExportOptions *options,
+                                        GError **error)
 {
     g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify)iothread_unref);
     const BlockExportIothreads *wanted = options->iothread;
@@ -321,8 +321,8 @@ bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *
         return false;
     }
 
-    exp = export_ref(
-        export_registry_insert(registry, driver, options, g_steal_pointer(&iothreads)));
+    exp =
+        export_ref(export_registry_insert(registry, driver, options, g_steal_pointer(&iothreads)));
     if (!export_co_start(exp, node, options, error)) {
         export_registry_remove(registry, exp);
         export_set_state(exp, EXPORT_GONE);
@@ -443,7 +443,7 @@ static BlockExportStats *export_stats(Export *exp)
     stats->rd_bytes = ops[BLOCK_OP_READ].bytes;
     stats->wr_operations = ops[BLOCK_OP_WRITE].ops;
     stats->wr_bytes = ops[BLOCK_OP_WRITE].bytes;
-    stats->zero_operations = ops[BLOCK_OP_ZERO].ops;
+    stats->unmap_operations = ops[BLOCK_OP_UNMAP].ops;
     stats->flush_operations = ops[BLOCK_OP_FLUSH].ops;
     for (unsigned i = 0; i < BLOCK_OP__MAX; i++) {
         stats->failed_operations += ops[i].failed;

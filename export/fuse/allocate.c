@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Operations on where data lies: fallocate, lseek to data and holes. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include "export/fuse/fuse-internal.h"
+
+/* How far one question about the allocation reaches at most. */
+#define STATUS_BYTES (1 * G_GUINT64_CONSTANT(1073741824))
+
+/* Make the node @end bytes long if it is shorter. *@length is what it was. */
+static int co_fn fuse_co_grow(FuseExport *fe, uint64_t end, PreallocMode prealloc, uint64_t *length)
+{
+    int ret;
+
+    CO_MUTEX_GUARD(&fe->resize_lock);
+
+    *length = blk_length(fuse_blk(fe));
+    if (end <= *length) {
+        return 0;
+    }
+    ret = fuse_co_resize_locked(fe, end, prealloc);
+    if (ret == -ENOTSUP && prealloc != PREALLOC_MODE_OFF) {
+        ret = fuse_co_resize_locked(fe, end, PREALLOC_MODE_OFF);
+    }
+    return ret;
+}
+
+/* Make the part of the range that lies before @length read as zeros. */
+static int co_fn fuse_co_zero(FuseExport *fe, uint64_t offset, uint64_t end, uint64_t length,
+                              BlockRequestFlags flags)
+{
+    int ret;
+
+    end = MIN(end, length);
+    if (offset >= end) {
+        return 0;
+    }
+    if (fe->common.writethrough) {
+        flags |= BLOCK_REQ_FUA;
+    }
+    ret = blk_co_pwrite_zeroes(fuse_blk(fe), offset, end - offset, flags);
+    if (ret == 0) {
+        fuse_touch(fe);
+    }
+    return ret;
+}
+
+int fuse_co_fallocate(FuseCall *call)
+{
+    const struct fuse_fallocate_in *in = call->args;
+    FuseExport *fe = call->fe;
+    uint64_t end, length = blk_length(fuse_blk(fe));
+    int ret;
+
+    if (!fe->common.writable) {
+        return -EBADF;
+    }
+    if (in->length == 0) {
+        return -EINVAL;
+    }
+    if (in->offset > INT64_MAX || in->length > INT64_MAX - in->offset) {
+        return -EFBIG;
+    }
+    end = in->offset + in->length;
+
+    switch (in->mode) {
+    case 0:
+        return fuse_co_grow(fe, end, PREALLOC_MODE_FALLOC, &length);
+    case FALLOC_FL_KEEP_SIZE:
+        return 0; /* nothing promises space below, and past the end there is none */
+    case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
+        return fuse_co_zero(fe, in->offset, end, length, BLOCK_REQ_MAY_UNMAP);
+    case FALLOC_FL_ZERO_RANGE:
+        ret = fuse_co_grow(fe, end, PREALLOC_MODE_OFF, &length);
+        return ret < 0 ? ret : fuse_co_zero(fe, in->offset, end, length, 0);
+    case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE:
+        return fuse_co_zero(fe, in->offset, end, length, 0);
+    default:
+        return -EOPNOTSUPP;
+    }
+}
+
+/* The first byte from @offset on that is (@data) or is not data; -ENXIO if there is none. */
+static int64_t co_fn fuse_co_find(FuseExport *fe, uint64_t offset, bool data)
+{
+    for (;;) {
+        uint64_t pnum;
+        BlockStatus status;
+        int ret = blk_co_block_status(fuse_blk(fe), offset, STATUS_BYTES, &pnum, &status);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (pnum == 0) {
+            return data ? -ENXIO : (int64_t)offset; /* the end: a file has its last hole there */
+        }
+        if (!(status & BLOCK_STATUS_ZERO) == data) {
+            return offset;
+        }
+        offset += pnum;
+    }
+}
+
+int fuse_co_lseek(FuseCall *call)
+{
+    const struct fuse_lseek_in *in = call->args;
+    uint64_t length = blk_length(fuse_blk(call->fe));
+    int64_t found;
+
+    if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE) {
+        return -EINVAL;
+    }
+    if (in->offset > length || (in->offset == length && in->whence == SEEK_DATA)) {
+        return -ENXIO;
+    }
+    found = fuse_co_find(call->fe, in->offset, in->whence == SEEK_DATA);
+    if (found < 0) {
+        return found;
+    }
+    call->out.lseek = (struct fuse_lseek_out){.offset = found};
+    call->out_bytes = sizeof(call->out.lseek);
+    return 0;
+}

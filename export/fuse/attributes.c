@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Operations on what stat shows: getattr, setattr, statfs; and on open files. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "export/fuse/fuse-internal.h"
+
+#define ATTRIBUTES_INO      FUSE_ROOT_ID
+#define ATTRIBUTES_VALID_S  1    /* how long the kernel may keep them */
+#define ATTRIBUTES_BLOCK    4096 /* st_blksize and f_bsize, unless the node prefers more */
+#define ATTRIBUTES_NAME_MAX 255
+#define NS_PER_S            G_GINT64_CONSTANT(1000000000)
+
+/* Every mode bit that is not the owner's to read, write and execute. */
+#define DIV_ROUND_UP(n, d) (((n) + (d)-1) / (d))
+
+#define MODE_FOR_OTHERS (07777 & ~0700)
+
+#define load(member)         __atomic_load_n(&(member), __ATOMIC_RELAXED)
+#define store(member, value) __atomic_store_n(&(member), (value), __ATOMIC_RELAXED)
+
+static int64_t now_realtime(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_REALTIME_COARSE, &ts);
+    return ts.tv_sec * NS_PER_S + ts.tv_nsec;
+}
+
+void fuse_touch(FuseExport *fe)
+{
+    int64_t now = now_realtime();
+
+    store(fe->attributes.mtime, now);
+    store(fe->attributes.ctime, now);
+}
+
+void fuse_attributes_init(FuseExport *fe)
+{
+    int64_t now = now_realtime();
+
+    fe->attributes = (FuseAttributes){
+        .mode = fe->common.writable ? 0600 : 0400,
+        .uid = geteuid(),
+        .gid = getegid(),
+        .atime = now,
+        .mtime = now,
+        .ctime = now,
+    };
+}
+
+static uint32_t preferred_block(FuseExport *fe)
+{
+    BlockLimits limits;
+
+    blk_limits(fuse_blk(fe), &limits);
+    return MAX(limits.preferred_io, ATTRIBUTES_BLOCK);
+}
+
+/* Bytes taken up in the node's storage; the whole length where nobody knows. */
+static uint64_t co_fn fuse_co_allocated(FuseExport *fe, uint64_t length)
+{
+    int64_t allocated = blk_co_allocated_size(fuse_blk(fe));
+
+    return allocated < 0 ? length : (uint64_t)allocated;
+}
+
+/* Split before the epoch, too: nanoseconds are never negative. */
+static void split_time(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds)
+{
+    int64_t rest = ns % NS_PER_S;
+
+    if (rest < 0) {
+        rest += NS_PER_S;
+    }
+    *seconds = (uint64_t)((ns - rest) / NS_PER_S);
+    *nanoseconds = rest;
+}
+
+int fuse_co_getattr(FuseCall *call)
+{
+    FuseExport *fe = call->fe;
+    FuseAttributes *a = &fe->attributes;
+    uint64_t length = blk_length(fuse_blk(fe));
+    struct fuse_attr attr = {
+        .ino = ATTRIBUTES_INO,
+        .size = length,
+        .blocks = DIV_ROUND_UP(fuse_co_allocated(fe, length), 512),
+        .mode = S_IFREG | load(a->mode),
+        .nlink = 1,
+        .uid = load(a->uid),
+        .gid = load(a->gid),
+        .blksize = preferred_block(fe),
+    };
+
+    split_time(load(a->atime), &attr.atime, &attr.atimensec);
+    split_time(load(a->mtime), &attr.mtime, &attr.mtimensec);
+    split_time(load(a->ctime), &attr.ctime, &attr.ctimensec);
+    call->out.attr = (struct fuse_attr_out){.attr_valid = ATTRIBUTES_VALID_S, .attr = attr};
+    call->out_bytes = sizeof(call->out.attr);
+    return 0;
+}
+
+/* Whether the mode may be set so. That the caller owns the file is checked by the kernel. */
+static int check_mode(const FuseExport *fe, uint32_t mode)
+{
+    if (!fe->common.writable && (mode & 0222)) {
+        return -EROFS;
+    }
+    /* Where nobody else can come in, bits for others would promise what does not hold. */
+    if (!fe->mount.allow_other && (mode & MODE_FOR_OTHERS)) {
+        return -EPERM;
+    }
+    return 0;
+}
+
+/* Check everything before anything is changed. */
+static int check_setattr(const FuseExport *fe, const struct fuse_setattr_in *in)
+{
+    const uint32_t times = FATTR_ATIME | FATTR_MTIME | FATTR_CTIME;
+
+    if (!fe->common.writable && (in->valid & (FATTR_SIZE | times))) {
+        return -EROFS;
+    }
+    if (!fe->mount.allow_other && (in->valid & (FATTR_UID | FATTR_GID))) {
+        return -EOPNOTSUPP;
+    }
+    return in->valid & FATTR_MODE ? check_mode(fe, in->mode) : 0;
+}
+
+static int64_t join_time(uint64_t seconds, uint32_t nanoseconds)
+{
+    int64_t s = CLAMP((int64_t)seconds, G_MININT64 / NS_PER_S + 1, G_MAXINT64 / NS_PER_S - 1);
+
+    return s * NS_PER_S + MIN(nanoseconds, NS_PER_S - 1);
+}
+
+static void apply_setattr(FuseExport *fe, const struct fuse_setattr_in *in)
+{
+    FuseAttributes *a = &fe->attributes;
+    int64_t now = now_realtime();
+
+    if (in->valid & FATTR_MODE) {
+        store(a->mode, in->mode & 07777);
+    }
+    if (in->valid & FATTR_UID) {
+        store(a->uid, in->uid);
+    }
+    if (in->valid & FATTR_GID) {
+        store(a->gid, in->gid);
+    }
+    if (in->valid & FATTR_ATIME) {
+        store(a->atime, in->valid & FATTR_ATIME_NOW ? now : join_time(in->atime, in->atimensec));
+    }
+    if (in->valid & FATTR_MTIME) {
+        store(a->mtime, in->valid & FATTR_MTIME_NOW ? now : join_time(in->mtime, in->mtimensec));
+    }
+    store(a->ctime, in->valid & FATTR_CTIME ? join_time(in->ctime, in->ctimensec) : now);
+}
+
+int fuse_co_setattr(FuseCall *call)
+{
+    const struct fuse_setattr_in *in = call->args;
+    FuseExport *fe = call->fe;
+    int ret = check_setattr(fe, in);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (in->valid & FATTR_SIZE) {
+        CO_MUTEX_GUARD(&fe->resize_lock);
+
+        ret = fuse_co_resize_locked(fe, in->size, PREALLOC_MODE_OFF);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    apply_setattr(fe, in);
+    return fuse_co_getattr(call);
+}
+
+/*
+ * O_TRUNC empties a growable export; elsewhere it is ignored, so that cp and the shell's ">" write
+ * over what is there. So it is where the node cannot change its length.
+ */
+static int co_fn fuse_co_open_truncate(FuseExport *fe)
+{
+    int ret;
+
+    if (!fe->growable) {
+        return 0;
+    }
+    CO_MUTEX_GUARD(&fe->resize_lock);
+
+    ret = fuse_co_resize_locked(fe, 0, PREALLOC_MODE_OFF);
+    return ret == -ENOTSUP ? 0 : ret;
+}
+
+int fuse_co_open(FuseCall *call)
+{
+    const struct fuse_open_in *in = call->args;
+    FuseExport *fe = call->fe;
+    bool write = (in->flags & O_ACCMODE) != O_RDONLY;
+    int ret;
+
+    if (!fe->common.writable && (write || (in->flags & O_TRUNC))) {
+        return -EROFS;
+    }
+    if (in->flags & O_TRUNC) {
+        ret = fuse_co_open_truncate(fe);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    __atomic_add_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);
+    call->out.open = (struct fuse_open_out){
+        .open_flags = FOPEN_DIRECT_IO | (write ? FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_NOFLUSH)};
+    call->out_bytes = sizeof(call->out.open);
+    return 0;
+}
+
+int fuse_co_release(FuseCall *call)
+{
+    FuseExport *fe = call->fe;
+
+    /* Whoever opened it may have been told of a failure meanwhile; never below zero. */
+    if (load(fe->open_files)) {
+        __atomic_sub_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);
+    }
+    return 0;
+}
+
+int fuse_co_statfs(FuseCall *call)
+{
+    uint64_t length = blk_length(fuse_blk(call->fe));
+    uint64_t blocks = DIV_ROUND_UP(length, ATTRIBUTES_BLOCK);
+    uint64_t used = DIV_ROUND_UP(fuse_co_allocated(call->fe, length), ATTRIBUTES_BLOCK);
+
+    call->out.statfs.st = (struct fuse_kstatfs){
+        .blocks = blocks,
+        .bfree = blocks - MIN(used, blocks),
+        .bavail = blocks - MIN(used, blocks),
+        .files = 1,
+        .bsize = ATTRIBUTES_BLOCK,
+        .frsize = ATTRIBUTES_BLOCK,
+        .namelen = ATTRIBUTES_NAME_MAX,
+    };
+    call->out_bytes = sizeof(call->out.statfs);
+    return 0;
+}

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Transport "dev": requests are read from /dev/fuse into buffers of the queue's pool, each is
+ * served by a coroutine of its own, and the answer goes from the same buffer to the same
+ * descriptor.
+ *
+ * A buffer is one mapping: the request's own state and the head of its message share the first
+ * page, and the data of a WRITE, or that for a READ's answer, begins with the second. So data is
+ * aligned to a page without being moved, and memory is used as far as a request needs it.
+ *
+ *     | FuseRequest ...          | in_header, write_in | data ...                      |
+ *     0                    PAGE - 80               PAGE              PAGE + FUSE_INIT_MAX_IO
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "export/fuse/fuse-internal.h"
+#include "util/error.h"
+
+#define CHANNEL_DEVICE       "/dev/fuse"
+#define CHANNEL_PAGE         4096
+#define CHANNEL_HEAD         (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+#define CHANNEL_MAPPING      (CHANNEL_PAGE + FUSE_INIT_MAX_IO)
+#define CHANNEL_BATCH        32  /* requests begun before other work of the context gets its turn */
+#define CHANNEL_MAX_REQUESTS 256 /* in flight in one queue */
+#define CHANNEL_TRIM_NS      (1000 * G_GINT64_CONSTANT(1000000))
+
+/* Messages the kernel still has for a connection that is to be closed, at most. */
+#define CHANNEL_MAX_REFUSED 4096
+
+struct FuseRequest {
+    FuseQueue *queue;
+    FuseRequest *next;  /* in the list of free or active ones */
+    FuseRequest **link; /* what points to an active one */
+    const FuseOperation *operation;
+    bool answered; /* cut off */
+    FuseCall call;
+};
+
+G_STATIC_ASSERT(sizeof(FuseRequest) + CHANNEL_HEAD <= CHANNEL_PAGE);
+
+static void *request_message(FuseRequest *req)
+{
+    return (char *)req + CHANNEL_PAGE - CHANNEL_HEAD;
+}
+
+static void *request_data(FuseRequest *req)
+{
+    return (char *)req + CHANNEL_PAGE;
+}
+
+int fuse_channel_clone(int fd, GError **error)
+{
+    uint32_t source = fd;
+    int clone = open(CHANNEL_DEVICE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+    if (clone >= 0 && ioctl(clone, FUSE_DEV_IOC_CLONE, &source) == 0) {
+        return clone;
+    }
+    if (clone >= 0) {
+        close(clone);
+    }
+    clone = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (clone < 0) {
+        wharf_set_error_errno(error, errno, "Cannot make a further channel of the FUSE connection");
+    }
+    return clone;
+}
+
+/* The pool */
+
+static FuseRequest *channel_grow(FuseQueue *queue)
+{
+    FuseChannel *channel = &queue->channel;
+    FuseRequest *req;
+
+    if (channel->n_requests == CHANNEL_MAX_REQUESTS) {
+        return NULL;
+    }
+    req = mmap(NULL, CHANNEL_MAPPING, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (req == MAP_FAILED) {
+        return NULL;
+    }
+    req->queue = queue;
+    channel->n_requests++;
+    return req;
+}
+
+static FuseRequest *channel_take(FuseQueue *queue)
+{
+    FuseChannel *channel = &queue->channel;
+    FuseRequest *req = channel->free;
+
+    if (!req) {
+        return channel_grow(queue);
+    }
+    channel->free = req->next;
+    return req;
+}
+
+static void channel_give(FuseChannel *channel, FuseRequest *req)
+{
+    req->next = channel->free;
+    channel->free = req;
+}
+
+static void channel_free_requests(FuseChannel *channel)
+{
+    while (channel->free) {
+        FuseRequest *req = channel->free;
+
+        channel->free = req->next;
+        munmap(req, CHANNEL_MAPPING);
+        channel->n_requests--;
+    }
+}
+
+static void channel_trim(void *opaque)
+{
+    FuseChannel *channel = opaque;
+
+    if (!channel->used) {
+        channel_free_requests(channel);
+    }
+    channel->used = false;
+    if (channel->n_requests) {
+        aio_timer_arm(channel->trim_timer, aio_now_ns() + CHANNEL_TRIM_NS);
+    }
+}
+
+/* Answers */
+
+/* Failures mean that the kernel has given up the request or the connection: nobody waits any more.
+ */
+static void channel_write(FuseChannel *channel, const struct iovec *iov, int n)
+{
+    while (writev(channel->fd, iov, n) < 0 && errno == EINTR) {
+    }
+}
+
+static void channel_answer_error(FuseChannel *channel, uint64_t unique, int err)
+{
+    struct fuse_out_header header = {.len = sizeof(header), .error = err, .unique = unique};
+    struct iovec iov = {&header, sizeof(header)};
+
+    channel_write(channel, &iov, 1);
+}
+
+static void request_answer(FuseRequest *req, int ret)
+{
+    FuseCall *call = &req->call;
+    FuseChannel *channel = &req->queue->channel;
+
+    if (req->answered || (req->operation && req->operation->flags & FUSE_OPERATION_NO_REPLY)) {
+        return;
+    }
+    if (ret < 0) {
+        channel_answer_error(channel, call->in->unique, ret);
+        return;
+    }
+    call->out.header = (struct fuse_out_header){
+        .len = sizeof(call->out.header) + call->out_bytes + call->data_bytes,
+        .unique = call->in->unique,
+    };
+    channel_write(channel,
+                  (const struct iovec[]){
+                      {&call->out, sizeof(call->out.header) + call->out_bytes},
+                      {call->payload, call->data_bytes},
+                  },
+                  call->data_bytes ? 2 : 1);
+}
+
+/* Requests */
+
+static void channel_resume(FuseChannel *channel)
+{
+    if (channel->paused && channel->watch) {
+        channel->paused = false;
+        aio_watch_set_events(channel->watch, POLLIN);
+    }
+}
+
+static void co_fn request_co_run(void *opaque)
+{
+    FuseRequest *req = opaque;
+    FuseQueue *queue = req->queue;
+    bool data = fuse_operation_is_data(req->operation, &req->call);
+
+    export_request_begin(&queue->common, data);
+    request_answer(req, req->operation->co_serve(&req->call));
+
+    *req->link = req->next;
+    if (req->next) {
+        req->next->link = req->link;
+    }
+    channel_give(&queue->channel, req);
+    channel_resume(&queue->channel);
+    export_request_end(&queue->common, data);
+}
+
+/* A message of @bytes bytes has been read into @req. */
+static void request_begin(FuseRequest *req, size_t bytes)
+{
+    FuseQueue *queue = req->queue;
+    FuseChannel *channel = &queue->channel;
+    FuseExport *fe = (FuseExport *)queue->common.exp;
+    int err;
+
+    req->answered = false;
+    req->operation =
+        fuse_call_parse(&req->call, fe, request_message(req), bytes, request_data(req), &err);
+    if (!req->operation) {
+        if (err) {
+            request_answer(req, err);
+        }
+        channel_give(channel, req);
+        return;
+    }
+    req->next = channel->active;
+    req->link = &channel->active;
+    if (req->next) {
+        req->next->link = &req->next;
+    }
+    channel->active = req;
+    coroutine_enter(coroutine_create(request_co_run, req));
+}
+
+/* The connection has ended: no more comes from it. */
+static void channel_lost(FuseQueue *queue, int err)
+{
+    FuseExport *fe = (FuseExport *)queue->common.exp;
+
+    g_clear_pointer(&queue->channel.watch, aio_watch_free);
+    if (__atomic_exchange_n(&fe->lost, true, __ATOMIC_RELAXED)) {
+        return;
+    }
+    if (err != ENODEV && err != ECONNABORTED) {
+        g_warning("%s: reading requests failed: %s", queue->common.exp->user, g_strerror(err));
+    }
+    export_lost(queue->common.exp, err == ENODEV ? BLOCK_EXPORT_END_REASON_UNMOUNTED
+                                                 : BLOCK_EXPORT_END_REASON_ABORTED);
+}
+
+/* Read one message into @req; its length, or -errno. */
+static ssize_t channel_read(FuseChannel *channel, FuseRequest *req)
+{
+    ssize_t n;
+
+    do {
+        n = read(channel->fd, request_message(req), CHANNEL_HEAD + FUSE_INIT_MAX_IO);
+        /* ENOENT: the request was taken back while it was on its way. */
+    } while (n < 0 && (errno == EINTR || errno == ENOENT));
+    return n < 0 ? -errno : n;
+}
+
+/* Take one request. False if there is none, or nothing to put it in. */
+static bool channel_take_request(FuseQueue *queue)
+{
+    FuseChannel *channel = &queue->channel;
+    FuseRequest *req = channel_take(queue);
+    ssize_t n;
+
+    if (!req) {
+        channel->paused = true;
+        aio_watch_set_events(channel->watch, 0);
+        return false;
+    }
+    n = channel_read(channel, req);
+    if (n < 0) {
+        channel_give(channel, req);
+        if (n != -EAGAIN) {
+            channel_lost(queue, -n);
+        }
+        return false;
+    }
+    request_begin(req, n);
+    return true;
+}
+
+static void channel_ready(void *opaque, short revents)
+{
+    FuseQueue *queue = opaque;
+    FuseChannel *channel = &queue->channel;
+
+    for (unsigned i = 0; i < CHANNEL_BATCH && channel->watch && channel_take_request(queue); i++) {
+    }
+    if (!channel->used && channel->watch) {
+        channel->used = true;
+        aio_timer_arm(channel->trim_timer, aio_now_ns() + CHANNEL_TRIM_NS);
+    }
+}
+
+void fuse_channel_begin(FuseQueue *queue)
+{
+    FuseChannel *channel = &queue->channel;
+    AioContext *ctx = queue->common.ctx;
+
+    channel->trim_timer = aio_timer_new(ctx, channel_trim, channel);
+    channel->watch = aio_watch_new(ctx, channel->fd, POLLIN, channel_ready, NULL, queue);
+}
+
+/* Fail what the kernel still has for us, so that its clients see ENOTCONN and not ECONNABORTED. */
+static void channel_refuse_rest(FuseQueue *queue)
+{
+    FuseChannel *channel = &queue->channel;
+    FuseRequest *req = channel_take(queue);
+
+    for (unsigned i = 0; req && i < CHANNEL_MAX_REFUSED; i++) {
+        const struct fuse_in_header *in = request_message(req);
+        ssize_t n = channel_read(channel, req);
+
+        if (n < (ssize_t)sizeof(*in)) {
+            break;
+        }
+        if (in->opcode != FUSE_FORGET && in->opcode != FUSE_BATCH_FORGET) {
+            channel_answer_error(channel, in->unique, -ENOTCONN);
+        }
+    }
+    if (req) {
+        channel_give(channel, req);
+    }
+}
+
+/* Fail what has begun. The requests run on, but nobody waits for them. */
+static void channel_cut(FuseQueue *queue)
+{
+    FuseChannel *channel = &queue->channel;
+
+    if (channel->fd < 0) {
+        return;
+    }
+    for (FuseRequest *req = channel->active; req; req = req->next) {
+        request_answer(req, -ENOTCONN);
+        req->answered = true;
+    }
+    channel_refuse_rest(queue);
+    close(channel->fd);
+    channel->fd = -1;
+}
+
+void fuse_channel_stop(FuseQueue *queue, bool cut)
+{
+    FuseChannel *channel = &queue->channel;
+
+    g_clear_pointer(&channel->watch, aio_watch_free);
+    g_clear_pointer(&channel->trim_timer, aio_timer_free);
+    if (cut) {
+        channel_cut(queue);
+    }
+}
+
+void fuse_channel_close(FuseQueue *queue)
+{
+    channel_cut(queue);
+    channel_free_requests(&queue->channel);
+}

@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The export driver "fuse". Everything that may wait for a file system, ours or somebody else's, is
+ * done by a worker, never by a loop that serves requests.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "export/fuse/fuse-internal.h"
+#include "export/fuse/mountinfo.h"
+#include "export/fuse/records.h"
+#include "util/error.h"
+
+#define NS_PER_S G_GINT64_CONSTANT(1000000000)
+
+/* How long taking an export away waits for an unmount before it cuts the connection off. */
+#define UNMOUNT_WAIT_NS (5 * NS_PER_S)
+
+/* What the FUSE exports of a daemon have in common. Workers look into it at the same time. */
+struct FuseShared {
+    GMutex lock;
+    GHashTable *mounted; /* "MAJOR:MINOR" -> id of the export mounted there; under lock */
+    GHashTable
+        *covering; /* keys of the files that an export is just being mounted on; under lock */
+    FuseRecords *records; /* opened by the first; under lock while it is NULL */
+};
+
+static void fuse_shared_init(gpointer opaque)
+{
+    FuseShared *shared = opaque;
+
+    g_mutex_init(&shared->lock);
+    shared->mounted = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    shared->covering = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+}
+
+static int fuse_shared_close_records(void *opaque)
+{
+    FuseShared *shared = opaque;
+
+    fuse_records_close(g_steal_pointer(&shared->records));
+    return 0;
+}
+
+static void co_fn fuse_co_shared_clear(gpointer opaque)
+{
+    FuseShared *shared = opaque;
+
+    aio_co_run_worker(fuse_shared_close_records, shared);
+    g_hash_table_destroy(shared->mounted);
+    g_hash_table_destroy(shared->covering);
+    g_mutex_clear(&shared->lock);
+}
+
+static FuseRecords *fuse_shared_records(FuseShared *shared)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
+
+    if (!shared->records) {
+        g_autofree char *base = fuse_records_default_base();
+
+        shared->records = fuse_records_open(base);
+    }
+    return shared->records;
+}
+
+static char *mount_key(const FuseMountId *id)
+{
+    return g_strdup_printf("%u:%u", id->dev_major, id->dev_minor);
+}
+
+/* The id of our export that is mounted there, or NULL. */
+static char *fuse_shared_find(FuseShared *shared, const FuseMountId *id)
+{
+    g_autofree char *key = mount_key(id);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
+
+    return g_strdup(g_hash_table_lookup(shared->mounted, key));
+}
+
+static void fuse_shared_insert(FuseShared *shared, const FuseMountId *id, const char *export_id)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
+
+    g_hash_table_insert(shared->mounted, mount_key(id), g_strdup(export_id));
+}
+
+static void fuse_shared_remove(FuseShared *shared, const FuseMountId *id)
+{
+    g_autofree char *key = mount_key(id);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
+
+    g_hash_table_remove(shared->mounted, key);
+}
+
+/* Keep others from covering the file that @key names; false if somebody is at it. */
+static bool fuse_shared_reserve(FuseShared *shared, const char *key)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
+
+    return g_hash_table_add(shared->covering, g_strdup(key));
+}
+
+static void fuse_shared_release(FuseShared *shared, const char *key)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
+
+    g_hash_table_remove(shared->covering, key);
+}
+
+/* Starting, in a worker */
+
+typedef struct FuseStart {
+    FuseExport *fe;
+    const BlockExportOptionsFuse *options;
+    char *path; /* the mountpoint, absolute */
+    GError *error;
+} FuseStart;
+
+/* Refuse a path that leads to a mount of our own, however it is spelt. */
+static bool start_check_own(FuseStart *start, const char *path)
+{
+    g_autofree char *other = NULL;
+    FuseMountId id;
+    int ret = fuse_mountpoint_identify(path, &id);
+
+    if (ret < 0) {
+        wharf_set_error_errno(&start->error, -ret, "Cannot stat mountpoint '%s'", path);
+        return false;
+    }
+    other = fuse_shared_find(start->fe->common.shared, &id);
+    if (other) {
+        g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_EXISTS,
+                    "There is already an export at mountpoint '%s': '%s'; choose another file",
+                    start->options->mountpoint, other);
+        return false;
+    }
+    return true;
+}
+
+/* Whether the mount at @path is a FUSE one: what a stale mount must be to be cleared. */
+static bool is_fuse_mount(const char *path)
+{
+    g_autoptr(MountInfo) info = NULL;
+    FuseMountId id;
+
+    if (fuse_mountpoint_identify(path, &id) < 0) {
+        return false;
+    }
+    info = mountinfo_find_id(id.mount, id.dev_major, id.dev_minor);
+    return info && g_str_has_prefix(info->fstype, "fuse");
+}
+
+static bool start_clear_stale(FuseStart *start, const char *path)
+{
+    if (!start->options->replace_stale || !is_fuse_mount(path)) {
+        g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "Mountpoint '%s' holds the stale mount of a FUSE server that is gone; clear it "
+                    "by 'fusermount3 -u %s' (or umount), or add the export with 'replace-stale'",
+                    path, path);
+        return false;
+    }
+    if (!fuse_unmount_stale(path, &start->error)) {
+        return false;
+    }
+    g_message("%s: cleared the stale mount at '%s'", start->fe->common.user, path);
+    return true;
+}
+
+/* Make sure that there is a regular file to cover; @key names it. */
+static bool start_check_file(FuseStart *start, const char *path, char **key)
+{
+    /* One dead mount may lie upon another. */
+    for (unsigned i = 0; i < 16; i++) {
+        switch (fuse_mountpoint_inspect(path, key, &start->error)) {
+        case FUSE_PLACE_FILE:
+            return true;
+        case FUSE_PLACE_UNFIT:
+            return false;
+        case FUSE_PLACE_STALE:
+            if (!start_clear_stale(start, path) || !start_check_own(start, path)) {
+                return false;
+            }
+        }
+    }
+    g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "Mountpoint '%s' holds too many stale mounts; clear them by umount", path);
+    return false;
+}
+
+/* Open the channels of the other queues. */
+static bool start_open_channels(FuseStart *start)
+{
+    FuseExport *fe = start->fe;
+
+    for (unsigned i = 1; i < fe->common.n_queues; i++) {
+        FuseQueue *queue = (FuseQueue *)fe->common.queues[i];
+
+        queue->channel.fd = fuse_channel_clone(fe->mount.fd, &start->error);
+        if (queue->channel.fd < 0) {
+            return false;
+        }
+    }
+    /* The first has the one that came with the mount, which then is the queue's alone. */
+    ((FuseQueue *)fe->common.queues[0])->channel.fd = fe->mount.fd;
+    fe->mount.fd = -1;
+    return true;
+}
+
+static void start_close_channels(FuseExport *fe)
+{
+    for (unsigned i = 0; i < fe->common.n_queues; i++) {
+        FuseQueue *queue = (FuseQueue *)fe->common.queues[i];
+
+        if (queue->channel.fd >= 0) {
+            close(queue->channel.fd);
+            queue->channel.fd = -1;
+        }
+    }
+}
+
+static bool start_mount(FuseStart *start, const char *path)
+{
+    FuseExport *fe = start->fe;
+    g_autoptr(GError) unmount_error = NULL;
+
+    if (!fuse_mount(path, fe->common.writable, start->options->allow_other, &fe->mount,
+                    &start->error)) {
+        return false;
+    }
+    if (fuse_init_handshake(fe->mount.fd, &fe->agreed, &start->error) &&
+        start_open_channels(start)) {
+        return true;
+    }
+    if (fuse_unmount(path, &fe->mount.id, &unmount_error) >= FUSE_UNMOUNT_COVERED) {
+        g_warning("%s: %s", fe->common.user, unmount_error->message);
+    }
+    start_close_channels(fe);
+    fuse_mount_clear(&fe->mount);
+    return false;
+}
+
+static int fuse_start_worker(void *opaque)
+{
+    FuseStart *start = opaque;
+    FuseShared *shared = start->fe->common.shared;
+    FuseRecords *records = fuse_shared_records(shared);
+    g_autofree char *path = fuse_mountpoint_resolve(start->path, &start->error);
+    g_autofree char *key = NULL;
+    bool mounted;
+
+    if (!path || !start_check_own(start, path) || !start_check_file(start, path, &key)) {
+        return -1;
+    }
+    if (!fuse_shared_reserve(shared, key)) {
+        g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "Another export is just being added at mountpoint '%s'", path);
+        return -1;
+    }
+    /* Once more: whoever had the reservation before may have mounted. */
+    mounted = start_check_own(start, path) && start_mount(start, path);
+    if (mounted) {
+        fuse_shared_insert(shared, &start->fe->mount.id, start->fe->common.id);
+        fuse_records_add(records, &start->fe->mount.id, path);
+    }
+    fuse_shared_release(shared, key);
+    return mounted ? 0 : -1;
+}
+
+/* The mountpoint as it is meant now, whatever the working directory becomes. */
+static char *absolute_path(const char *path)
+{
+    g_autofree char *directory = NULL;
+
+    if (!*path || g_path_is_absolute(path)) {
+        return g_strdup(path);
+    }
+    directory = g_get_current_dir();
+    return g_build_filename(directory, path, NULL);
+}
+
+/* Have the kernel ask for the attributes again. */
+static void fuse_invalidate_attributes(FuseExport *fe)
+{
+    const FuseQueue *queue = (const FuseQueue *)fe->common.queues[0];
+    const struct {
+        struct fuse_out_header header;
+        struct fuse_notify_inval_inode_out inval;
+    } notice = {
+        .header = {.len = sizeof(notice), .error = FUSE_NOTIFY_INVAL_INODE},
+        /* A negative offset: attributes only. Dropping pages could wait for requests of ours. */
+        .inval = {.ino = FUSE_ROOT_ID, .off = -1},
+    };
+
+    if (write(queue->channel.fd, &notice, sizeof(notice)) < 0) {
+        g_debug("%s: cannot tell the kernel of a change: %s", fe->common.user, g_strerror(errno));
+    }
+}
+
+/*
+ * The node has changed: its length, which may be our own doing, or its data through somebody else.
+ */
+static void fuse_node_changed(void *opaque)
+{
+    FuseExport *fe = opaque;
+    int64_t length = blk_length(fe->common.blk);
+    bool ours = __atomic_exchange_n(&fe->resized, false, __ATOMIC_RELAXED);
+    bool known = __atomic_exchange_n(&fe->length_told, length, __ATOMIC_RELAXED) == length;
+
+    if (!ours || !known) {
+        fuse_touch(fe);
+        fuse_invalidate_attributes(fe);
+    }
+}
+
+static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *options,
+                                       GError **error)
+{
+    FuseExport *fe = (FuseExport *)exp;
+    g_autofree char *path = absolute_path(options->u.fuse.mountpoint);
+    FuseStart start = {.fe = fe, .options = &options->u.fuse, .path = path};
+
+    fe->growable = options->u.fuse.growable && options->writable;
+    fe->mount.fd = -1;
+    for (unsigned i = 0; i < exp->n_queues; i++) {
+        ((FuseQueue *)exp->queues[i])->channel.fd = -1;
+    }
+    fuse_attributes_init(fe);
+    if (aio_co_run_worker(fuse_start_worker, &start) < 0) {
+        g_propagate_error(error, start.error);
+        return false;
+    }
+    fe->length_told = blk_length(exp->blk);
+    blk_set_change_notify(exp->blk, fuse_node_changed, fe);
+    return true;
+}
+
+static void fuse_export_permissions(const BlockExportOptions *options, BlockPerm *perm,
+                                    BlockPerm *shared)
+{
+    *perm = BLOCK_PERM_CONSISTENT_READ | (options->writable ? BLOCK_PERM_WRITE : 0);
+    *shared = BLOCK_PERM_ALL;
+}
+
+static void fuse_export_begin(ExportQueue *queue)
+{
+    fuse_channel_begin((FuseQueue *)queue);
+}
+
+static void fuse_export_stop(ExportQueue *queue, bool cut)
+{
+    fuse_channel_stop((FuseQueue *)queue, cut);
+}
+
+/* Ending */
+
+static int fuse_unmount_worker(void *opaque)
+{
+    FuseExport *fe = opaque;
+    FuseShared *shared = fe->common.shared;
+    g_autoptr(GError) error = NULL;
+
+    if (fuse_unmount(fe->mount.path, &fe->mount.id, &error) >= FUSE_UNMOUNT_COVERED) {
+        g_warning("%s leaves its mount behind: %s", fe->common.user, error->message);
+    } else {
+        fuse_records_remove(shared->records, &fe->mount.id);
+    }
+    fuse_shared_remove(shared, &fe->mount.id);
+    return 0;
+}
+
+static void co_fn fuse_co_unmount(void *opaque)
+{
+    FuseExport *fe = opaque;
+
+    aio_co_run_worker(fuse_unmount_worker, fe);
+    fe->unmounted = true;
+    if (fe->unmount_waiter) {
+        export_waiter_wake(fe->unmount_waiter);
+    }
+}
+
+static void co_fn fuse_co_wait_unmounted(FuseExport *fe, int64_t deadline_ns)
+{
+    bool waiting = true;
+
+    while (!fe->unmounted && waiting) {
+        ExportWaiter waiter = {0};
+
+        fe->unmount_waiter = &waiter;
+        waiting = export_waiter_co_wait(&waiter, deadline_ns);
+        fe->unmount_waiter = NULL;
+    }
+}
+
+static void co_fn fuse_export_co_withdraw(Export *exp)
+{
+    FuseExport *fe = (FuseExport *)exp;
+    unsigned open_files = __atomic_load_n(&fe->open_files, __ATOMIC_RELAXED);
+
+    blk_set_change_notify(exp->blk, NULL, NULL);
+    if (open_files && !__atomic_load_n(&fe->lost, __ATOMIC_RELAXED)) {
+        g_message("%s: %u open file%s at '%s' will be cut off", exp->user, open_files,
+                  open_files == 1 ? "" : "s", fe->mount.path);
+    }
+    /* A coroutine of its own: if the unmount hangs, the export goes on without it. */
+    aio_co_enter(exp->main, fuse_co_unmount, fe);
+    fuse_co_wait_unmounted(fe, aio_now_ns() + UNMOUNT_WAIT_NS);
+}
+
+static void co_fn fuse_export_co_end(Export *exp)
+{
+    FuseExport *fe = (FuseExport *)exp;
+
+    for (unsigned i = 0; i < exp->n_queues; i++) {
+        fuse_channel_close((FuseQueue *)exp->queues[i]);
+    }
+    /* With the connection closed nothing can hold it up any more. */
+    fuse_co_wait_unmounted(fe, INT64_MAX);
+    fuse_mount_clear(&fe->mount);
+}
+
+static void fuse_export_query(Export *exp, BlockExportInfo *info)
+{
+    FuseExport *fe = (FuseExport *)exp;
+    BlockExportInfoFuse *fuse = g_new0(BlockExportInfoFuse, 1);
+
+    info->mountpoint = g_strdup(fe->mount.path ? fe->mount.path : "");
+    info->has_growable = true;
+    info->growable = fe->growable;
+    info->fuse = fuse;
+    fuse->transport = g_strdup("dev");
+    fuse->protocol = g_strdup_printf("%d.%u", FUSE_KERNEL_VERSION, fe->agreed.minor);
+    fuse->max_write = fe->agreed.max_write;
+    fuse->max_read = FUSE_MOUNT_MAX_READ;
+    fuse->max_background = fe->agreed.max_background;
+    fuse->features = fuse_init_features(&fe->agreed);
+    fuse->allow_other = fe->mount.allow_other;
+    fuse->connection = fe->mount.id.dev_minor;
+}
+
+extern const ExportDriver export_driver_fuse;
+const ExportDriver export_driver_fuse = {
+    .type = BLOCK_EXPORT_TYPE_FUSE,
+    .state_size = sizeof(FuseExport),
+    .queue_size = sizeof(FuseQueue),
+    .shared_size = sizeof(FuseShared),
+    .shared_init = fuse_shared_init,
+    .co_shared_clear = fuse_co_shared_clear,
+    .permissions = fuse_export_permissions,
+    .co_start = fuse_export_co_start,
+    .begin = fuse_export_begin,
+    .stop = fuse_export_stop,
+    .co_withdraw = fuse_export_co_withdraw,
+    .co_end = fuse_export_co_end,
+    .query = fuse_export_query,
+};

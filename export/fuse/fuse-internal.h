@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * export/fuse/fuse-internal.h - the parts of a FUSE export and the seams between them.
+ *
+ *   mount.c, mountpoint.c,   mounting and unmounting; know nothing of requests
+ *   mountinfo.c, helper.c, records.c
+ *   init.c                   what is agreed on with the kernel
+ *   dispatch.c               from the bytes of a request to its operation
+ *   io.c, allocate.c,        operations: what a request means for the node; know nothing of how
+ *   attributes.c             requests travel
+ *   channel.c                transport "dev": requests and replies through /dev/fuse
+ *   export.c                 the export driver, which ties them together
+ *
+ * An operation gets a FuseCall and leaves its answer there. A transport reads a request, parses it
+ * by fuse_call_parse(), runs fuse_call_co_serve() in a coroutine of its queue's context and sends
+ * the answer. No more passes between the two.
+ */
+#ifndef WHARF_EXPORT_FUSE_INTERNAL_H
+#define WHARF_EXPORT_FUSE_INTERNAL_H
+
+#include <linux/fuse.h>
+
+#include "aio/lock.h"
+#include "export/driver.h"
+#include "export/fuse/init.h"
+#include "export/fuse/mount.h"
+#include "export/waiter.h"
+
+typedef struct FuseShared FuseShared;
+
+/* What stat shows and utimensat, chmod and chown set. Any thread; each member for itself. */
+typedef struct FuseAttributes {
+    uint32_t mode; /* permission bits */
+    uint32_t uid, gid;
+    int64_t atime, mtime, ctime; /* nanoseconds of CLOCK_REALTIME */
+} FuseAttributes;
+
+typedef struct FuseExport {
+    Export common;
+
+    /* fixed while requests run */
+    bool growable;
+    FuseAgreement agreed;
+    FuseMount mount;
+
+    /* any thread */
+    FuseAttributes attributes; /* atomic */
+    unsigned open_files;       /* atomic */
+    bool lost;                 /* atomic: the kernel has told us that the connection is gone */
+    bool resized;              /* atomic: a client of ours has, since we last looked */
+    int64_t length_told;       /* atomic: what the kernel knows or will find out by itself */
+    CoMutex resize_lock;       /* from looking at the length to having changed it */
+
+    /* main thread */
+    bool unmounted;
+    ExportWaiter *unmount_waiter;
+} FuseExport;
+
+/* Operations */
+
+/* One request and its answer. Lives as long as the request. */
+typedef struct FuseCall {
+    FuseExport *fe;
+    const struct fuse_in_header *in;
+    const void *args; /* the operation's fuse_*_in, whole */
+    void *payload; /* what follows it (WRITE); room for FUSE_INIT_MAX_IO bytes of answer (READ) */
+    size_t payload_bytes;
+
+    /* the answer of a call that returns 0: first @out_bytes of @out, then @data_bytes of payload */
+    struct {
+        struct fuse_out_header header; /* the transport's */
+        union {
+            struct fuse_attr_out attr;
+            struct fuse_open_out open;
+            struct fuse_write_out write;
+            struct fuse_statfs_out statfs;
+            struct fuse_lseek_out lseek;
+        };
+    } out;
+    size_t out_bytes;
+    size_t data_bytes;
+} FuseCall;
+
+typedef enum {
+    FUSE_OPERATION_DATA = 1,     /* reads or changes data: in flight, it keeps a deletion away */
+    FUSE_OPERATION_PAYLOAD = 2,  /* data follows the arguments */
+    FUSE_OPERATION_NO_REPLY = 4, /* the kernel wants no answer */
+} FuseOperationFlags;
+
+typedef struct FuseOperation {
+    int co_fn (*co_serve)(FuseCall *call); /* 0 or -errno; NULL: always @error */
+    int error;
+    uint16_t args_bytes; /* of its fuse_*_in */
+    uint16_t flags;
+} FuseOperation;
+
+/*
+ * Find the operation for the message @message of @bytes bytes and fill in what of @call describes
+ * the request. @payload: where the data of a WRITE begins in the message, or that of the answer may
+ * be put. NULL with *@err = -errno to answer where the message is malformed or of a kind nobody
+ * knows; if it is too short for an answer, *@err is 0.
+ */
+const FuseOperation *fuse_call_parse(FuseCall *call, FuseExport *fe, const void *message,
+                                     size_t bytes, void *payload, int *err);
+
+/* Whether a request that is not served needs its data counted; see FUSE_OPERATION_DATA. */
+static inline bool fuse_operation_is_data(const FuseOperation *operation, const FuseCall *call)
+{
+    if (call->in->opcode == FUSE_SETATTR) {
+        return ((const struct fuse_setattr_in *)call->args)->valid & FATTR_SIZE;
+    }
+    return operation->flags & FUSE_OPERATION_DATA;
+}
+
+int co_fn fuse_co_read(FuseCall *call);
+int co_fn fuse_co_write(FuseCall *call);
+int co_fn fuse_co_flush(FuseCall *call);
+int co_fn fuse_co_fallocate(FuseCall *call);
+int co_fn fuse_co_lseek(FuseCall *call);
+int co_fn fuse_co_getattr(FuseCall *call);
+int co_fn fuse_co_setattr(FuseCall *call);
+int co_fn fuse_co_open(FuseCall *call);
+int co_fn fuse_co_release(FuseCall *call);
+int co_fn fuse_co_statfs(FuseCall *call);
+
+/* What operations share */
+
+static inline BlockBackend *fuse_blk(FuseExport *fe)
+{
+    return fe->common.blk;
+}
+
+/* The data has changed: mtime and ctime move. */
+void fuse_touch(FuseExport *fe);
+
+/* Attributes of a new export. */
+void fuse_attributes_init(FuseExport *fe);
+
+/* Set the length; the client has asked for it. resize_lock is held. */
+int co_fn fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc);
+
+/* Transport "dev" */
+
+typedef struct FuseRequest FuseRequest;
+
+typedef struct FuseChannel {
+    int fd; /* requests come from it, and their replies go to it; -1: closed */
+
+    /* the queue's context; when stopped and idle, the main thread */
+    AioWatch *watch;
+    AioTimer *trim_timer; /* gives idle buffers back */
+    bool used;            /* since the timer looked */
+    bool paused;          /* all buffers are taken: nothing is read until one is free */
+    FuseRequest *free;
+    FuseRequest *active;
+    unsigned n_requests; /* free and active */
+    FuseRequest *probed; /* already read */
+    ssize_t probed_bytes;
+} FuseChannel;
+
+typedef struct FuseQueue {
+    ExportQueue common;
+    FuseChannel channel;
+} FuseQueue;
+
+/*
+ * Another descriptor for the connection @fd, for a queue of its own. Blocks for a moment. Where
+ * /dev/fuse cannot be opened, queues share one channel of the kernel's. -1 with @error.
+ */
+int fuse_channel_clone(int fd, GError **error);
+
+/* See ExportDriver; the queue's context. */
+void fuse_channel_begin(FuseQueue *queue);
+void fuse_channel_stop(FuseQueue *queue, bool cut);
+
+/*
+ * Close the descriptor, failing with ENOTCONN what the kernel still has for it, and free all
+ * buffers. The queue is stopped and idle; main thread.
+ */
+void fuse_channel_close(FuseQueue *queue);
+
+#endif

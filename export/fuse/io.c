@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Operations on data: read, write, flush. */
+#include <errno.h>
+
+#include "export/fuse/fuse-internal.h"
+
+int fuse_co_read(FuseCall *call)
+{
+    const struct fuse_read_in *in = call->args;
+    BlockBackend *blk = fuse_blk(call->fe);
+    uint64_t length, bytes;
+    int ret;
+
+    if (in->size > FUSE_INIT_MAX_IO) {
+        return -EINVAL;
+    }
+    /* Again if the node was made shorter under the request: then there is less to read, no error.
+     */
+    do {
+        length = blk_length(blk);
+        if (in->offset >= length) {
+            return 0;
+        }
+        bytes = MIN(in->size, length - in->offset);
+        ret = blk_co_preadv(blk, in->offset, IOV_LOCAL(call->payload, bytes), 0);
+    } while (ret == -EIO && in->offset + bytes > (uint64_t)blk_length(blk));
+
+    call->data_bytes = ret < 0 ? 0 : bytes;
+    return ret;
+}
+
+int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
+{
+    int ret;
+
+    if (size > INT64_MAX) {
+        return -EFBIG;
+    }
+    __atomic_store_n(&fe->resized, true, __ATOMIC_RELAXED);
+    ret = blk_co_truncate(fuse_blk(fe), size, prealloc, BLOCK_REQ_ZERO, NULL);
+    if (ret == 0) {
+        __atomic_store_n(&fe->length_told, (int64_t)size, __ATOMIC_RELAXED);
+        fuse_touch(fe);
+    }
+    return ret;
+}
+
+/*
+ * Make room for a write past the end, or make it shorter where there can be none. @grown_from is
+ * the former length if the node was made longer, else -1.
+ */
+static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *bytes,
+                                   int64_t *grown_from)
+{
+    uint64_t length;
+    int ret;
+
+    CO_MUTEX_GUARD(&fe->resize_lock);
+
+    length = blk_length(fuse_blk(fe));
+    if (offset + *bytes <= length) {
+        return 0;
+    }
+    if (fe->growable) {
+        ret = fuse_co_resize_locked(fe, offset + *bytes, PREALLOC_MODE_OFF);
+        if (ret == 0) {
+            *grown_from = length;
+        }
+        if (ret != -ENOTSUP) {
+            return ret;
+        }
+    }
+    if (offset >= length) {
+        return -ENOSPC;
+    }
+    *bytes = length - offset;
+    return 0;
+}
+
+/* A write that failed leaves no new length behind, unless others have made it longer still. */
+static void co_fn fuse_co_undo_growth(FuseExport *fe, uint64_t grown_from, uint64_t grown_to)
+{
+    CO_MUTEX_GUARD(&fe->resize_lock);
+
+    if ((uint64_t)blk_length(fuse_blk(fe)) == grown_to) {
+        fuse_co_resize_locked(fe, grown_from, PREALLOC_MODE_OFF);
+    }
+}
+
+int fuse_co_write(FuseCall *call)
+{
+    const struct fuse_write_in *in = call->args;
+    FuseExport *fe = call->fe;
+    BlockBackend *blk = fuse_blk(fe);
+    BlockRequestFlags flags = fe->common.writethrough ? BLOCK_REQ_FUA : 0;
+    uint64_t bytes = in->size;
+    int64_t grown_from = -1;
+    int ret;
+
+    if (in->size != call->payload_bytes) {
+        return -EINVAL;
+    }
+    if (!fe->common.writable) {
+        return -EBADF;
+    }
+    if (in->offset > INT64_MAX - bytes) {
+        return -EFBIG;
+    }
+    if (in->offset + bytes > (uint64_t)blk_length(blk)) {
+        ret = fuse_co_make_room(fe, in->offset, &bytes, &grown_from);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    ret = bytes ? blk_co_pwritev(blk, in->offset, IOV_LOCAL(call->payload, bytes), flags) : 0;
+    if (ret < 0) {
+        if (grown_from >= 0) {
+            fuse_co_undo_growth(fe, grown_from, in->offset + bytes);
+        }
+        return ret;
+    }
+    fuse_touch(fe);
+    call->out.write = (struct fuse_write_out){.size = bytes};
+    call->out_bytes = sizeof(call->out.write);
+    return 0;
+}
+
+/* Serves FLUSH, which comes with each close(), and FSYNC alike. */
+int fuse_co_flush(FuseCall *call)
+{
+    return call->fe->common.writable ? blk_co_flush(fuse_blk(call->fe)) : 0;
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * export/fuse/mount.h - making and undoing one FUSE mount; nothing of what is served there.
+ *
+ * Threads   Any; all calls block, so they belong into a worker. An unmount may need the connection
+ *           to be served meanwhile.
+ */
+#ifndef WHARF_EXPORT_FUSE_MOUNT_H
+#define WHARF_EXPORT_FUSE_MOUNT_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "export/fuse/mountpoint.h"
+#include "qapi/types-block-export.h"
+
+/* Largest read the kernel may ask for. */
+#define FUSE_MOUNT_MAX_READ (1024 * 1024)
+
+typedef struct FuseMount {
+    char *path; /* where, resolved */
+    int fd;     /* the connection; non-blocking. -1: none */
+    FuseMountId id;
+    bool allow_other; /* whether others may come in */
+    bool read_only;   /* whether the kernel itself refuses to write */
+} FuseMount;
+
+/*
+ * Cover the regular file at @path (resolved). On success @mount is filled in and owned by the
+ * caller, who must answer the kernel's first request soon; on failure nothing has changed.
+ *
+ * A mount that is not writable is one the kernel knows as read-only only where nobody but its owner
+ * comes in: elsewhere chmod and chown must reach the export, which the kernel would refuse.
+ */
+bool fuse_mount(const char *path, bool writable, FuseExportAllowOther allow_other, FuseMount *mount,
+                GError **error);
+
+typedef enum {
+    FUSE_UNMOUNT_DONE,
+    FUSE_UNMOUNT_GONE,    /* it was no longer there */
+    FUSE_UNMOUNT_COVERED, /* something else is mounted on top: left alone, @error says so */
+    FUSE_UNMOUNT_FAILED,  /* @error says why */
+} FuseUnmountResult;
+
+/*
+ * Detach the mount @id, made at @path, also while files on it are open; wherever it has been moved
+ * to. Nothing but this very mount is ever detached.
+ */
+FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError **error);
+
+/* Detach whatever dead FUSE mount is at @path, which has been found to be stale. */
+bool fuse_unmount_stale(const char *path, GError **error);
+
+/* Close the connection, and free the rest. */
+void fuse_mount_clear(FuseMount *mount);
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "export/fuse/mountpoint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "util/error.h"
+
+bool fuse_mount_id_equal(const FuseMountId *a, const FuseMountId *b)
+{
+    return a->mount == b->mount && a->dev_major == b->dev_major && a->dev_minor == b->dev_minor;
+}
+
+char *fuse_mountpoint_resolve(const char *path, GError **error)
+{
+    /* realpath() follows links only, which no server of a mount at the end is asked for. */
+    char *resolved = realpath(path, NULL);
+    char *copy;
+
+    if (!resolved) {
+        wharf_set_error_errno(error, errno,
+                              "Cannot stat mountpoint '%s', which must be an existing "
+                              "regular file",
+                              path);
+        return NULL;
+    }
+    copy = g_strdup(resolved);
+    free(resolved);
+    return copy;
+}
+
+int fuse_mountpoint_identify(const char *path, FuseMountId *id)
+{
+    struct statx st;
+
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
+              STATX_MNT_ID, &st) < 0) {
+        return -errno;
+    }
+    *id = (FuseMountId){st.stx_mnt_id, st.stx_dev_major, st.stx_dev_minor};
+    return 0;
+}
+
+static const char *file_kind(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFDIR:
+        return "a directory";
+    case S_IFIFO:
+        return "a fifo";
+    case S_IFSOCK:
+        return "a socket";
+    case S_IFBLK:
+    case S_IFCHR:
+        return "a device";
+    default:
+        return "something else";
+    }
+}
+
+FusePlaceKind fuse_mountpoint_inspect(const char *path, char **key, GError **error)
+{
+    struct stat st;
+
+    if (lstat(path, &st) < 0) {
+        int err = errno;
+
+        /* Not connected; cut off; refused because the first handshake had failed. */
+        if (err == ENOTCONN || err == ECONNABORTED || err == ECONNREFUSED) {
+            return FUSE_PLACE_STALE;
+        }
+        wharf_set_error_errno(error, err, "Cannot stat mountpoint '%s'", path);
+        return FUSE_PLACE_UNFIT;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "Mountpoint '%s' is %s; it must be a regular file", path,
+                    file_kind(st.st_mode));
+        return FUSE_PLACE_UNFIT;
+    }
+    if (key) {
+        *key = g_strdup_printf("%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    }
+    return FUSE_PLACE_FILE;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * export/fuse/mountpoint.h - looking at a path that is, was or is to be a mountpoint.
+ *
+ * Threads   Any; all calls may block on whatever file system the path leads through, so they belong
+ *           into a worker. None waits for a server of ours: a mount is told from others by its
+ *           identity, which the kernel knows without asking its server.
+ */
+#ifndef WHARF_EXPORT_FUSE_MOUNTPOINT_H
+#define WHARF_EXPORT_FUSE_MOUNTPOINT_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What tells one mount from all others of this boot. */
+typedef struct FuseMountId {
+    uint64_t mount;                /* the mount's id */
+    unsigned dev_major, dev_minor; /* the device number of what is mounted */
+} FuseMountId;
+
+bool fuse_mount_id_equal(const FuseMountId *a, const FuseMountId *b);
+
+/*
+ * @path, which is absolute, without symbolic links, "." and "..". Does not touch what it names.
+ * NULL with @error if it leads nowhere.
+ */
+char *fuse_mountpoint_resolve(const char *path, GError **error);
+
+/* Which mount @path lies on. Asks no server. 0 or -errno. */
+int fuse_mountpoint_identify(const char *path, FuseMountId *id);
+
+typedef enum {
+    FUSE_PLACE_FILE,  /* a regular file: may be covered */
+    FUSE_PLACE_STALE, /* a mount whose server is gone */
+    FUSE_PLACE_UNFIT, /* anything else: @error is set */
+} FusePlaceKind;
+
+/* What is at the resolved @path. @key (unless NULL) names the file for FUSE_PLACE_FILE. */
+FusePlaceKind fuse_mountpoint_inspect(const char *path, char **key, GError **error);
+
+#endif
