@@ -81,9 +81,9 @@ AioContext *aio_context_current(void);
 
 /*
  * Make @ctx run from @main (NULL: the default one), which the calling thread iterates: the caller
- * becomes the owner and @ctx its current context, until the source is destroyed. Returns the
- * attached source, which holds a reference to @ctx; the caller ends it with g_source_destroy() and
- * g_source_unref(), in the same thread.
+ * becomes the owner and @ctx, which must not have been run or polled before, its current context
+ * until the source is destroyed. Returns the attached source, which holds a reference to @ctx; the
+ * caller ends it with g_source_destroy() and g_source_unref(), in the same thread.
  */
 GSource *aio_context_attach_glib(AioContext *ctx, GMainContext *main);
 

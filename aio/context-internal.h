@@ -42,11 +42,12 @@ struct AioContext {
     uint64_t max_batch;
 
     /* Owner thread only */
+    bool polled;        /* as given to bind() */
     AioWorkList ready;  /* posted work, oldest first */
     GPtrArray *timers;  /* AioTimer, a heap by deadline */
     uint64_t timer_seq; /* counts armings */
     GList *watches;     /* all AioWatch */
-    GList *probes;      /* those with a probe; newest first */
+    GList *probes;      /* those with a probe; the last one called back first */
     GList *probe_next;  /* where a walk over @probes is */
     uint64_t poll_ns;   /* how long to busy-wait now */
     AioBh *kick;
@@ -73,8 +74,18 @@ struct AioWatch {
     void *opaque;
     GList link;       /* in ctx->watches */
     GList probe_link; /* in ctx->probes */
+    bool probed;      /* among the first AIO_PROBES_MAX there: the busy-wait asks it */
     void *backend;    /* the backend's state */
 };
+
+/* The busy-wait asks so many probes at most, those whose watches were called back last. */
+#define AIO_PROBES_MAX 8
+
+/* Call back for @revents. @watch may be gone on return, or any other. */
+void aio_watch_call(AioWatch *watch, short revents);
+
+/* Ask the probes, and call back for those that say yes. Returns whether there was one. */
+bool aio_watches_probe(AioContext *ctx);
 
 /* Timers */
 
@@ -143,8 +154,11 @@ struct AioBackendOps {
     bool (*init)(AioContext *ctx, GError **error);
     void (*fini)(AioContext *ctx);
 
-    /* The calling thread has become the owner, for good. */
-    void (*bind)(AioContext *ctx);
+    /*
+     * The calling thread has become the owner, for good. Called once, before anything is submitted.
+     * @polled: it sleeps outside, waiting for fd to become readable, instead of in wait().
+     */
+    void (*bind)(AioContext *ctx, bool polled);
 
     /*
      * Submit what is queued, wait for events until @timeout_ns have passed (-1: for ever, 0: not at
@@ -155,9 +169,11 @@ struct AioBackendOps {
     bool (*dispatch)(AioContext *ctx);
     /* Whether dispatch would find something; cheap. */
     bool (*peek)(AioContext *ctx);
-    /* Submit what is queued; from now on fd becomes readable when there is something to wait for.
+    /*
+     * Submit what is queued without waiting. @sleep: what comes after that makes fd readable; else
+     * the caller will ask probes, and their descriptors need not be watched.
      */
-    void (*flush)(AioContext *ctx);
+    void (*flush)(AioContext *ctx, bool sleep);
     int (*fd)(AioContext *ctx);
 
     void (*watch_added)(AioWatch *watch);

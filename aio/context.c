@@ -136,8 +136,8 @@ AioContext *aio_context_current(void)
     return coroutine_thread()->context;
 }
 
-/* Make @ctx the current one of the calling thread. Returns the one before. */
-static AioContext *context_enter(AioContext *ctx)
+/* Make @ctx the current one of the calling thread. @polled: see bind(). Returns the one before. */
+static AioContext *context_enter(AioContext *ctx, bool polled)
 {
     CoroutineThread *t = coroutine_thread();
     AioContext *outer = t->context;
@@ -145,9 +145,10 @@ static AioContext *context_enter(AioContext *ctx)
     g_assert(!coroutine_in());
     if (!ctx->owner) {
         __atomic_store_n(&ctx->owner, t, __ATOMIC_RELAXED);
-        ctx->ops->bind(ctx);
+        ctx->polled = polled;
+        ctx->ops->bind(ctx, polled);
     }
-    g_assert(is_owner(ctx));
+    g_assert(is_owner(ctx) && (ctx->polled || !polled));
     t->context = ctx;
     return outer;
 }
@@ -192,29 +193,11 @@ static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
     }
 }
 
-/* Ask all probes, and call back for those that say yes. */
-static bool run_probes(AioContext *ctx)
-{
-    bool progress = false;
-
-    ctx->probe_next = ctx->probes;
-    while (ctx->probe_next) {
-        AioWatch *watch = ctx->probe_next->data;
-
-        ctx->probe_next = ctx->probe_next->next; /* aio_watch_free() moves it on */
-        if (watch->events && watch->probe(watch->opaque)) {
-            watch->cb(watch->opaque, watch->events);
-            progress = true;
-        }
-    }
-    return progress;
-}
-
 /* Wait actively until something happens or @end. Returns whether it did, called back or not. */
 static bool busy_wait(AioContext *ctx, int64_t end, bool *progress)
 {
     do {
-        *progress = run_probes(ctx);
+        *progress = aio_watches_probe(ctx);
         if (*progress || has_ready(ctx) || ctx->ops->peek(ctx)) {
             return true;
         }
@@ -256,7 +239,7 @@ static bool wait_for_events(AioContext *ctx, int64_t timeout_ns)
         if (timeout_ns > 0) {
             span = MIN(span, (uint64_t)timeout_ns);
         }
-        ctx->ops->flush(ctx);
+        ctx->ops->flush(ctx, false);
         if (busy_wait(ctx, start + span, &progress)) {
             ctx->ops->wait(ctx, 0);
             return progress;
@@ -288,7 +271,7 @@ static bool turn(AioContext *ctx, bool blocking)
 
 bool aio_context_poll(AioContext *ctx, bool blocking)
 {
-    AioContext *outer = context_enter(ctx);
+    AioContext *outer = context_enter(ctx, false);
     bool progress = turn(ctx, blocking);
 
     context_leave(outer);
@@ -297,7 +280,7 @@ bool aio_context_poll(AioContext *ctx, bool blocking)
 
 void aio_context_run(AioContext *ctx, const bool *stop)
 {
-    AioContext *outer = context_enter(ctx);
+    AioContext *outer = context_enter(ctx, false);
 
     while (!__atomic_load_n(stop, __ATOMIC_ACQUIRE)) {
         turn(ctx, true);
@@ -333,7 +316,7 @@ static gboolean source_prepare(GSource *source, gint *timeout)
     if (timeout_ns != 0) {
         /* From here on a post writes to wake_fd; what came before it is seen below. */
         __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
-        ctx->ops->flush(ctx);
+        ctx->ops->flush(ctx, true);
         if (has_ready(ctx) || ctx->ops->peek(ctx)) {
             __atomic_store_n(&ctx->sleeping, 0, __ATOMIC_RELAXED);
             timeout_ns = 0;
@@ -382,7 +365,7 @@ GSource *aio_context_attach_glib(AioContext *ctx, GMainContext *main)
 
     g_source_set_static_name(source, "AioContext");
     s->ctx = aio_context_ref(ctx);
-    s->outer = context_enter(ctx);
+    s->outer = context_enter(ctx, true);
     g_source_add_unix_fd(source, ctx->ops->fd(ctx), G_IO_IN);
     g_source_attach(source, main);
     return source;

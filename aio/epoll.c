@@ -132,7 +132,7 @@ static bool epoll_backend_dispatch(AioContext *ctx)
         short revents = w->pending;
 
         pending_drop(s, w);
-        w->watch->cb(w->watch->opaque, revents); /* may free any watch */
+        aio_watch_call(w->watch, revents); /* may free any watch */
     }
     return n > 0;
 }
@@ -147,7 +147,7 @@ static bool epoll_backend_peek(AioContext *ctx)
     return s->pending.length > 0;
 }
 
-static void epoll_backend_flush(AioContext *ctx)
+static void epoll_backend_flush(AioContext *ctx, bool sleep)
 {
 }
 
@@ -275,7 +275,7 @@ static void epoll_fini(AioContext *ctx)
     g_free(s);
 }
 
-static void epoll_bind(AioContext *ctx)
+static void epoll_bind(AioContext *ctx, bool polled)
 {
 }
 
