@@ -2,13 +2,10 @@
 #include "daemon/help.h"
 
 #include <glib.h>
+#include <stdbool.h>
 #include <string.h>
 
-#include "qapi/types-block-core.h"
-#include "qapi/types-block-export.h"
-#include "qapi/types-chardev.h"
-#include "qapi/types-control.h"
-#include "qapi/types-object.h"
+#include "qapi/introspect.h"
 
 static const char usage_text[] =
     "Usage: wharfd [OPTION]...\n"
@@ -51,59 +48,276 @@ char *help_usage(void)
 
 char *help_version(void)
 {
-    return g_strdup("wharfd " WHARF_VERSION "\n" WHARF_FEATURES "\n");
+    return g_strdup("wharfd " WHARF_VERSION "\nThis build: " WHARF_FEATURES "\n");
 }
 
 /* ---- 'help' in place of a value ---- */
 
-#define LIST_OF(prefix, count)                                                                     \
-    static const char *name_##prefix(int i)                                                        \
-    {                                                                                              \
-        return i < (count) ? prefix##_to_string(i) : NULL;                                         \
-    }
+/* How deep options inside options are shown. */
+#define MEMBER_DEPTH_MAX 3
 
-LIST_OF(object_type, OBJECT_TYPE__COUNT)
-LIST_OF(blockdev_driver, BLOCKDEV_DRIVER__COUNT)
-LIST_OF(block_export_type, BLOCK_EXPORT_TYPE__COUNT)
-LIST_OF(chardev_backend_kind, CHARDEV_BACKEND_KIND__COUNT)
+#define TEXT_COLUMNS 80
 
-/* What a kind-of option offers. */
+/* An option whose value is described by a type of the schema. */
 typedef struct {
     const char *option;
-    const char *what;
-    const char *(*name)(int i); /* of kind i; NULL past the last */
+    const char *type; /* a union over kinds, or a plain struct */
+    const char *what; /* what its kinds are called; NULL for a struct */
 } HelpTopic;
 
 static const HelpTopic topics[] = {
-    {"object", "types of objects", name_object_type},
-    {"blockdev", "block drivers", name_blockdev_driver},
-    {"export", "types of exports", name_block_export_type},
-    {"chardev", "kinds of chardevs", name_chardev_backend_kind},
+    {"object", "ObjectOptions", "types of objects"},
+    {"blockdev", "BlockdevOptions", "block drivers"},
+    {"export", "BlockExportOptions", "types of exports"},
+    {"chardev", "ChardevOptions", "kinds of chardevs"},
+    {"monitor", "MonitorOptions", NULL},
+    {"nbd-server", "NbdServerOptions", NULL},
 };
 
-static char *list_topic(const HelpTopic *topic)
-{
-    GString *text = g_string_new(NULL);
-    const char *name;
+/* The schema, and where the text goes. */
+typedef struct {
+    const QValue *entries;
+    GString *text;
+} Help;
 
-    g_string_append_printf(text, "--%s: %s, each of which explains itself with 'NAME,help':\n",
-                           topic->option, topic->what);
-    for (int i = 0; (name = topic->name(i)); i++) {
-        g_string_append_printf(text, "  %s\n", name);
+static const char *member_string(const QValue *object, const char *key)
+{
+    const QValue *value = qvalue_object_get(object, key);
+
+    return value && qvalue_type(value) == QVALUE_STRING ? qvalue_get_string(value, NULL) : NULL;
+}
+
+static const QValue *find_type(const Help *help, const char *name)
+{
+    for (gsize i = 0; i < qvalue_array_length(help->entries); i++) {
+        const QValue *entry = qvalue_array_get(help->entries, i);
+
+        if (g_strcmp0(member_string(entry, "name"), name) == 0) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+static bool is_a(const QValue *type, const char *meta)
+{
+    return type && g_str_equal(member_string(type, "meta-type"), meta);
+}
+
+/* The values of an enumeration, or the types of an alternate, joined by '|'; else NULL. */
+static char *choices_text(const QValue *type)
+{
+    const QValue *members =
+        is_a(type, "enum") || is_a(type, "alternate") ? qvalue_object_get(type, "members") : NULL;
+    GString *text;
+
+    if (!members) {
+        return NULL;
+    }
+    text = g_string_new(NULL);
+    for (gsize i = 0; i < qvalue_array_length(members); i++) {
+        const QValue *member = qvalue_array_get(members, i);
+        const char *name = member_string(member, "name");
+
+        g_string_append(text, i > 0 ? "|" : "");
+        if (name) {
+            g_string_append(text, name);
+        } else {
+            g_string_append_printf(text, "<%s>", member_string(member, "type"));
+        }
     }
     return g_string_free(text, FALSE);
 }
 
-static bool is_help(const char *text)
+/* What may stand after the '='. */
+static char *value_text(const Help *help, const char *name)
 {
-    return g_str_equal(text, "help") || g_str_equal(text, "?");
+    char *choices = choices_text(find_type(help, name));
+
+    if (choices) {
+        return choices;
+    }
+    return g_str_equal(name, "bool") ? g_strdup("on|off") : g_strdup_printf("<%s>", name);
+}
+
+/* Append @doc, indented and broken at blanks. */
+static void append_wrapped(GString *text, const char *doc)
+{
+    g_auto(GStrv) words = g_strsplit_set(doc, " \n", -1);
+    gsize column = 0;
+
+    for (gsize i = 0; words[i]; i++) {
+        gsize len = strlen(words[i]);
+
+        if (len == 0) {
+            continue;
+        }
+        if (column == 0 || column + 1 + len > TEXT_COLUMNS) {
+            g_string_append(text, column == 0 ? "        " : "\n        ");
+            column = 8 + len;
+        } else {
+            g_string_append_c(text, ' ');
+            column += 1 + len;
+        }
+        g_string_append(text, words[i]);
+    }
+    g_string_append(text, column > 0 ? "\n" : "");
+}
+
+static void append_default(GString *text, const QValue *member)
+{
+    const QValue *value = qvalue_object_get(member, "default");
+    g_autofree char *json = NULL;
+
+    if (!value) {
+        g_string_append(text, " (required)");
+        return;
+    }
+    switch (qvalue_type(value)) {
+    case QVALUE_NULL:
+        return;
+    case QVALUE_BOOL:
+        g_string_append(text, qvalue_get_bool(value) ? " (default: on)" : " (default: off)");
+        return;
+    case QVALUE_STRING:
+        g_string_append_printf(text, " (default: %s)", qvalue_get_string(value, NULL));
+        return;
+    default:
+        json = qvalue_to_json_string(value);
+        g_string_append_printf(text, " (default: %s)", json);
+    }
+}
+
+static void append_members(Help *help, const QValue *type, const char *prefix, unsigned depth);
+
+static void append_member(Help *help, const QValue *member, const char *prefix, unsigned depth)
+{
+    const char *type_name = member_string(member, "type");
+    const QValue *type = find_type(help, type_name);
+    g_autofree char *name = g_strconcat(prefix, member_string(member, "name"), NULL);
+    g_autofree char *inner = g_strconcat(name, ".", NULL);
+    g_autofree char *value = NULL;
+
+    if (is_a(type, "object") && depth < MEMBER_DEPTH_MAX) {
+        append_members(help, type, inner, depth + 1);
+        return;
+    }
+    value = value_text(help, type_name);
+    if (type_name[0] == '[') {
+        g_string_append_printf(help->text, "  %s.N=%s", name, value);
+    } else {
+        g_string_append_printf(help->text, "  %s=%s", name, value);
+    }
+    append_default(help->text, member);
+    g_string_append_c(help->text, '\n');
+    append_wrapped(help->text, member_string(member, "doc") ?: "");
+}
+
+static void append_members(Help *help, const QValue *type, const char *prefix, unsigned depth)
+{
+    const QValue *members = qvalue_object_get(type, "members");
+
+    for (gsize i = 0; members && i < qvalue_array_length(members); i++) {
+        append_member(help, qvalue_array_get(members, i), prefix, depth);
+    }
+}
+
+/* The branch of the union @type for @kind, or NULL. */
+static const QValue *find_variant(const Help *help, const QValue *type, const char *kind)
+{
+    const QValue *variants = qvalue_object_get(type, "variants");
+
+    for (gsize i = 0; variants && i < qvalue_array_length(variants); i++) {
+        const QValue *variant = qvalue_array_get(variants, i);
+
+        if (g_str_equal(member_string(variant, "case"), kind)) {
+            return find_type(help, member_string(variant, "type"));
+        }
+    }
+    return NULL;
+}
+
+static void append_kinds(Help *help, const HelpTopic *topic, const QValue *type)
+{
+    const QValue *variants = qvalue_object_get(type, "variants");
+
+    g_string_append_printf(help->text, "%s for --%s ('NAME,help' tells the options of one):\n",
+                           topic->what, topic->option);
+    help->text->str[0] = g_ascii_toupper(help->text->str[0]);
+    for (gsize i = 0; i < qvalue_array_length(variants); i++) {
+        g_string_append_printf(help->text, "  %s\n",
+                               member_string(qvalue_array_get(variants, i), "case"));
+    }
+}
+
+/* Write the answer. Returns false where @kind is none of the topic's. */
+static bool append_topic(Help *help, const HelpTopic *topic, const char *kind)
+{
+    const QValue *type = find_type(help, topic->type);
+    const QValue *variant = NULL;
+
+    if (topic->what && !kind) {
+        append_kinds(help, topic, type);
+        return true;
+    }
+    if (kind) {
+        variant = find_variant(help, type, kind);
+        if (!variant) {
+            return false;
+        }
+    }
+    g_string_append_printf(help->text, "Options of --%s%s%s:\n", topic->option, kind ? " " : "",
+                           kind ?: "");
+    append_members(help, type, "", 0);
+    if (variant) {
+        append_members(help, variant, "", 0);
+    }
+    return true;
+}
+
+/* Whether @value is "help" or "KIND,help"; the kind, if any, goes to *ret_kind. */
+static bool asks_for_help(const char *value, char **ret_kind)
+{
+    g_auto(GStrv) parts = g_strsplit(value, ",", -1);
+    guint n = g_strv_length(parts);
+
+    if (n == 0 || (!g_str_equal(parts[n - 1], "help") && !g_str_equal(parts[n - 1], "?"))) {
+        return false;
+    }
+    /* A doubled comma is part of a value, and so is what follows it. */
+    if (n > 2 && !*parts[n - 2]) {
+        return false;
+    }
+    if (n > 1) {
+        const char *equals = strchr(parts[0], '=');
+
+        *ret_kind = g_strdup(equals ? equals + 1 : parts[0]);
+    }
+    return true;
 }
 
 char *help_for_value(const char *option, const char *value)
 {
+    g_autoptr(QValue) entries = NULL;
+    g_autofree char *kind = NULL;
+    Help help;
+
+    if (!asks_for_help(value, &kind)) {
+        return NULL;
+    }
+    if (g_str_equal(option, "trace")) {
+        return g_strdup("There are no trace events; any pattern sets the log level to debug.\n");
+    }
     for (gsize i = 0; i < G_N_ELEMENTS(topics); i++) {
-        if (g_str_equal(topics[i].option, option) && is_help(value)) {
-            return list_topic(&topics[i]);
+        const HelpTopic *topic = &topics[i];
+
+        if (g_str_equal(topic->option, option)) {
+            entries = qapi_introspect(true);
+            help = (Help){.entries = entries, .text = g_string_new(NULL)};
+            if (append_topic(&help, topic, topic->what ? kind : NULL)) {
+                return g_string_free(help.text, FALSE);
+            }
+            g_string_free(help.text, TRUE);
         }
     }
     return NULL;

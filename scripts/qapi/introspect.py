@@ -31,6 +31,10 @@ class Introspection:
         for module in schema.modules:
             for definition in module.of('command', 'event'):
                 self._add_callable(definition)
+            if readable:
+                # Also those that only the command line reads: it has help, too.
+                for definition in module.of('struct', 'union', 'object'):
+                    self._name(definition)
         while self._queue:
             type_ = self._queue.pop(0)
             getattr(self, f'_add_{type_.meta}')(type_)
