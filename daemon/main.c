@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "daemon/server.h"
 
@@ -36,6 +37,17 @@ static bool uses_stdio(const DaemonOptions *options)
         }
     }
     return false;
+}
+
+/* Many exports need many descriptors, and what a shell allows by default is few. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 static int run(const DaemonOptions *options, Log *log)
@@ -79,5 +91,6 @@ int main(int argc, char **argv)
     if (!log) {
         return fail_early(error);
     }
+    raise_descriptor_limit();
     return run(options, log);
 }

@@ -4,7 +4,8 @@
  *
  * Each type becomes a JSON schema among the components, each command that this daemon has a method.
  * A method whose parameters depend on one of them (a union) lists those that all cases share, and
- * refers to the schema of the whole in "x-params".
+ * refers to the schema of the whole in "x-params". "x-events" lists events, and "x-schema" is the
+ * schema itself with names and documentation, for help.
  */
 #include "monitor/set-internal.h"
 
@@ -283,5 +284,6 @@ QValue *monitor_discover(const QapiCommandTable *commands)
     qvalue_object_set(document, "methods", methods);
     qvalue_object_set(document, "components", components);
     qvalue_object_set(document, "x-events", events);
+    qvalue_object_set(document, "x-schema", qvalue_ref(entries));
     return document;
 }
