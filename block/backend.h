@@ -127,7 +127,8 @@ bool blk_writable(BlockBackend *blk);
 typedef struct BlockOpStats {
     uint64_t ops; /* completed, without the failed ones */
     uint64_t failed;
-    uint64_t bytes; /* of the completed ones */
+    uint64_t invalid; /* refused for their range */
+    uint64_t bytes;   /* of the completed ones */
     uint64_t time_ns;
 } BlockOpStats;
 

@@ -111,7 +111,7 @@ bool co_fn block_graph_co_del(BlockGraph *graph, const char *name, GError **erro
  * Change the options of the nodes named in @options (elements BlockdevOptions *), all or none. What
  * is left out returns to its default. Requests wait meanwhile and do not fail.
  */
-bool co_fn block_graph_co_reopen(BlockGraph *graph, GPtrArray *options, GError **error);
+bool co_fn block_graph_co_reopen(BlockGraph *graph, const GPtrArray *options, GError **error);
 
 /*
  * Make the node @name (NULL: every node) active or inactive. An inactive node holds no lock on its
@@ -153,8 +153,15 @@ bool block_node_active(const BlockNode *node);
  */
 int64_t co_fn block_node_co_allocated_size(BlockNode *node);
 
-/* The limits of the node. Main thread, or inside a request. */
-void block_node_limits(const BlockNode *node, BlockLimits *out);
+/*
+ * The name of the node's image: a plain one, or NULL where there is none; or else json:{...} with
+ * the options that make it. Newly allocated. Main thread.
+ */
+char *block_node_plain_filename(BlockNode *node);
+char *block_node_filename(BlockNode *node);
+
+/* The limits of the node. Any thread. */
+void block_node_limits(BlockNode *node, BlockLimits *out);
 
 /*
  * The plain file that reads and writes of @node end in unchanged, for exports that let the kernel

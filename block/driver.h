@@ -199,6 +199,8 @@ BlockNode *block_child_node(const BlockChild *child);
 const char *block_child_name(const BlockChild *child);
 /* The parent's edge of that name, or NULL. Main thread. */
 BlockChild *block_node_child(BlockNode *node, const char *name);
+/* The first child that was opened. Stable inside a request and in control callbacks. */
+BlockChild *block_node_first_child(BlockNode *node);
 /* The length of the node below. Any thread. */
 int64_t block_child_length(const BlockChild *child);
 

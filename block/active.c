@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Active and inactive nodes. An inactive node gives all permissions on its children and all locks
+ * on its image back, so that another process may use the image; requests are refused.
+ */
+#include "block/block-internal.h"
+
+static void set_active(BlockNode *node, bool active)
+{
+    __atomic_store_n(&node->active, active, __ATOMIC_SEQ_CST);
+}
+
+/* Appends the inactive nodes that can be reached from @node, children first. */
+static void collect_inactive(BlockNode *node, GPtrArray *out)
+{
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        collect_inactive(child->node, out);
+    }
+    if (!block_node_active(node) && !g_ptr_array_find(out, node, NULL)) {
+        g_ptr_array_add(out, node);
+    }
+}
+
+bool co_fn block_node_co_activate(BlockNode *node, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+
+    collect_inactive(node, nodes);
+    if (nodes->len == 0) {
+        return true;
+    }
+    for (unsigned i = 0; i < nodes->len; i++) {
+        set_active(g_ptr_array_index(nodes, i), true);
+    }
+    if (block_perm_co_update(node->graph, (BlockNode **)nodes->pdata, nodes->len, error)) {
+        return true;
+    }
+    for (unsigned i = 0; i < nodes->len; i++) {
+        set_active(g_ptr_array_index(nodes, i), false);
+    }
+    return false;
+}
+
+/* Whether somebody above needs the node to be active; then @error says who. */
+static bool node_check_may_rest(BlockNode *node, GError **error)
+{
+    for (unsigned i = 0; i < node->parents->len; i++) {
+        BlockChild *edge = g_ptr_array_index(node->parents, i);
+        g_autofree char *user = block_child_user(edge);
+
+        if (edge->backend ? !edge->backend->allow_inactive : block_node_active(edge->parent)) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                        "block node '%s' cannot be made inactive: it is in use by %s", node->name,
+                        user);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Rest @node, and below it whatever nobody active needs any more. */
+static void collect_to_rest(BlockNode *node, GPtrArray *out)
+{
+    if (!block_node_active(node) || !node_check_may_rest(node, NULL)) {
+        return;
+    }
+    set_active(node, false);
+    g_ptr_array_add(out, node);
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        collect_to_rest(child->node, out);
+    }
+}
+
+static bool co_fn node_co_deactivate(BlockNode *node, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    bool ok;
+    int r;
+
+    if (!block_node_active(node)) {
+        return true;
+    }
+    if (!node_check_may_rest(node, error)) {
+        return false;
+    }
+    block_node_co_drain_begin(node);
+    r = block_node_read_only(node) ? 0 : block_node_co_flush(node);
+    if (r < 0) {
+        wharf_set_error_errno(error, -r, "block node '%s': cannot flush it", node->name);
+        block_node_co_drain_end(node);
+        return false;
+    }
+    collect_to_rest(node, nodes);
+    ok = block_perm_co_update(node->graph, (BlockNode **)nodes->pdata, nodes->len, error);
+    for (unsigned i = 0; !ok && i < nodes->len; i++) {
+        set_active(g_ptr_array_index(nodes, i), true);
+    }
+    block_node_co_drain_end(node);
+    return ok;
+}
+
+static bool co_fn node_co_set_active(BlockNode *node, bool active, GError **error)
+{
+    bool ok;
+
+    block_graph_co_lock_change(node->graph, node);
+    ok = active ? block_node_co_activate(node, error) : node_co_deactivate(node, error);
+    block_graph_unlock_change(node->graph);
+    return ok;
+}
+
+/* All nodes that no other node uses, with references: making these (in)active reaches all others.
+ */
+static GPtrArray *graph_roots(BlockGraph *graph)
+{
+    GPtrArray *roots = g_ptr_array_new();
+
+    for (GList *l = graph->nodes.head; l; l = l->next) {
+        BlockNode *node = l->data;
+        bool is_root = node->phase == BLOCK_NODE_OPEN;
+
+        for (unsigned i = 0; i < node->parents->len; i++) {
+            is_root &= !((BlockChild *)g_ptr_array_index(node->parents, i))->parent;
+        }
+        if (is_root) {
+            g_ptr_array_add(roots, block_node_ref(node));
+        }
+    }
+    return roots;
+}
+
+bool co_fn block_graph_co_set_active(BlockGraph *graph, const char *name, bool active,
+                                     GError **error)
+{
+    g_autoptr(GPtrArray) nodes = NULL;
+    bool ok = true;
+
+    block_graph_assert_main(graph);
+    if (name) {
+        BlockNode *node = block_graph_find(graph, name, error);
+
+        if (!node) {
+            return false;
+        }
+        nodes = g_ptr_array_new();
+        g_ptr_array_add(nodes, block_node_ref(node));
+    } else {
+        nodes = graph_roots(graph);
+    }
+    for (unsigned i = 0; i < nodes->len; i++) {
+        ok = ok && node_co_set_active(g_ptr_array_index(nodes, i), active, error);
+        block_node_co_unref(g_ptr_array_index(nodes, i));
+    }
+    return ok;
+}

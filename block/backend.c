@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/block-internal.h"
+
+/* Control */
+
+/* What the backend's edge is to hold: what was asked for, and RESIZE during a truncate. */
+static BlockPerm backend_perm(const BlockBackend *blk)
+{
+    return blk->perm | (blk->resizers > 0 ? BLOCK_PERM_RESIZE : 0);
+}
+
+static bool co_fn backend_co_update_perm(BlockBackend *blk, GError **error)
+{
+    blk->root.new_perm = backend_perm(blk);
+    blk->root.new_shared = blk->shared;
+    return block_perm_co_update(blk->graph, &blk->root.node, 1, error);
+}
+
+static BlockBackend *backend_new(BlockNode *node, const char *user)
+{
+    BlockBackend *blk = g_aligned_alloc0(1, sizeof(*blk), BLOCK_CACHE_LINE);
+
+    blk->graph = node->graph;
+    blk->user = g_strdup(user);
+    blk->root.backend = blk;
+    blk->root.node = block_node_ref(node);
+    blk->root.shared = blk->root.new_shared = BLOCK_PERM_ALL;
+    blk->link.data = blk;
+    g_mutex_init(&blk->gate_lock);
+    co_queue_init(&blk->gate_wait);
+    return blk;
+}
+
+static void backend_link(BlockBackend *blk)
+{
+    g_ptr_array_add(blk->root.node->parents, &blk->root);
+    g_queue_push_tail_link(&blk->graph->backends, &blk->link);
+    block_backend_update_gate(blk);
+}
+
+static void backend_unlink(BlockBackend *blk)
+{
+    g_ptr_array_remove(blk->root.node->parents, &blk->root);
+    g_queue_unlink(&blk->graph->backends, &blk->link);
+}
+
+/* Gives up everything but the node's permissions. */
+static void co_fn backend_co_dispose(BlockBackend *blk)
+{
+    block_node_co_unref(blk->root.node);
+    block_stats_clear(&blk->stats);
+    g_mutex_clear(&blk->gate_lock);
+    g_free(blk->user);
+    g_aligned_free(blk);
+}
+
+BlockBackend *co_fn block_backend_co_new(BlockNode *node, const char *user, BlockPerm perm,
+                                         BlockPerm shared, GError **error)
+{
+    BlockBackend *blk = backend_new(node, user);
+    bool ok;
+
+    block_graph_co_lock_change(blk->graph, node);
+    blk->perm = perm;
+    blk->shared = shared;
+    backend_link(blk);
+    ok = (perm == 0 || block_node_co_activate(node, error)) && backend_co_update_perm(blk, error);
+    if (!ok) {
+        backend_unlink(blk);
+        block_graph_unlock_change(blk->graph);
+        backend_co_dispose(blk);
+        return NULL;
+    }
+    block_notify_update(node);
+    block_graph_unlock_change(blk->graph);
+    return blk;
+}
+
+bool co_fn block_backend_co_set_perm(BlockBackend *blk, BlockPerm perm, BlockPerm shared,
+                                     GError **error)
+{
+    BlockPerm old_perm, old_shared;
+    bool ok;
+
+    block_graph_co_lock_change(blk->graph, blk->root.node);
+    old_perm = blk->perm;
+    old_shared = blk->shared;
+    blk->perm = perm;
+    blk->shared = shared;
+    ok = backend_co_update_perm(blk, error);
+    if (!ok) {
+        blk->perm = old_perm;
+        blk->shared = old_shared;
+    }
+    block_graph_unlock_change(blk->graph);
+    return ok;
+}
+
+void block_backend_set_allow_inactive(BlockBackend *blk, bool allow)
+{
+    blk->allow_inactive = allow;
+}
+
+static unsigned backend_held(BlockBackend *blk)
+{
+    return __atomic_load_n(&blk->held, __ATOMIC_SEQ_CST);
+}
+
+unsigned block_backend_in_flight(BlockBackend *blk)
+{
+    return backend_held(blk) + MAX(gate_inside(&blk->gate), 0);
+}
+
+/* Wait until no request is inside or on its way in; no new one comes. */
+static void co_fn backend_co_wait_idle(BlockBackend *blk)
+{
+    while (backend_held(blk) > 0) {
+        block_graph_co_wait(blk->graph, &blk->graph->drained);
+    }
+    blk->freeing = true;
+    block_backend_update_gate(blk);
+    while (gate_inside(&blk->gate) > 0) {
+        block_graph_co_wait(blk->graph, &blk->graph->drained);
+    }
+}
+
+void co_fn block_backend_co_free(BlockBackend *blk)
+{
+    BlockGraph *graph;
+
+    if (!blk) {
+        return;
+    }
+    graph = blk->graph;
+    block_graph_assert_main(graph);
+    blk->notify = NULL;
+    backend_co_wait_idle(blk);
+    block_graph_co_lock_change(graph, blk->root.node);
+    backend_unlink(blk);
+    block_perm_co_shrink(blk->root.node);
+    block_notify_update(blk->root.node);
+    block_graph_unlock_change(graph);
+    backend_co_dispose(blk);
+}
+
+BlockNode *block_backend_node(BlockBackend *blk)
+{
+    return blk->root.node;
+}
+
+const char *block_backend_user(BlockBackend *blk)
+{
+    return blk->user;
+}
+
+void blk_set_change_notify(BlockBackend *blk, void (*cb)(void *opaque), void *opaque)
+{
+    block_graph_assert_main(blk->graph);
+    blk->notify = cb;
+    blk->notify_opaque = opaque;
+    block_notify_update(blk->root.node);
+}
+
+/* Requests */
+
+static int check_range(BlockBackend *blk, uint64_t offset, uint64_t bytes)
+{
+    uint64_t length = block_node_length(blk->root.node);
+
+    if (G_UNLIKELY(offset > (uint64_t)BLOCK_LENGTH_MAX || bytes > (uint64_t)BLOCK_LENGTH_MAX)) {
+        return -EINVAL;
+    }
+    if (G_UNLIKELY(bytes > length || offset > length - bytes)) {
+        return -EIO;
+    }
+    return G_LIKELY(block_node_active(blk->root.node)) ? 0 : -ENOMEDIUM;
+}
+
+static int check_write(BlockBackend *blk, uint64_t offset, uint64_t bytes, BlockRequestFlags flags)
+{
+    BlockPerm enough = BLOCK_PERM_WRITE;
+
+    if (flags & BLOCK_REQ_WRITE_UNCHANGED) {
+        enough |= BLOCK_PERM_WRITE_UNCHANGED;
+    }
+    if (G_UNLIKELY(!(__atomic_load_n(&blk->root.perm, __ATOMIC_RELAXED) & enough))) {
+        return -EPERM;
+    }
+    return check_range(blk, offset, bytes);
+}
+
+bool blk_writable(BlockBackend *blk)
+{
+    return (__atomic_load_n(&blk->root.perm, __ATOMIC_RELAXED) & BLOCK_PERM_WRITE) &&
+           !block_node_read_only(blk->root.node) && block_node_active(blk->root.node);
+}
+
+/* A request's way through the backend: in, checked, done, accounted, out. */
+typedef struct BackendRequest {
+    BlockBackend *blk;
+    BlockOp op;
+    int64_t start_ns;
+} BackendRequest;
+
+static BackendRequest co_fn request_co_begin(BlockBackend *blk, BlockOp op)
+{
+    int64_t start_ns = block_stats_clock();
+
+    block_backend_co_enter(blk);
+    return (BackendRequest){.blk = blk, .op = op, .start_ns = start_ns};
+}
+
+/* @refused: what the checks said; 0: @result is the node's. */
+static int request_end(const BackendRequest *req, uint64_t bytes, int refused, int result)
+{
+    BlockStatsSet *own = &req->blk->stats;
+    BlockStatsSet *node = &req->blk->root.node->stats;
+
+    if (G_UNLIKELY(refused < 0)) {
+        block_stats_invalid(own, req->op);
+        block_stats_invalid(node, req->op);
+    } else {
+        int64_t end_ns = block_stats_clock();
+
+        block_stats_done(own, req->op, bytes, req->start_ns, end_ns, result);
+        block_stats_done(node, req->op, bytes, req->start_ns, end_ns, result);
+    }
+    block_backend_leave(req->blk);
+    return refused < 0 ? refused : result;
+}
+
+int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
+                        BlockRequestFlags flags)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_READ);
+    int refused = check_range(blk, offset, iov->bytes);
+    int r = refused < 0 ? 0 : block_node_co_preadv(blk->root.node, offset, iov, flags);
+
+    return request_end(&req, iov->bytes, refused, r);
+}
+
+int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov,
+                         BlockRequestFlags flags)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_WRITE);
+    int refused = check_write(blk, offset, iov->bytes, flags);
+    int r = refused < 0 ? 0 : block_node_co_pwritev(blk->root.node, offset, iov, flags);
+
+    block_notify_written(blk);
+    return request_end(&req, iov->bytes, refused, r);
+}
+
+int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t bytes,
+                               BlockRequestFlags flags)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_WRITE);
+    int refused = check_write(blk, offset, bytes, flags);
+    int r = refused < 0 ? 0 : block_node_co_pwrite_zeroes(blk->root.node, offset, bytes, flags);
+
+    block_notify_written(blk);
+    return request_end(&req, bytes, refused, r);
+}
+
+int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_UNMAP);
+    int refused = check_write(blk, offset, bytes, 0);
+    int r = refused < 0 ? 0 : block_node_co_pdiscard(blk->root.node, offset, bytes);
+
+    block_notify_written(blk);
+    return request_end(&req, bytes, refused, r);
+}
+
+int co_fn blk_co_flush(BlockBackend *blk)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_FLUSH);
+
+    return request_end(&req, 0, 0, block_node_co_flush(blk->root.node));
+}
+
+int co_fn blk_co_block_status(BlockBackend *blk, uint64_t offset, uint64_t bytes, uint64_t *pnum,
+                              BlockStatus *status)
+{
+    int r;
+
+    block_backend_co_enter(blk);
+    r = block_node_co_block_status(blk->root.node, offset, bytes, pnum, status);
+    block_backend_leave(blk);
+    return r;
+}
+
+int64_t co_fn blk_co_allocated_size(BlockBackend *blk)
+{
+    int64_t r;
+
+    block_backend_co_enter(blk);
+    r = block_node_co_allocated_size(blk->root.node);
+    block_backend_leave(blk);
+    return r;
+}
+
+int64_t blk_length(BlockBackend *blk)
+{
+    return block_node_length(blk->root.node);
+}
+
+void blk_limits(BlockBackend *blk, BlockLimits *out)
+{
+    block_node_limits(blk->root.node, out);
+}
+
+void blk_stats(BlockBackend *blk, BlockOpStats out[BLOCK_OP__MAX])
+{
+    block_stats_sum(&blk->stats, out);
+}
+
+/* Truncate */
+
+static bool co_fn backend_co_take_resize(BlockBackend *blk, GError **error)
+{
+    bool ok = true;
+
+    block_graph_co_lock_change(blk->graph, blk->root.node);
+    if (blk->resizers++ == 0 && !(blk->perm & BLOCK_PERM_RESIZE)) {
+        ok = backend_co_update_perm(blk, error);
+    }
+    if (!ok) {
+        blk->resizers--;
+    }
+    block_graph_unlock_change(blk->graph);
+    return ok;
+}
+
+static void co_fn backend_co_drop_resize(BlockBackend *blk)
+{
+    block_graph_co_lock_change(blk->graph, blk->root.node);
+    if (--blk->resizers == 0 && !(blk->perm & BLOCK_PERM_RESIZE)) {
+        blk->root.new_perm = backend_perm(blk);
+        block_perm_co_shrink(blk->root.node);
+    }
+    block_graph_unlock_change(blk->graph);
+}
+
+/* Making a node shorter waits for all requests: those past the new end must not run after it. */
+static int co_fn backend_co_resize(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+                                   BlockRequestFlags flags, GError **error)
+{
+    BlockNode *node = blk->root.node;
+    bool shorter = size < (uint64_t)block_node_length(node);
+    int r;
+
+    if (shorter) {
+        block_node_co_drain_begin_but(node, blk);
+    }
+    r = block_node_co_truncate(node, size, prealloc, flags, error);
+    if (shorter) {
+        block_node_co_drain_end(node);
+    }
+    return r;
+}
+
+static int co_fn backend_co_truncate_in_main(BlockBackend *blk, uint64_t size,
+                                             PreallocMode prealloc, BlockRequestFlags flags,
+                                             GError **error)
+{
+    int r;
+
+    if (!backend_co_take_resize(blk, error)) {
+        return -EPERM;
+    }
+    /* One at a time: two that make nodes shorter would wait for each other. */
+    co_mutex_lock(&blk->graph->resize_lock);
+    block_backend_co_enter(blk);
+    r = backend_co_resize(blk, size, prealloc, flags, error);
+    block_notify_written(blk);
+    block_backend_leave(blk);
+    co_mutex_unlock(&blk->graph->resize_lock);
+    backend_co_drop_resize(blk);
+    return r;
+}
+
+static int check_truncate(BlockBackend *blk, uint64_t size, GError **error)
+{
+    BlockNode *node = blk->root.node;
+
+    if (block_node_read_only(node)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "block node '%s' is read-only: its length cannot be changed", node->name);
+        return -EPERM;
+    }
+    if (!block_node_active(node)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "block node '%s' is inactive: its length cannot be changed", node->name);
+        return -ENOMEDIUM;
+    }
+    if (size > (uint64_t)BLOCK_LENGTH_MAX) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "block node '%s': a length of %" G_GUINT64_FORMAT " bytes is too large",
+                    node->name, size);
+        return -EFBIG;
+    }
+    return 0;
+}
+
+int co_fn blk_co_truncate(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+                          BlockRequestFlags flags, GError **error)
+{
+    AioContext *home = aio_context_current();
+    AioContext *main = blk->graph->main;
+    int r = check_truncate(blk, size, error);
+
+    if (r < 0) {
+        return r;
+    }
+    block_backend_hold(blk);
+    if (home != main) {
+        aio_co_reschedule_self(main);
+    }
+    r = backend_co_truncate_in_main(blk, size, prealloc, flags, error);
+    block_backend_release(blk);
+    if (home != main) {
+        aio_co_reschedule_self(home);
+    }
+    return r;
+}

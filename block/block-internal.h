@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * block/block-internal.h - nodes, edges and backends, for the room itself.
+ *
+ * Each member says who may touch it:
+ *   fixed     set before anybody else sees the object
+ *   main      main thread only
+ *   drained   changed in the main thread with the node drained, so requests read it without a lock
+ *   atomic    any thread, by atomic operations
+ *   LOCK      any thread that holds that lock
+ */
+#ifndef WHARF_BLOCK_BLOCK_INTERNAL_H
+#define WHARF_BLOCK_BLOCK_INTERNAL_H
+
+#include "aio/lock.h"
+#include "block/driver.h"
+#include "block/gate-internal.h"
+#include "block/stats-internal.h"
+#include "util/error.h"
+
+/* Longer chains of nodes are refused: requests travel them by recursion on a coroutine's stack. */
+#define BLOCK_DEPTH_MAX 64
+
+/* Lengths end here, so that rounding up to any alignment cannot overflow. */
+#define BLOCK_LENGTH_MAX ((int64_t)(INT64_MAX - (INT64_C(64) << 20)))
+
+/* What the request path copies at once where it must, and what it writes of zeros. */
+#define BLOCK_BOUNCE_MAX (1024 * 1024)
+
+typedef enum {
+    BLOCK_NODE_OPENING,
+    BLOCK_NODE_OPEN,
+    BLOCK_NODE_CLOSING,
+} BlockNodeState;
+
+struct BlockGraph {
+    AioContext *main;
+    const QapiEventSink *events;
+
+    /* main */
+    GQueue nodes;        /* BlockNode *, oldest first */
+    GHashTable *by_name; /* name -> BlockNode * */
+    GQueue backends;     /* BlockBackend * */
+    uint64_t next_name;  /* of a node without one */
+    uint64_t next_id;
+    unsigned drains; /* drains that are under way anywhere */
+    unsigned visit;  /* serial number of the last walk, see BlockNode.visited */
+    unsigned adding; /* block_graph_co_add() calls under way */
+    bool closing;
+
+    /*
+     * Held while edges and permissions change. Taken before any gate is closed or waited for, never
+     * while a request of the same coroutine is inside one.
+     */
+    CoMutex change_lock;
+    CoMutex resize_lock; /* one truncate at a time; taken after change_lock has been given back */
+    CoMutex reopen_lock; /* one reopen at a time; taken before change_lock */
+
+    GMutex
+        wait_lock;   /* never contended: it satisfies CoQueue, waiters are all in the main thread */
+    CoQueue drained; /* somebody left a closed gate */
+    CoQueue closed;  /* a node has closed, or an add has ended */
+    CoQueue reopened;  /* a reopen has ended */
+    AioBh *drained_bh; /* wakes @drained; scheduled by any thread */
+    AioBh *changed_bh; /* tells backends of changes; scheduled by any thread */
+    GMutex grown_lock;
+    GPtrArray *grown; /* grown_lock; BlockNode *, became longer by a write */
+};
+
+struct BlockNode {
+    BlockGraph *graph;                  /* fixed */
+    const BlockDriver *drv;             /* fixed */
+    char name[BLOCK_NODE_NAME_MAX + 1]; /* fixed */
+    gpointer state;                     /* fixed */
+    CoMutex serial;                     /* for BLOCK_SERIAL drivers */
+    CoMutex grow_lock;                  /* one write at a time makes the node longer */
+    GMutex limits_lock;
+
+    /* drained */
+    BlockdevOptions *opts;
+    BlockNodeFlags flags;
+    BlockLimits limits;      /* outside of requests: limits_lock */
+    BlockChild *first_child; /* NULL without any */
+    GPtrArray *children;     /* BlockChild *, owned */
+
+    /* atomic */
+    BlockRequestFlags write_flags, zero_flags, truncate_flags; /* what the driver handles */
+    int64_t length;
+    bool active;
+    bool dirty; /* written since the last flush began */
+    bool grown; /* stands in graph->grown */
+    BlockStatsSet stats;
+
+    /* main */
+    BlockNodeState phase;
+    unsigned refs;
+    unsigned readers; /* of them: queries, which do not make it in use */
+    uint64_t id;      /* of this node alone, ever */
+    bool monitor_owned;
+    BlockNode *inherits_from;       /* the parent that this node was made with */
+    GList link;                     /* in graph->nodes */
+    GPtrArray *parents;             /* BlockChild *, edges that lead here */
+    BlockPerm perm, shared;         /* cumulative, as last told to the driver */
+    BlockPerm new_perm, new_shared; /* while a change is being checked */
+    BlockReopen *reopen;
+    bool reopening;    /* a reopen is at work; edges and permissions wait */
+    unsigned drains;   /* drains begun on this very node */
+    unsigned visited;  /* == graph->visit: seen by this walk */
+    unsigned depth;    /* of the chain that begins here; 1 without children */
+    bool perm_checked; /* driver has checked, not yet set or aborted */
+
+    /* writes: those that need no order enter the gate, the others stand in the list */
+    Gate writes;
+    GMutex tracked_lock;
+    unsigned serialisers; /* tracked_lock; the gate is closed while > 0 */
+    GQueue tracked;       /* tracked_lock; BlockTracked *, oldest first */
+    CoQueue tracked_wait; /* tracked_lock */
+
+    /* flushes; flush_lock */
+    GMutex flush_lock;
+    CoQueue flush_wait;
+    bool flushing;
+};
+
+struct BlockChild {
+    char *name;                     /* fixed; of a backend's edge: NULL */
+    BlockNode *parent;              /* fixed; NULL for a backend's */
+    BlockBackend *backend;          /* fixed; NULL for a node's */
+    BlockNode *node;                /* drained; holds a reference */
+    BlockPerm perm;                 /* atomic; changed in the main thread with change_lock held */
+    BlockPerm shared;               /* main */
+    BlockPerm new_perm, new_shared; /* main; while a change is being checked */
+};
+
+struct BlockBackend {
+    BlockGraph *graph; /* fixed */
+    char *user;        /* fixed */
+    BlockChild root;
+    BlockStatsSet stats;
+    Gate gate;
+
+    /* main */
+    GList link;
+    BlockPerm perm, shared; /* as asked for, without what a truncate takes for the moment */
+    unsigned resizers;      /* truncates that hold RESIZE */
+    bool allow_inactive;
+    bool freeing;
+    void (*notify)(void *opaque);
+    void *notify_opaque;
+
+    /* gate_lock */
+    GMutex gate_lock;
+    CoQueue gate_wait;
+    bool gate_closed;
+
+    unsigned held;      /* atomic; requests on their way in, and truncates */
+    bool shares_writes; /* atomic; someone else wants to know what is written here */
+    bool wrote;         /* atomic; changed_bh is to tell them */
+    bool changed;       /* main; changed_bh is to tell this backend */
+};
+
+/* Which flags the driver handles. Any thread. */
+static inline BlockRequestFlags block_node_write_flags(const BlockNode *node)
+{
+    return __atomic_load_n(&node->write_flags, __ATOMIC_RELAXED);
+}
+
+static inline BlockRequestFlags block_node_zero_flags(const BlockNode *node)
+{
+    return __atomic_load_n(&node->zero_flags, __ATOMIC_RELAXED);
+}
+
+static inline BlockRequestFlags block_node_truncate_flags(const BlockNode *node)
+{
+    return __atomic_load_n(&node->truncate_flags, __ATOMIC_RELAXED);
+}
+
+/* graph.c */
+void block_graph_assert_main(const BlockGraph *graph);
+/* Sleep until @queue (drained, closed, reopened) is woken. */
+void co_fn block_graph_co_wait(BlockGraph *graph, CoQueue *queue);
+void block_graph_wake(BlockGraph *graph, CoQueue *queue);
+/* Hold change_lock as soon as no reopen is at work on @node or below. */
+void co_fn block_graph_co_lock_change(BlockGraph *graph, BlockNode *node);
+void block_graph_unlock_change(BlockGraph *graph);
+unsigned block_graph_new_visit(BlockGraph *graph);
+/* A new node with one reference. What it leaves out it has from @inherits_from (may be NULL). */
+BlockNode *co_fn block_node_co_open(BlockGraph *graph, const BlockdevOptions *opts,
+                                    BlockNode *inherits_from, GError **error);
+/* Like block_node_unref(), but returns when a node that nobody needs any more is closed. */
+void co_fn block_node_co_unref(BlockNode *node);
+/* The common options as @opts say, filled up from @inherit (NULL: by defaults), and checked. */
+bool block_node_flags_from(BlockNodeFlags *flags, const BlockdevOptions *opts,
+                           const BlockNodeFlags *inherit, GError **error);
+/* Compute anew what depends on the nodes below, here and in all nodes above. */
+void block_node_refresh_limits(BlockNode *node);
+void block_node_update_depth(BlockNode *node);
+/* Put common options into force. */
+void block_node_set_flags(BlockNode *node, const BlockNodeFlags *flags);
+/* Ask the driver for the length, and tell those above if it has changed. 0 or -errno. Any thread.
+ */
+int co_fn block_node_co_refresh_length(BlockNode *node);
+/* Whether @node can be reached from @top (which is reached from itself). */
+bool block_node_reaches(BlockNode *top, const BlockNode *node);
+
+/* edge.c */
+BlockChild *co_fn block_child_co_attach(BlockNode *parent, BlockNode *node, const char *name,
+                                        GError **error);
+void co_fn block_child_co_detach(BlockChild *child);
+
+/* perm.c; with change_lock held */
+/* Whoever stands at the upper end of the edge, for messages. Newly allocated. */
+char *block_child_user(const BlockChild *child);
+/*
+ * Compute the permissions anew for the @n @nodes and all below them, from new_perm and new_shared
+ * of the edges that lead to them; check them and put them into force, or leave all as it was. Nodes
+ * in a reopen count with the flags they are to have.
+ */
+bool co_fn block_perm_co_update(BlockGraph *graph, BlockNode **nodes, unsigned n, GError **error);
+/* The same where less is needed than before, which cannot fail. */
+void co_fn block_perm_co_shrink(BlockNode *node);
+
+/* drain.c */
+/* From any thread: look again whether those who drain may go on. */
+void block_graph_kick(BlockGraph *graph);
+/* The backends that can reach @node, each once. */
+GPtrArray *block_node_backends_above(BlockNode *node);
+/* Like block_node_co_drain_begin(), but for one request that is inside @self. */
+void co_fn block_node_co_drain_begin_but(BlockNode *node, BlockBackend *self);
+/* Close or open the gate as the drains below @blk ask for. */
+void block_backend_update_gate(BlockBackend *blk);
+/* Between the two @blk is not freed; no drain waits for that. Any thread. */
+void block_backend_hold(BlockBackend *blk);
+void block_backend_release(BlockBackend *blk);
+/* The way of a request into the node and out again. */
+void co_fn block_backend_co_enter(BlockBackend *blk);
+void block_backend_leave(BlockBackend *blk);
+
+/* active.c */
+/* Make @node and all below it active, if it is not. With change_lock held. */
+bool co_fn block_node_co_activate(BlockNode *node, GError **error);
+
+/* notify.c */
+void block_notify_init(BlockGraph *graph);
+void block_notify_clear(BlockGraph *graph);
+/* The length of @node has changed. Main thread, in a coroutine. */
+void co_fn block_notify_co_length(BlockNode *node);
+/* What @node contains is another thing now. Main thread. */
+void block_notify_content(BlockNode *node);
+/* The same as block_notify_co_length(), from any thread. */
+void block_notify_grown(BlockNode *node);
+/* A request has written through @blk. Any thread. */
+void block_notify_written(BlockBackend *blk);
+/* Edges, permissions or listeners have changed at @node or above. */
+void block_notify_update(BlockNode *node);
+/* @node goes away. */
+void block_notify_forget(BlockNode *node);
+
+/* io.c; requests to a node itself, in the thread of the request; not accounted, but for the end of
+ * the highest write */
+int co_fn block_node_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
+                               BlockRequestFlags flags);
+int co_fn block_node_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
+                                BlockRequestFlags flags);
+int co_fn block_node_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                      BlockRequestFlags flags);
+int co_fn block_node_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
+int co_fn block_node_co_flush(BlockNode *node);
+int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
+                                 BlockRequestFlags flags, GError **error);
+int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                     uint64_t *pnum, BlockStatus *status);
+
+#endif

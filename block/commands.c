@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The commands of the schema's module block-core. */
+#include "qapi/commands-block-core.h"
+
+#include "block/query-internal.h"
+
+void block_register_commands(BlockGraph *graph, QapiCommandTable *table)
+{
+    qapi_command_table_add(table, qapi_commands_block_core, graph);
+}
+
+bool co_fn qmp_blockdev_add(QapiCall *call, const BlockdevOptions *arg, GError **error)
+{
+    return block_graph_co_add(call->self, arg, error);
+}
+
+bool co_fn qmp_blockdev_del(QapiCall *call, const char *node_name, GError **error)
+{
+    return block_graph_co_del(call->self, node_name, error);
+}
+
+bool co_fn qmp_blockdev_reopen(QapiCall *call, const GPtrArray *options, GError **error)
+{
+    return block_graph_co_reopen(call->self, options, error);
+}
+
+bool co_fn qmp_blockdev_set_active(QapiCall *call, const char *node_name, bool active,
+                                   GError **error)
+{
+    return block_graph_co_set_active(call->self, node_name, active, error);
+}
+
+/* The node that a command means which takes a device, too. */
+static BlockNode *find_node(BlockGraph *graph, const char *device, const char *node_name,
+                            GError **error)
+{
+    if (node_name) {
+        return block_graph_find(graph, node_name, error);
+    }
+    if (device) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
+                    "there is no device '%s'; give the name of a block node as 'node-name'",
+                    device);
+        return NULL;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT, "'node-name' is missing");
+    return NULL;
+}
+
+bool co_fn qmp_block_resize(QapiCall *call, const char *device, const char *node_name, int64_t size,
+                            GError **error)
+{
+    BlockNode *node = find_node(call->self, device, node_name, error);
+    BlockBackend *blk;
+    int r;
+
+    if (!node) {
+        return false;
+    }
+    blk = block_backend_co_new(node, "block_resize", 0, BLOCK_PERM_ALL, error);
+    if (!blk) {
+        return false;
+    }
+    r = blk_co_truncate(blk, size, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, error);
+    block_backend_co_free(blk);
+    return r == 0;
+}
+
+/* The open nodes, oldest first, held for a reply that suspends; they may be deleted meanwhile. */
+static void hold_open(BlockNode *node, void *opaque)
+{
+    if (node->phase == BLOCK_NODE_OPEN) {
+        g_ptr_array_add(opaque, block_node_ref(node));
+        node->readers++;
+    }
+}
+
+static void co_fn let_go(BlockNode *node)
+{
+    node->readers--;
+    block_node_co_unref(node);
+}
+
+GPtrArray *co_fn qmp_query_named_block_nodes(QapiCall *call, bool flat, GError **error)
+{
+    GPtrArray *reply = g_ptr_array_new_with_free_func((GDestroyNotify)block_device_info_free);
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+
+    block_graph_foreach(call->self, hold_open, nodes);
+    for (unsigned i = nodes->len; i-- > 0;) {
+        g_ptr_array_add(reply, block_query_co_node(g_ptr_array_index(nodes, i), flat));
+        let_go(g_ptr_array_index(nodes, i));
+    }
+    return reply;
+}
+
+GPtrArray *co_fn qmp_query_block(QapiCall *call, GError **error)
+{
+    return g_ptr_array_new_with_free_func((GDestroyNotify)block_info_free);
+}
+
+static void add_stats(BlockNode *node, void *opaque)
+{
+    if (node->phase == BLOCK_NODE_OPEN) {
+        g_ptr_array_add(opaque, block_query_stats(node));
+    }
+}
+
+GPtrArray *co_fn qmp_query_blockstats(QapiCall *call, bool query_nodes, GError **error)
+{
+    GPtrArray *reply = g_ptr_array_new_with_free_func((GDestroyNotify)block_stats_free);
+
+    if (query_nodes) {
+        block_graph_foreach(call->self, add_stats, reply);
+    }
+    return reply;
+}

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Tells backends that the node below them has become longer or shorter, or was written by somebody
+ * else. Requests only leave a mark and schedule one bottom half, which finds out in the main thread
+ * who is concerned; and they do not even that where nobody listens.
+ */
+#include "block/block-internal.h"
+
+/* Marks, and the bottom half that acts on them */
+
+static void mark_changed(BlockBackend *blk)
+{
+    blk->changed = true;
+    aio_bh_schedule(blk->graph->changed_bh);
+}
+
+/* Marks all who see what @blk has written at @node or below. */
+static void mark_readers(BlockBackend *blk, BlockNode *node)
+{
+    g_autoptr(GPtrArray) backends = block_node_backends_above(node);
+
+    for (unsigned i = 0; i < backends->len; i++) {
+        BlockBackend *other = g_ptr_array_index(backends, i);
+
+        if (other != blk) {
+            mark_changed(other);
+        }
+    }
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        if (child->perm & BLOCK_PERM_WRITE) {
+            mark_readers(blk, child->node);
+        }
+    }
+}
+
+static BlockNode *take_grown(BlockGraph *graph)
+{
+    BlockNode *node = NULL;
+
+    g_mutex_lock(&graph->grown_lock);
+    if (graph->grown->len > 0) {
+        node = g_ptr_array_steal_index_fast(graph->grown, 0);
+        node->grown = false;
+    }
+    g_mutex_unlock(&graph->grown_lock);
+    return node;
+}
+
+static void co_fn grown_co_entry(void *opaque)
+{
+    BlockNode *node = opaque;
+
+    block_notify_co_length(node);
+    block_node_co_unref(node);
+}
+
+static void notify_act(void *opaque)
+{
+    BlockGraph *graph = opaque;
+    BlockNode *node;
+
+    while ((node = take_grown(graph))) {
+        aio_co_enter(graph->main, grown_co_entry, block_node_ref(node));
+    }
+    for (GList *l = graph->backends.head; l; l = l->next) {
+        BlockBackend *blk = l->data;
+
+        if (__atomic_exchange_n(&blk->wrote, false, __ATOMIC_SEQ_CST)) {
+            mark_readers(blk, blk->root.node);
+        }
+    }
+    for (GList *l = graph->backends.head; l; l = l->next) {
+        BlockBackend *blk = l->data;
+
+        if (blk->changed) {
+            blk->changed = false;
+            if (blk->notify) {
+                blk->notify(blk->notify_opaque);
+            }
+        }
+    }
+}
+
+void block_notify_init(BlockGraph *graph)
+{
+    g_mutex_init(&graph->grown_lock);
+    graph->grown = g_ptr_array_new();
+    graph->changed_bh = aio_bh_new(graph->main, notify_act, graph);
+}
+
+void block_notify_clear(BlockGraph *graph)
+{
+    aio_bh_free(graph->changed_bh);
+    g_ptr_array_unref(graph->grown);
+    g_mutex_clear(&graph->grown_lock);
+}
+
+/* What may happen */
+
+void co_fn block_notify_co_length(BlockNode *node)
+{
+    g_autoptr(GPtrArray) edges = g_ptr_array_copy(node->parents, NULL, NULL);
+
+    for (unsigned i = 0; i < edges->len; i++) {
+        BlockChild *edge = g_ptr_array_index(edges, i);
+
+        if (edge->backend) {
+            mark_changed(edge->backend);
+        } else if (edge->parent->phase == BLOCK_NODE_OPEN &&
+                   (edge->parent->drv->follows_child_length || edge->parent->drv->is_filter)) {
+            block_node_co_refresh_length(edge->parent);
+        }
+    }
+}
+
+void block_notify_content(BlockNode *node)
+{
+    g_autoptr(GPtrArray) backends = block_node_backends_above(node);
+
+    for (unsigned i = 0; i < backends->len; i++) {
+        mark_changed(g_ptr_array_index(backends, i));
+    }
+}
+
+void block_notify_grown(BlockNode *node)
+{
+    BlockGraph *graph = node->graph;
+
+    g_mutex_lock(&graph->grown_lock);
+    if (!node->grown) {
+        node->grown = true;
+        g_ptr_array_add(graph->grown, node);
+    }
+    g_mutex_unlock(&graph->grown_lock);
+    aio_bh_schedule(graph->changed_bh);
+}
+
+void block_notify_forget(BlockNode *node)
+{
+    g_mutex_lock(&node->graph->grown_lock);
+    g_ptr_array_remove(node->graph->grown, node);
+    g_mutex_unlock(&node->graph->grown_lock);
+}
+
+void block_notify_written(BlockBackend *blk)
+{
+    if (__atomic_load_n(&blk->shares_writes, __ATOMIC_RELAXED) &&
+        !__atomic_exchange_n(&blk->wrote, true, __ATOMIC_SEQ_CST)) {
+        aio_bh_schedule(blk->graph->changed_bh);
+    }
+}
+
+/* Who listens to whom */
+
+static unsigned count_listeners(BlockNode *node)
+{
+    g_autoptr(GPtrArray) backends = block_node_backends_above(node);
+    unsigned listeners = 0;
+
+    for (unsigned i = 0; i < backends->len; i++) {
+        listeners += ((BlockBackend *)g_ptr_array_index(backends, i))->notify != NULL;
+    }
+    return listeners;
+}
+
+/* Whether more than @own backends listen to a node that can be reached from @node. */
+static bool others_listen(BlockNode *node, unsigned own)
+{
+    if (count_listeners(node) > own) {
+        return true;
+    }
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        if (others_listen(child->node, own)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void update_backend(BlockBackend *blk)
+{
+    bool shares = others_listen(blk->root.node, blk->notify ? 1 : 0);
+
+    __atomic_store_n(&blk->shares_writes, shares, __ATOMIC_RELAXED);
+}
+
+void block_notify_update(BlockNode *node)
+{
+    g_autoptr(GPtrArray) backends = block_node_backends_above(node);
+
+    /* With two listeners or more at this node, none of its backends need look any further. */
+    bool all_share = count_listeners(node) > 1;
+
+    for (unsigned i = 0; i < backends->len; i++) {
+        BlockBackend *blk = g_ptr_array_index(backends, i);
+
+        if (all_share) {
+            __atomic_store_n(&blk->shares_writes, true, __ATOMIC_RELAXED);
+        } else {
+            update_backend(blk);
+        }
+    }
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        block_notify_update(child->node);
+    }
+}

@@ -1,0 +1,574 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Changing options of open nodes, of all or of none:
+ *
+ *   collect    which nodes, with what options; they are marked, so that edges and permissions there
+ *              stay as they are until the end (others wait in block_graph_co_lock_change())
+ *   prepare    drivers acquire what they need, while requests go on and no lock is held
+ *   switch     with the nodes drained: edges are exchanged, permissions checked
+ *   commit     or everything is put back
+ */
+#include "block/block-internal.h"
+
+/* An edge that is to lead elsewhere. */
+typedef struct EdgeSwitch {
+    BlockChild *edge;
+    BlockNode
+        *node; /* where to: before the switch the new one, afterwards the old one; a reference */
+} EdgeSwitch;
+
+/* One node in a reopen. */
+typedef struct ReopenNode {
+    BlockReopen pub; /* what the driver sees; first, so that one leads to the other */
+    BlockdevOptions *opts;
+    GArray *switches; /* EdgeSwitch */
+    bool heir;        /* not named by the user, changes with its parent */
+    bool prepared;
+    bool drained;
+} ReopenNode;
+
+typedef struct Reopen {
+    BlockGraph *graph;
+    GPtrArray *nodes; /* ReopenNode * */
+} Reopen;
+
+static ReopenNode *reopen_get(const Reopen *r, unsigned i)
+{
+    return g_ptr_array_index(r->nodes, i);
+}
+
+static ReopenNode *reopen_find(const Reopen *r, const BlockNode *node)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        if (reopen_get(r, i)->pub.node == node) {
+            return reopen_get(r, i);
+        }
+    }
+    return NULL;
+}
+
+/* Collect */
+
+static ReopenNode *reopen_add(Reopen *r, BlockNode *node, const BlockdevOptions *opts)
+{
+    ReopenNode *rn = g_new0(ReopenNode, 1);
+
+    rn->opts = blockdev_options_copy(opts);
+    rn->switches = g_array_new(FALSE, FALSE, sizeof(EdgeSwitch));
+    rn->pub.node = block_node_ref(node);
+    rn->pub.opts = rn->opts;
+    node->reopening = true;
+    g_ptr_array_add(r->nodes, rn);
+    return rn;
+}
+
+static bool reopen_collect_one(Reopen *r, const BlockdevOptions *opts, GError **error)
+{
+    BlockNode *node;
+
+    if (!opts->node_name) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'node-name' is missing among the options of a node to reopen");
+        return false;
+    }
+    node = block_graph_find(r->graph, opts->node_name, error);
+    if (!node) {
+        return false;
+    }
+    if (reopen_find(r, node)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "block node '%s' is given twice", node->name);
+        return false;
+    }
+    if (opts->driver != node->drv->type) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "the driver of block node '%s' is '%s' and cannot be changed", node->name,
+                    node->drv->name);
+        return false;
+    }
+    if (opts->has_active && opts->active != block_node_active(node)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'active' of block node '%s' cannot be changed here; use blockdev-set-active",
+                    node->name);
+        return false;
+    }
+    reopen_add(r, node, opts);
+    return true;
+}
+
+static bool reopen_collect_listed(Reopen *r, const GPtrArray *options, GError **error)
+{
+    for (unsigned i = 0; i < options->len; i++) {
+        if (!reopen_collect_one(r, g_ptr_array_index(options, i), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool flags_equal(const BlockNodeFlags *a, const BlockNodeFlags *b)
+{
+    return a->read_only == b->read_only && a->auto_read_only == b->auto_read_only &&
+           a->force_share == b->force_share && a->cache_direct == b->cache_direct &&
+           a->cache_no_flush == b->cache_no_flush && a->discard_unmap == b->discard_unmap &&
+           a->detect_zeroes == b->detect_zeroes;
+}
+
+/* A child that takes its options over from its parent changes with it. */
+static bool reopen_collect_heirs(Reopen *r, const ReopenNode *rn, GError **error)
+{
+    for (unsigned i = 0; i < rn->pub.node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(rn->pub.node->children, i);
+        BlockNode *heir = child->node;
+        BlockNodeFlags flags;
+
+        if (heir->inherits_from != rn->pub.node || reopen_find(r, heir)) {
+            continue;
+        }
+        if (!block_node_flags_from(&flags, heir->opts, &rn->pub.flags, error)) {
+            return false;
+        }
+        if (!flags_equal(&flags, &heir->flags)) {
+            reopen_add(r, heir, heir->opts)->heir = true;
+        }
+    }
+    return true;
+}
+
+/* The flags that @rn inherits from, or NULL. */
+static const BlockNodeFlags *reopen_inherited(const Reopen *r, const ReopenNode *rn)
+{
+    const BlockNode *from = rn->pub.node->inherits_from;
+    const ReopenNode *parent = from ? reopen_find(r, from) : NULL;
+
+    if (parent) {
+        return &parent->pub.flags;
+    }
+    return from ? &from->flags : NULL;
+}
+
+/* Computes the flags of all; r->nodes grows by the heirs meanwhile. */
+static bool reopen_collect_flags(Reopen *r, GError **error)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        ReopenNode *rn = reopen_get(r, i);
+
+        if (!block_node_flags_from(&rn->pub.flags, rn->opts, reopen_inherited(r, rn), error)) {
+            g_prefix_error(error, "block node '%s': ", rn->pub.node->name);
+            return false;
+        }
+        if (!reopen_collect_heirs(r, rn, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Children */
+
+static bool reopen_check_active(const ReopenNode *rn, const BlockChild *edge, BlockNode *to,
+                                GError **error)
+{
+    if (block_node_active(to) || !block_node_active(rn->pub.node)) {
+        return true;
+    }
+    g_set_error(
+        error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+        "block node '%s' is inactive, so it cannot be the child '%s' of the active node '%s'",
+        to->name, edge->name, rn->pub.node->name);
+    return false;
+}
+
+/* What the options say about one edge. */
+static bool reopen_collect_edge(Reopen *r, ReopenNode *rn, BlockChild *edge, const QValue *ref,
+                                GError **error)
+{
+    BlockNode *to;
+    EdgeSwitch change;
+
+    if (!ref || qvalue_type(ref) != QVALUE_STRING) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "block node '%s': '%s' must be the name of a node (it is '%s' now); a child "
+                    "cannot be made or left out in a reopen",
+                    rn->pub.node->name, edge->name, edge->node->name);
+        return false;
+    }
+    to = block_graph_find(r->graph, qvalue_get_string(ref, NULL), error);
+    if (!to) {
+        return false;
+    }
+    if (to == edge->node) {
+        return true;
+    }
+    if (!reopen_check_active(rn, edge, to, error)) {
+        return false;
+    }
+    change = (EdgeSwitch){.edge = edge, .node = block_node_ref(to)};
+    g_array_append_val(rn->switches, change);
+    return true;
+}
+
+static bool reopen_collect_edges(Reopen *r, ReopenNode *rn, GError **error)
+{
+    g_autoptr(QValue) options = blockdev_options_to_qvalue(rn->opts);
+    GPtrArray *edges = rn->pub.node->children;
+
+    for (unsigned i = 0; !rn->heir && i < edges->len; i++) {
+        BlockChild *edge = g_ptr_array_index(edges, i);
+
+        if (!reopen_collect_edge(r, rn, edge, qvalue_object_get(options, edge->name), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+BlockNode *block_reopen_child(BlockReopen *reopen, const char *name)
+{
+    ReopenNode *rn = (ReopenNode *)reopen;
+
+    for (unsigned i = 0; i < rn->switches->len; i++) {
+        EdgeSwitch *change = &g_array_index(rn->switches, EdgeSwitch, i);
+
+        if (g_str_equal(change->edge->name, name)) {
+            return change->node;
+        }
+    }
+    return block_node_child(reopen->node, name)->node;
+}
+
+/* Prepare */
+
+/* What the core sees to, so that a driver without reopen callbacks need not know it. */
+static bool is_common_option(const BlockNode *node, const char *key)
+{
+    static const char *const common[] = {
+        "driver",         "node-name",   "discard",       "cache",  "read-only",
+        "auto-read-only", "force-share", "detect-zeroes", "active",
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(common); i++) {
+        if (g_str_equal(key, common[i])) {
+            return true;
+        }
+    }
+    return block_node_child((BlockNode *)node, key) != NULL;
+}
+
+static bool same_member(const QValue *a, const QValue *b)
+{
+    return a && b ? qvalue_equal(a, b) : a == b;
+}
+
+/* Whether each option of @from that is the driver's own is the same in @to. */
+static bool check_own_options(const BlockNode *node, const QValue *from, const QValue *to,
+                              GError **error)
+{
+    for (gsize i = 0; i < qvalue_object_size(from); i++) {
+        const char *key = qvalue_object_key(from, i);
+
+        if (!is_common_option(node, key) &&
+            !same_member(qvalue_object_value(from, i), qvalue_object_get(to, key))) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                        "block node '%s': driver '%s' cannot change '%s' by a reopen", node->name,
+                        node->drv->name, key);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_unchanged(const ReopenNode *rn, GError **error)
+{
+    g_autoptr(QValue) old = blockdev_options_to_qvalue(rn->pub.node->opts);
+    g_autoptr(QValue) new = blockdev_options_to_qvalue(rn->opts);
+
+    return check_own_options(rn->pub.node, old, new, error) &&
+           check_own_options(rn->pub.node, new, old, error);
+}
+
+static bool co_fn reopen_co_prepare_node(ReopenNode *rn, GError **error)
+{
+    BlockNode *node = rn->pub.node;
+
+    node->reopen = &rn->pub;
+    if (!node->drv->co_reopen_prepare) {
+        return check_unchanged(rn, error);
+    }
+    rn->prepared = node->drv->co_reopen_prepare(&rn->pub, error);
+    return rn->prepared;
+}
+
+static bool co_fn reopen_co_prepare(Reopen *r, GError **error)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        if (!reopen_co_prepare_node(reopen_get(r, i), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Switch */
+
+static bool co_fn reopen_co_drain(Reopen *r, GError **error)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        block_node_co_drain_begin(reopen_get(r, i)->pub.node);
+        reopen_get(r, i)->drained = true;
+    }
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        BlockNode *node = reopen_get(r, i)->pub.node;
+        int ret = node->flags.read_only ? 0 : block_node_co_flush(node);
+
+        if (ret < 0) {
+            wharf_set_error_errno(error, -ret, "block node '%s': cannot flush it", node->name);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void edge_switch(EdgeSwitch *change)
+{
+    BlockChild *edge = change->edge;
+    BlockNode *old = edge->node;
+
+    g_ptr_array_remove(old->parents, edge);
+    edge->node = change->node;
+    g_ptr_array_add(edge->node->parents, edge);
+    change->node = old;
+}
+
+/* Exchanges the edges; a second time puts them back. */
+static void reopen_switch_edges(Reopen *r)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        GArray *switches = reopen_get(r, i)->switches;
+
+        for (unsigned j = 0; j < switches->len; j++) {
+            edge_switch(&g_array_index(switches, EdgeSwitch, j));
+        }
+    }
+}
+
+static void reopen_update_depths(Reopen *r)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        block_node_update_depth(reopen_get(r, i)->pub.node);
+    }
+}
+
+static unsigned deepest_above(const BlockNode *node)
+{
+    unsigned deepest = node->depth;
+
+    for (unsigned i = 0; i < node->parents->len; i++) {
+        const BlockChild *edge = g_ptr_array_index(node->parents, i);
+
+        if (edge->parent) {
+            deepest = MAX(deepest, deepest_above(edge->parent));
+        }
+    }
+    return deepest;
+}
+
+/* No node may be made from itself. Only after the switch, for several exchanges may make one loop.
+ */
+static bool reopen_check_loops(const Reopen *r, GError **error)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        ReopenNode *rn = reopen_get(r, i);
+
+        for (unsigned j = 0; j < rn->switches->len; j++) {
+            const BlockChild *edge = g_array_index(rn->switches, EdgeSwitch, j).edge;
+
+            if (block_node_reaches(edge->node, rn->pub.node)) {
+                g_set_error(
+                    error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "block node '%s' cannot be the child '%s' of '%s': it would be made from "
+                    "itself",
+                    edge->node->name, edge->name, rn->pub.node->name);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool reopen_check_depth(const Reopen *r, GError **error)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        if (deepest_above(reopen_get(r, i)->pub.node) > BLOCK_DEPTH_MAX) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                        "chains of more than %d nodes are not supported", BLOCK_DEPTH_MAX);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The permissions of all nodes concerned: those reopened, and those that lose a parent. */
+static bool co_fn reopen_co_update_perms(Reopen *r, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        ReopenNode *rn = reopen_get(r, i);
+
+        g_ptr_array_add(nodes, rn->pub.node);
+        for (unsigned j = 0; j < rn->switches->len; j++) {
+            g_ptr_array_add(nodes, g_array_index(rn->switches, EdgeSwitch, j).node);
+        }
+    }
+    return block_perm_co_update(r->graph, (BlockNode **)nodes->pdata, nodes->len, error);
+}
+
+/* Commit, abort, clean up */
+
+static void co_fn reopen_co_commit_node(ReopenNode *rn)
+{
+    BlockNode *node = rn->pub.node;
+
+    block_node_set_flags(node, &rn->pub.flags);
+    if (rn->prepared && node->drv->co_reopen_commit) {
+        node->drv->co_reopen_commit(&rn->pub);
+    }
+    rn->prepared = false;
+    node->reopen = NULL;
+    blockdev_options_free(node->opts);
+    node->opts = g_steal_pointer(&rn->opts);
+}
+
+/* What follows from new options: limits and length, here and above, and what backends know. */
+static void co_fn reopen_co_refresh(Reopen *r)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        BlockNode *node = reopen_get(r, i)->pub.node;
+        int ret;
+
+        block_node_refresh_limits(node);
+        ret = block_node_co_refresh_length(node);
+        if (ret < 0) {
+            g_warning("block node '%s': cannot get its length: %s", node->name, g_strerror(-ret));
+        }
+        block_notify_update(node);
+        if (reopen_get(r, i)->switches->len > 0) {
+            block_notify_content(node);
+        }
+    }
+}
+
+static void co_fn reopen_co_abort(Reopen *r)
+{
+    for (unsigned i = r->nodes->len; i-- > 0;) {
+        ReopenNode *rn = reopen_get(r, i);
+        BlockNode *node = rn->pub.node;
+
+        if (rn->prepared && node->drv->co_reopen_abort) {
+            node->drv->co_reopen_abort(&rn->pub);
+        }
+        node->reopen = NULL;
+    }
+}
+
+static void co_fn reopen_co_undrain(Reopen *r)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        ReopenNode *rn = reopen_get(r, i);
+
+        if (rn->drained) {
+            block_node_co_drain_end(rn->pub.node);
+            rn->drained = false;
+        }
+        rn->pub.node->reopening = false;
+    }
+    block_graph_wake(r->graph, &r->graph->reopened);
+}
+
+static void co_fn reopen_co_free(Reopen *r)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        ReopenNode *rn = reopen_get(r, i);
+
+        for (unsigned j = 0; j < rn->switches->len; j++) {
+            block_node_co_unref(g_array_index(rn->switches, EdgeSwitch, j).node);
+        }
+        g_array_unref(rn->switches);
+        blockdev_options_free(rn->opts);
+        block_node_co_unref(rn->pub.node);
+        g_free(rn);
+    }
+    g_ptr_array_unref(r->nodes);
+}
+
+/* The part with the nodes drained and change_lock held. */
+static bool co_fn reopen_co_switch(Reopen *r, GError **error)
+{
+    if (!reopen_co_drain(r, error)) {
+        return false;
+    }
+    reopen_switch_edges(r);
+    if (!reopen_check_loops(r, error)) {
+        reopen_switch_edges(r);
+        return false;
+    }
+    reopen_update_depths(r);
+    if (!reopen_check_depth(r, error) || !reopen_co_update_perms(r, error)) {
+        reopen_switch_edges(r);
+        reopen_update_depths(r);
+        return false;
+    }
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        reopen_co_commit_node(reopen_get(r, i));
+    }
+    reopen_co_refresh(r);
+    return true;
+}
+
+static bool reopen_collect(Reopen *r, const GPtrArray *options, GError **error)
+{
+    if (!reopen_collect_listed(r, options, error) || !reopen_collect_flags(r, error)) {
+        return false;
+    }
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        if (!reopen_collect_edges(r, reopen_get(r, i), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool co_fn reopen_co_run(Reopen *r, const GPtrArray *options, GError **error)
+{
+    bool ok;
+
+    co_mutex_lock(&r->graph->change_lock);
+    ok = reopen_collect(r, options, error);
+    co_mutex_unlock(&r->graph->change_lock);
+
+    ok = ok && reopen_co_prepare(r, error);
+
+    co_mutex_lock(&r->graph->change_lock);
+    ok = ok && reopen_co_switch(r, error);
+    if (!ok) {
+        reopen_co_abort(r);
+    }
+    reopen_co_undrain(r);
+    co_mutex_unlock(&r->graph->change_lock);
+    return ok;
+}
+
+bool co_fn block_graph_co_reopen(BlockGraph *graph, const GPtrArray *options, GError **error)
+{
+    Reopen r = {.graph = graph, .nodes = g_ptr_array_new()};
+    bool ok;
+
+    block_graph_assert_main(graph);
+    /* Two at a time could wait for each other's nodes. */
+    co_mutex_lock(&graph->reopen_lock);
+    ok = reopen_co_run(&r, options, error);
+    reopen_co_free(&r);
+    co_mutex_unlock(&graph->reopen_lock);
+    return ok;
+}
