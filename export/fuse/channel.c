@@ -255,7 +255,8 @@ static ssize_t channel_read(FuseChannel *channel, FuseRequest *req)
         n = read(channel->fd, request_message(req), CHANNEL_HEAD + FUSE_INIT_MAX_IO);
         /* ENOENT: the request was taken back while it was on its way. */
     } while (n < 0 && (errno == EINTR || errno == ENOENT));
-    return n < 0 ? -errno : n;
+    /* Nothing at all is what no kernel sends: the other side has gone. */
+    return n < 0 ? -errno : n == 0 ? -ENODEV : n;
 }
 
 /* Take one request. False if there is none, or nothing to put it in. */

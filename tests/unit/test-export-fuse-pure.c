@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The parts of the FUSE export that only look at bytes. */
+#include <errno.h>
+#include <string.h>
+
+#include "export/fuse/fuse-internal.h"
+#include "export/fuse/helper.h"
+#include "export/fuse/mountinfo.h"
+#include "export/fuse/records.h"
+
+#define LINE_PLAIN "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"
+#define LINE_FUSE  "512 28 0:49 / /tmp/a\\040b\\134c\\011d ro,nosuid - fuse /dev/fuse rw,user_id=0"
+
+static void test_mountinfo_line(void)
+{
+    g_autoptr(MountInfo) plain = mountinfo_parse_line(LINE_PLAIN "\n");
+    g_autoptr(MountInfo) fuse = mountinfo_parse_line(LINE_FUSE);
+
+    g_assert_nonnull(plain);
+    g_assert_cmpuint(plain->id, ==, 36);
+    g_assert_cmpuint(plain->dev_major, ==, 98);
+    g_assert_cmpuint(plain->dev_minor, ==, 0);
+    g_assert_cmpstr(plain->mountpoint, ==, "/mnt2");
+    g_assert_cmpstr(plain->fstype, ==, "ext3");
+    g_assert_nonnull(fuse);
+    g_assert_cmpuint(fuse->dev_minor, ==, 49);
+    g_assert_cmpstr(fuse->mountpoint, ==, "/tmp/a b\\c\td");
+    g_assert_cmpstr(fuse->fstype, ==, "fuse");
+}
+
+static void test_mountinfo_bad_lines(void)
+{
+    static const char *const lines[] = {
+        "",
+        "\n",
+        "36",
+        "36 35 98:0 /mnt1 /mnt2 rw",
+        "36 35 98:0 /mnt1 /mnt2 rw -",
+        "36 35 98:0 /mnt1 /mnt2 rw - ext3",
+        "x 35 98:0 / / rw - ext3 a rw",
+        "36 35 98 / / rw - ext3 a rw",
+        "36 35 98:0:1 / / rw - ext3 a rw",
+        "36 35 98:x / / rw - ext3 a rw",
+        "99999999999999999999 35 98:0 / / rw - ext3 a rw",
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
+        g_assert_null(mountinfo_parse_line(lines[i]));
+    }
+}
+
+static void test_mountinfo_find(void)
+{
+    const char *text = LINE_PLAIN "\nnonsense\n" LINE_FUSE "\n";
+    g_autoptr(MountInfo) found = mountinfo_parse_find(text, 512, 0, 49);
+
+    g_assert_nonnull(found);
+    g_assert_cmpstr(found->fstype, ==, "fuse");
+    g_assert_null(mountinfo_parse_find(text, 512, 0, 50));
+    g_assert_null(mountinfo_parse_find(text, 513, 0, 49));
+    g_assert_null(mountinfo_parse_find("", 512, 0, 49));
+}
+
+static void assert_tidy(const char *output, const char *expected)
+{
+    g_autofree char *text = fuse_helper_tidy(output);
+
+    g_assert_cmpstr(text, ==, expected);
+}
+
+static void test_helper_tidy(void)
+{
+    assert_tidy("", NULL);
+    assert_tidy("\n \n", NULL);
+    assert_tidy("fusermount3: mount failed: Operation not permitted\n",
+                "mount failed: Operation not permitted");
+    assert_tidy("/usr/bin/fusermount3: one\nfusermount3: two\n", "one; two");
+    assert_tidy("something else", "something else");
+}
+
+static void test_record(void)
+{
+    g_autofree char *path = NULL;
+    uint64_t mount = 0;
+
+    g_assert_true(fuse_record_parse("77\n/a\nb", 7, &mount, &path));
+    g_assert_cmpuint(mount, ==, 77);
+    g_assert_cmpstr(path, ==, "/a\nb");
+    g_assert_false(fuse_record_parse("", 0, &mount, &path));
+    g_assert_false(fuse_record_parse("77", 2, &mount, &path));
+    g_assert_false(fuse_record_parse("77\n", 3, &mount, &path));
+    g_assert_false(fuse_record_parse("77\na", 4, &mount, &path));
+    g_assert_false(fuse_record_parse("x\n/a", 4, &mount, &path));
+    g_assert_false(fuse_record_parse("7\n/a\0b", 6, &mount, &path));
+}
+
+typedef struct InitMessage {
+    struct fuse_in_header header;
+    struct fuse_init_in in;
+} InitMessage;
+
+static InitMessage init_message(uint32_t major, uint32_t minor, uint64_t flags)
+{
+    return (InitMessage){
+        .header = {.len = sizeof(InitMessage), .opcode = FUSE_INIT, .unique = 2},
+        .in = {.major = major,
+               .minor = minor,
+               .max_readahead = 131072,
+               .flags = (uint32_t)flags,
+               .flags2 = (uint32_t)(flags >> 32)},
+    };
+}
+
+static void test_init(void)
+{
+    InitMessage message = init_message(7, 45, ~0ULL);
+    FuseAgreement agreed;
+    struct fuse_init_out out;
+
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, 0);
+    g_assert_cmpuint(out.major, ==, 7);
+    g_assert_cmpuint(out.max_write, ==, 1024 * 1024);
+    g_assert_cmpuint(out.max_pages, ==, 256);
+    g_assert_cmpuint(out.max_readahead, ==, 131072);
+    g_assert_cmpuint(out.time_gran, ==, 1);
+    g_assert_cmpuint(out.flags & FUSE_ASYNC_DIO, !=, 0);
+    g_assert_cmpuint(out.flags & FUSE_ATOMIC_O_TRUNC, !=, 0);
+    g_assert_cmpuint(out.flags2 & (1 << 4), !=, 0); /* shared mappings with direct I/O */
+    /* What would give the kernel a cache of its own, or locks to us, is not asked for. */
+    g_assert_cmpuint(out.flags & FUSE_WRITEBACK_CACHE, ==, 0);
+    g_assert_cmpuint(out.flags & FUSE_NO_OPEN_SUPPORT, ==, 0);
+    g_assert_cmpuint(out.flags & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS), ==, 0);
+}
+
+static void test_init_offers_less(void)
+{
+    InitMessage message = init_message(7, 31, FUSE_ASYNC_READ);
+    FuseAgreement agreed;
+    struct fuse_init_out out;
+
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, 0);
+    g_assert_cmpuint(out.flags, ==, FUSE_ASYNC_READ);
+    g_assert_cmpuint(out.flags2, ==, 0);
+    g_assert_cmpuint(agreed.minor, ==, 31);
+    g_assert_cmpuint(out.max_write, ==, 32 * 4096);
+
+    /* The message as it was before protocol 7.36. */
+    message = init_message(7, 31, ~0ULL);
+    message.header.len = sizeof(message.header) + 16;
+    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, &agreed, &out), ==, 0);
+    g_assert_cmpuint(out.flags2, ==, 0);
+}
+
+static void test_init_refused(void)
+{
+    InitMessage message = init_message(7, 27, 0);
+    FuseAgreement agreed;
+    struct fuse_init_out out;
+
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EPROTO);
+    message = init_message(6, 45, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EPROTO);
+    message = init_message(8, 0, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EAGAIN);
+    g_assert_cmpuint(out.major, ==, 7);
+    message = init_message(7, 45, 0);
+    message.header.opcode = FUSE_READ;
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EINVAL);
+    message = init_message(7, 45, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message) - 1, &agreed, &out), ==, -EINVAL);
+    message.header.len = sizeof(message.header) + 8;
+    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, &agreed, &out), ==, -EINVAL);
+}
+
+typedef struct WriteMessage {
+    struct fuse_in_header header;
+    struct fuse_write_in in;
+    char data[16];
+} WriteMessage;
+
+static void test_parse(void)
+{
+    WriteMessage message = {
+        .header = {.len = sizeof(message), .opcode = FUSE_WRITE, .unique = 2, .nodeid = 1},
+        .in = {.size = sizeof(message.data)},
+    };
+    FuseCall call;
+    int err = 1;
+
+    g_assert_nonnull(
+        fuse_call_parse(&call, NULL, &message, sizeof(message), &call /*unused*/, &err));
+    g_assert_cmpint(err, ==, 0);
+    g_assert_true(call.args == &message.in);
+    g_assert_true(call.payload == message.data);
+    g_assert_cmpuint(call.payload_bytes, ==, sizeof(message.data));
+
+    g_assert_null(fuse_call_parse(&call, NULL, &message, sizeof(message) - 1, NULL, &err));
+    g_assert_cmpint(err, ==, -EINVAL);
+    g_assert_null(fuse_call_parse(&call, NULL, &message, 7, NULL, &err));
+    g_assert_cmpint(err, ==, 0); /* too short to tell what to answer to */
+}
+
+/* For each operation: a message one byte too short is refused, whatever the operation. */
+static void test_parse_short(void)
+{
+    struct {
+        struct fuse_in_header header;
+        char args[256];
+    } message = {.header = {.unique = 2, .nodeid = 1}};
+    FuseCall call;
+
+    for (uint32_t opcode = 0; opcode < 64; opcode++) {
+        const FuseOperation *operation;
+        int err;
+
+        message.header.opcode = opcode;
+        message.header.len = sizeof(message);
+        operation = fuse_call_parse(&call, NULL, &message, sizeof(message), NULL, &err);
+        if (!operation) {
+            g_assert_true(err == -ENOSYS || err == -ENOTTY);
+            continue;
+        }
+        if (!operation->args_bytes) {
+            continue;
+        }
+        message.header.len = sizeof(message.header) + operation->args_bytes;
+        g_assert_true(fuse_call_parse(&call, NULL, &message, message.header.len, NULL, &err) ==
+                      operation);
+        message.header.len--;
+        g_assert_null(fuse_call_parse(&call, NULL, &message, message.header.len, NULL, &err));
+        g_assert_cmpint(err, ==, -EINVAL);
+    }
+    message.header.opcode = G_MAXUINT32;
+    message.header.len = sizeof(message);
+    {
+        int err;
+
+        g_assert_null(fuse_call_parse(&call, NULL, &message, sizeof(message), NULL, &err));
+        g_assert_cmpint(err, ==, -ENOSYS);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/fuse/mountinfo/line", test_mountinfo_line);
+    g_test_add_func("/fuse/mountinfo/bad-lines", test_mountinfo_bad_lines);
+    g_test_add_func("/fuse/mountinfo/find", test_mountinfo_find);
+    g_test_add_func("/fuse/helper/tidy", test_helper_tidy);
+    g_test_add_func("/fuse/record/parse", test_record);
+    g_test_add_func("/fuse/init/all", test_init);
+    g_test_add_func("/fuse/init/less", test_init_offers_less);
+    g_test_add_func("/fuse/init/refused", test_init_refused);
+    g_test_add_func("/fuse/parse/write", test_parse);
+    g_test_add_func("/fuse/parse/short", test_parse_short);
+    return g_test_run();
+}
