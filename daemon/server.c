@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include "aio/coroutine.h"
+#include "block/block.h"
 #include "daemon/plan.h"
+#include "export/export.h"
 #include "monitor/monitor.h"
 #include "object/object.h"
 #include "util/error.h"
@@ -23,6 +25,8 @@ struct Server {
     QapiCommandTable *commands;
     MonitorSet *monitors;
     ObjectRegistry *objects;
+    BlockGraph *graph;
+    ExportRegistry *exports;
 
     bool stopping;       /* told to end */
     Coroutine *sleeping; /* the main coroutine, while there is nothing for it to do */
@@ -69,6 +73,9 @@ static void co_fn server_co_take_down(Server *s)
 {
     notify_service_manager("STOPPING=1");
     monitor_set_co_quiesce(s->monitors);
+    if (export_registry_co_shutdown_all(s->exports)) {
+        block_graph_co_close_all(s->graph);
+    }
     monitor_set_co_close(s->monitors);
     pidfile_remove(g_steal_pointer(&s->pidfile));
 }
@@ -85,7 +92,9 @@ static bool co_fn server_co_start_item(Server *s, const StartItem *item, GError 
     case START_MONITOR:
         return monitor_set_co_add(s->monitors, item->u.monitor, error);
     case START_BLOCKDEV:
+        return block_graph_co_add(s->graph, item->u.blockdev, error);
     case START_EXPORT:
+        return export_registry_co_add(s->exports, item->u.export, error);
     case START_NBD_SERVER:
         break;
     }
@@ -181,6 +190,10 @@ Server *server_new(const DaemonOptions *options, Log *log, GError **error)
     s->monitors = monitor_set_new(ctx, s->commands, on_quit, s);
     s->objects = object_registry_new();
     object_register_commands(s->objects, s->commands);
+    s->graph = block_graph_new(ctx, monitor_set_event_sink(s->monitors));
+    block_register_commands(s->graph, s->commands);
+    s->exports = export_registry_new(s->graph, s->objects, monitor_set_event_sink(s->monitors));
+    export_register_commands(s->exports, s->commands);
     s->signals = signals_new(ctx, on_end_signal, s);
     return s;
 }
@@ -191,6 +204,8 @@ void server_free(Server *s)
         return;
     }
     signals_free(s->signals);
+    export_registry_free(s->exports);
+    block_graph_free(s->graph);
     object_registry_free(s->objects);
     monitor_set_free(s->monitors);
     qapi_command_table_free(s->commands);
