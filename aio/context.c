@@ -245,7 +245,9 @@ static bool wait_for_events(AioContext *ctx, int64_t timeout_ns)
             return progress;
         }
         if (timeout_ns > 0) {
-            timeout_ns = MAX(timeout_ns - (aio_now_ns() - start), 0);
+            int64_t left = timeout_ns - (aio_now_ns() - start);
+
+            timeout_ns = MAX(left, 0);
         }
     }
     sleep_in_backend(ctx, timeout_ns);

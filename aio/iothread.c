@@ -4,6 +4,7 @@
 #include "aio/context-internal.h"
 #include "util/error.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 struct Iothread {
@@ -24,6 +25,10 @@ struct Iothread {
 static gpointer iothread_main(gpointer opaque)
 {
     Iothread *iothread = opaque;
+    char shown[16]; /* all that the system keeps; it refuses longer ones */
+
+    g_strlcpy(shown, iothread->name, sizeof(shown));
+    pthread_setname_np(pthread_self(), shown);
 
     g_mutex_lock(&iothread->lock);
     iothread->tid = gettid();

@@ -114,10 +114,14 @@ void aio_timer_free(AioTimer *timer)
 
 int64_t aio_timers_timeout(AioContext *ctx)
 {
+    int64_t deadline, now;
+
     if (ctx->timers->len == 0) {
         return -1;
     }
-    return MAX(heap_get(ctx->timers, 0)->deadline - aio_now_ns(), 0);
+    deadline = heap_get(ctx->timers, 0)->deadline;
+    now = aio_now_ns();
+    return deadline > now ? deadline - now : 0;
 }
 
 bool aio_timers_run(AioContext *ctx)
