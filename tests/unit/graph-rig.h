@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * tests/unit/graph-rig.h - a block graph to test with: its context, its main coroutine, and nodes
+ * from options written as JSON.
+ */
+#ifndef WHARF_TESTS_GRAPH_RIG_H
+#define WHARF_TESTS_GRAPH_RIG_H
+
+#include "aio/aio.h"
+#include "block/backend.h"
+#include "block/block.h"
+
+typedef struct GraphRig {
+    AioContext *ctx;
+    BlockGraph *graph;
+    gpointer user; /* the test's */
+} GraphRig;
+
+/*
+ * Make a context and a graph, run @body as a coroutine of that context, then close the graph and
+ * free everything.
+ */
+void graph_rig_run(void co_fn (*body)(GraphRig *rig), gpointer user);
+
+/* Options of a node, from JSON in QMP's dialect (single quotes are fine). The caller's. */
+BlockdevOptions *graph_rig_options(const char *json);
+
+/* Add a node, or fail the test. Takes @opts. The node is borrowed. */
+BlockNode *co_fn graph_rig_co_add(GraphRig *rig, BlockdevOptions *opts);
+
+/* Add a node, which must fail and leave none. Takes @opts. Returns the error's message. */
+char *co_fn graph_rig_co_add_fails(GraphRig *rig, BlockdevOptions *opts);
+
+void co_fn graph_rig_co_del(GraphRig *rig, const char *name);
+
+/* Reopen one node. Takes @opts. Returns NULL, or the error's message. */
+char *co_fn graph_rig_co_reopen(GraphRig *rig, BlockdevOptions *opts);
+
+/* A backend on @node that needs @perm and shares everything. */
+BlockBackend *co_fn graph_rig_co_use(BlockNode *node, BlockPerm perm);
+
+/* Bytes that tell where they stand, different for each @seed. */
+void graph_rig_fill(uint8_t *buffer, size_t n, unsigned seed);
+
+/* Write such bytes at @offset, which must succeed. */
+void co_fn graph_rig_co_write(BlockBackend *blk, uint64_t offset, size_t n, unsigned seed,
+                              BlockRequestFlags flags);
+
+/* The bytes at @offset must be these. */
+void co_fn graph_rig_co_expect(BlockBackend *blk, uint64_t offset, size_t n, unsigned seed);
+void co_fn graph_rig_co_expect_zeros(BlockBackend *blk, uint64_t offset, size_t n);
+
+#endif
