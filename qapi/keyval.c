@@ -83,7 +83,7 @@ static char **split_key(const char *key, GError **error)
         return NULL;
     }
     for (guint i = 0; parts[i]; i++) {
-        if (!is_part(parts[i])) {
+        if (!is_part(parts[i]) || (i == 0 && is_index(parts[i]))) {
             refuse(error, "'%.64s' is no valid name of a parameter", key);
             return NULL;
         }
@@ -209,7 +209,7 @@ static QValue *with_arrays(const QValue *object, const char *path, GError **erro
     if (n_indices == 0) {
         return to_object(object, path, error);
     }
-    if (n_indices < qvalue_object_size(object) || !*path) {
+    if (n_indices < qvalue_object_size(object)) {
         refuse(error, "Parameter '%s' mixes members by name and elements by number", path);
         return NULL;
     }

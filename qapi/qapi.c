@@ -111,19 +111,29 @@ static void append_path(const QapiInput *in, GString *out)
     g_string_append(out, in->name);
 }
 
-/* @text for a message: no control characters, no more than QUOTE_MAX bytes or so. */
+/* @text for a message: control characters escaped, no more than QUOTE_MAX bytes of it or so. */
 static char *shorten(const char *text)
 {
     g_autofree char *valid = g_utf8_make_valid(text, -1);
-    const char *end = valid;
+    GString *out = g_string_new(NULL);
+    const char *p;
 
-    while (*end && end - valid < QUOTE_MAX) {
-        end = g_utf8_next_char(end);
+    for (p = valid; *p && p - valid < QUOTE_MAX; p = g_utf8_next_char(p)) {
+        gunichar c = g_utf8_get_char(p);
+
+        if (c < 0x20 || c == 0x7f) {
+            g_string_append_printf(out, "\\u%04x", c);
+        } else {
+            g_string_append_unichar(out, c);
+        }
     }
-    return *end ? g_strdup_printf("%.*s...", (int)(end - valid), valid) : g_strdup(valid);
+    if (*p) {
+        g_string_append(out, "...");
+    }
+    return g_string_free(out, FALSE);
 }
 
-/* "parameter 'a.b'", or what the root is called. */
+/* "Parameter 'a.b'", or what the root is called. */
 static char *input_describe(const QapiInput *in)
 {
     g_autoptr(GString) path = g_string_new(NULL);

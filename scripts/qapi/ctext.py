@@ -139,7 +139,7 @@ def call(indent, before, args, after):
     hang = ' ' * len(line)
     for i, arg in enumerate(args):
         last = i == len(args) - 1
-        piece = arg + (')' + after if last else ',')
+        piece = arg + (')' + after if last else '' if arg.endswith('|') else ',')
         if line != hang and not line.endswith('('):
             if len(line) + 1 + len(piece) <= WIDTH:
                 line += ' ' + piece

@@ -439,7 +439,7 @@ class Schema:
                 raise SchemaError(info, f"bad member name '{key}'")
             if not self.pragma.allows('member-name-exceptions', owner):
                 check_member_name(name, info, 'member')
-            if name in ('u', ) or name.replace('-', '_').startswith('has_'):
+            if name.replace('-', '_').startswith('has_'):
                 raise SchemaError(info, f"member name '{name}' is needed by the generated code")
             ref = item['type'] if isinstance(item, Object) else item
             type_ = self._type_if_holds(item, ref, info, f"member '{name}'")
@@ -549,6 +549,9 @@ class Schema:
             raise SchemaError(info, f"'{obj.name}' contains itself")
         self._check_base_circle(obj)
         for member in obj.all_members():
+            if member.c_name == 'u' and obj.branches:
+                raise SchemaError(member.info, "member name 'u' of a union is needed by the "
+                                               'generated code')
             keys = [member.c_name]
             if member.has_flag:
                 keys.append('has_' + member.c_name)

@@ -4,6 +4,9 @@
 from . import ctext
 from .ctext import CFile, HeaderFile
 
+JSON_NAMES = {'QVALUE_STRING': 'a string', 'QVALUE_BOOL': 'a boolean', 'QVALUE_INT': 'an integer',
+              'QVALUE_DOUBLE': 'a number', 'QVALUE_NULL': 'null', 'QVALUE_OBJECT': 'an object',
+              'QVALUE_ARRAY': 'an array'}
 JSON_TYPES = {'string': 'STRING', 'boolean': 'BOOL', 'int': 'INT', 'number': 'DOUBLE',
               'null': 'NULL', 'object': 'OBJECT', 'array': 'ARRAY'}
 
@@ -60,8 +63,13 @@ def member_declaration(member, indent=4):
     lines = ctext.comment(member.doc, indent)
     if member.has_flag:
         lines.append(f'{pad}bool has_{member.c_name};')
-    lines.append(f'{pad}{ctext.c_type(member.type)}{member.c_name};')
+    lines.append(f'{pad}{ctext.c_type(member.type)}{member.c_name};{of_elements(member.type)}')
     return lines
+
+
+def of_elements(type_):
+    """A comment that says what a list holds."""
+    return f' /* of {ctext.c_type(type_.element).strip()} */' if type_.meta == 'array' else ''
 
 
 def object_struct(obj, static=False):
@@ -91,7 +99,7 @@ def alternate_struct(alternate):
         lines += ctext.comment(branch.doc, 8)
         embedded = branch.type.meta == 'object'
         c_type = branch.type.name + ' ' if embedded else ctext.c_type(branch.type)
-        lines.append(f'        {c_type}{branch.c_name};')
+        lines.append(f'        {c_type}{branch.c_name};{of_elements(branch.type)}')
     lines += ['    } u;', '};']
     return lines
 
@@ -415,15 +423,14 @@ def _read_branch(branch):
 
 def alternate_read(alternate):
     """qapi_read_X() of an alternate."""
-    expected = ' or '.join({'STRING': 'a string', 'BOOL': 'a boolean', 'INT': 'an integer',
-                            'DOUBLE': 'a number', 'NULL': 'null', 'OBJECT': 'an object',
-                            'ARRAY': 'an array'}[alternate_constant(b)[7:]]
-                           for b in alternate.branches)
-    bits = ' | '.join(f'1u << {alternate_constant(b)}' for b in alternate.branches)
+    kinds = [JSON_NAMES[alternate_constant(b)] for b in alternate.branches]
+    expected = ' or '.join(filter(None, (', '.join(kinds[:-1]), kinds[-1])))
+    bits = [f'1u << {alternate_constant(b)} |' for b in alternate.branches]
+    bits[-1] = bits[-1][:-2]
     lines = ctext.call(0, f'bool qapi_read_{alternate.snake}',
                        ['const QapiInput *in', f'{alternate.name} **out', 'GError **error'], '')
     lines += ['{', f'    g_autoptr({alternate.name}) obj = g_new0({alternate.name}, 1);', '',
-              f'    obj->type = qapi_alternate_type(in, {bits});',
+              *ctext.call(4, 'obj->type = qapi_alternate_type', ['in', *bits], ';'),
               '    switch (obj->type) {']
     for branch in alternate.branches:
         lines += _read_branch(branch)
