@@ -76,6 +76,18 @@ const MonitorEnvelope *monitor_client_envelope(const MonitorClient *client);
 /* Queue @value for output. After a failed connection it is dropped. */
 void monitor_client_send(MonitorClient *client, const QValue *value);
 
+/*
+ * Send an array whose elements are not all there yet, so that however long it becomes, memory is
+ * not filled with it. Between the first element and the end nothing else goes out, events neither.
+ * monitor_client_co_send_element() first waits until the client has read most of what went before;
+ * an array that got no element is not sent at all.
+ */
+void co_fn monitor_client_co_send_element(MonitorClient *client, const QValue *value);
+void monitor_client_end_array(MonitorClient *client);
+
+/* To be called for each piece of work: lets others have their turn now and then. */
+void co_fn monitor_client_co_breathe(MonitorClient *client);
+
 /* New events may be there: send what this client wants and can take. */
 void monitor_client_pump_events(MonitorClient *client);
 

@@ -18,6 +18,8 @@
 /* Messages run in one go before others get their turn. */
 #define BURST 32
 
+#define PRETTY_INDENT 4
+
 /* How long the end of a TCP connection waits for the client's own end. */
 #define LINGER_NS (G_GINT64_CONSTANT(1000) * 1000 * 1000)
 
@@ -37,11 +39,13 @@ struct MonitorClient {
     GQueue pending; /* Message */
     bool no_more_input;
     bool running;      /* the coroutine is under way */
+    unsigned burst;    /* what it has done since others had their turn */
     Coroutine *waiter; /* the coroutine, where it waits for room in the output */
 
     /* output */
     GByteArray *output;
     size_t written; /* of @output */
+    bool in_array;  /* an array has begun and not ended */
     bool output_dead;
     bool finishing; /* end when the output is out */
     AioBh *end_bh;
@@ -183,22 +187,29 @@ static void output_flush(MonitorClient *c)
     }
 }
 
-void monitor_client_send(MonitorClient *c, const QValue *value)
+/* Output @before, then @value unless it is NULL, then @after. */
+static void output_append(MonitorClient *c, const char *before, const QValue *value,
+                          const char *after)
 {
     g_autoptr(GString) text = NULL;
 
     if (!c->stream || c->output_dead) {
         return;
     }
-    text = g_string_new(NULL);
-    qvalue_to_json(value, text, c->host->pretty ? 4 : 0);
-    g_string_append(text, "\r\n");
+    text = g_string_new(before);
+    if (value) {
+        qvalue_to_json(value, text, c->host->pretty ? PRETTY_INDENT : 0);
+    }
+    g_string_append(text, after);
     g_byte_array_append(c->output, (const guint8 *)text->str, text->len);
     output_flush(c);
     client_update(c);
 }
 
-/* ---- the coroutine that runs messages ---- */
+void monitor_client_send(MonitorClient *c, const QValue *value)
+{
+    output_append(c, "", value, "\r\n");
+}
 
 /* Wait until the client has read most of what it was sent. */
 static void co_fn client_co_wait_for_room(MonitorClient *c)
@@ -209,10 +220,39 @@ static void co_fn client_co_wait_for_room(MonitorClient *c)
     }
 }
 
+void co_fn monitor_client_co_send_element(MonitorClient *c, const QValue *value)
+{
+    if (!c->in_array) {
+        monitor_client_flush_events(c);
+    }
+    client_co_wait_for_room(c);
+    output_append(c, c->in_array ? ", " : "[", value, "");
+    c->in_array = true;
+}
+
+void monitor_client_end_array(MonitorClient *c)
+{
+    if (c->in_array) {
+        c->in_array = false;
+        output_append(c, "]", NULL, "\r\n");
+    }
+}
+
+/* ---- the coroutine that runs messages ---- */
+
+void co_fn monitor_client_co_breathe(MonitorClient *c)
+{
+    if (++c->burst < BURST) {
+        return;
+    }
+    c->burst = 0;
+    aio_co_schedule(c->host->ctx, coroutine_self());
+    coroutine_yield();
+}
+
 static void co_fn client_run(void *opaque)
 {
     g_autoptr(MonitorClient) c = opaque;
-    unsigned burst = 0;
     Message *message;
 
     while (true) {
@@ -228,11 +268,7 @@ static void co_fn client_run(void *opaque)
         message_free(message);
         c->replay_due = false;
         monitor_client_pump_events(c);
-        if (++burst == BURST) {
-            burst = 0;
-            aio_co_schedule(c->host->ctx, coroutine_self());
-            coroutine_yield();
-        }
+        monitor_client_co_breathe(c);
         client_update(c);
     }
     c->running = false;
@@ -408,7 +444,7 @@ static void send_events(MonitorClient *c, bool force)
 {
     const EventLog *log = c->host->events;
 
-    if (!c->wants_events || c->replay_due || !c->stream) {
+    if (!c->wants_events || c->replay_due || c->in_array || !c->stream) {
         return;
     }
     while (c->next_event < event_log_next(log) && (force || output_waiting(c) <= OUTPUT_MAX)) {

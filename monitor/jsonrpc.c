@@ -157,28 +157,25 @@ static QValue *co_fn rpc_co_request(MonitorClient *client, const QValue *value)
     return rpc_reply(req.id, "result", ret);
 }
 
-/* Run a batch, one after the other. Returns NULL where no reply is due at all. */
-static QValue *co_fn rpc_co_batch(MonitorClient *client, const QValue *batch)
+/* Run a batch, one after the other. The reply goes out as it comes about. */
+static void co_fn rpc_co_batch(MonitorClient *client, const QValue *batch)
 {
     MonitorHost *host = monitor_client_host(client);
-    g_autoptr(QValue) replies = qvalue_array();
 
-    for (gsize i = 0; i < qvalue_array_length(batch); i++) {
-        QValue *reply;
+    for (gsize i = 0; i < qvalue_array_length(batch) && host->may_run(host); i++) {
+        g_autoptr(QValue) reply = rpc_co_request(client, qvalue_array_get(batch, i));
 
-        if (!host->may_run(host)) {
-            break;
-        }
-        reply = rpc_co_request(client, qvalue_array_get(batch, i));
         if (reply) {
-            qvalue_array_append(replies, reply);
+            monitor_client_co_send_element(client, reply);
         }
+        monitor_client_co_breathe(client);
     }
-    return qvalue_array_length(replies) > 0 ? g_steal_pointer(&replies) : NULL;
+    monitor_client_end_array(client);
 }
 
-static QValue *co_fn rpc_co_reply(MonitorClient *client, const QValue *value,
-                                  const GError *parse_error)
+/* Returns the reply to what is no batch, or NULL where none is due. */
+static QValue *co_fn rpc_co_single(MonitorClient *client, const QValue *value,
+                                   const GError *parse_error)
 {
     g_autoptr(GError) error = NULL;
 
@@ -188,19 +185,21 @@ static QValue *co_fn rpc_co_reply(MonitorClient *client, const QValue *value,
     if (qvalue_type(value) != QVALUE_ARRAY) {
         return rpc_co_request(client, value);
     }
-    if (qvalue_array_length(value) == 0) {
-        g_set_error(&error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
-                    "Batch: it must hold at least one request");
-        return rpc_error_reply(NULL, error);
-    }
-    return rpc_co_batch(client, value);
+    g_set_error(&error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
+                "Batch: it must hold at least one request");
+    return rpc_error_reply(NULL, error);
 }
 
 static void co_fn rpc_co_handle(MonitorClient *client, const QValue *value,
                                 const GError *parse_error)
 {
-    g_autoptr(QValue) reply = rpc_co_reply(client, value, parse_error);
+    g_autoptr(QValue) reply = NULL;
 
+    if (value && qvalue_type(value) == QVALUE_ARRAY && qvalue_array_length(value) > 0) {
+        rpc_co_batch(client, value);
+        return;
+    }
+    reply = rpc_co_single(client, value, parse_error);
     monitor_client_flush_events(client);
     if (reply) {
         monitor_client_send(client, reply);
