@@ -10,7 +10,6 @@
 #include "export/export.h"
 #include "monitor/monitor.h"
 #include "object/object.h"
-#include "util/error.h"
 
 struct Server {
     const DaemonOptions *options;
@@ -28,6 +27,7 @@ struct Server {
     BlockGraph *graph;
     ExportRegistry *exports;
 
+    bool hanging;        /* requests below exports do not end: nodes cannot be closed */
     bool stopping;       /* told to end */
     Coroutine *sleeping; /* the main coroutine, while there is nothing for it to do */
     int exit_code;
@@ -69,11 +69,22 @@ static void on_end_signal(void *opaque, bool again)
     server_request_stop(opaque);
 }
 
+static void on_export_gone(void *opaque)
+{
+    Server *s = opaque;
+
+    if (s->options->exit_when_idle && export_registry_count(s->exports) == 0) {
+        server_request_stop(s);
+    }
+}
+
+/* Exports go first, since they use nodes; monitors last, since they tell of it. */
 static void co_fn server_co_take_down(Server *s)
 {
     notify_service_manager("STOPPING=1");
     monitor_set_co_quiesce(s->monitors);
-    if (export_registry_co_shutdown_all(s->exports)) {
+    s->hanging = !export_registry_co_shutdown_all(s->exports);
+    if (!s->hanging) {
         block_graph_co_close_all(s->graph);
     }
     monitor_set_co_close(s->monitors);
@@ -96,10 +107,9 @@ static bool co_fn server_co_start_item(Server *s, const StartItem *item, GError 
     case START_EXPORT:
         return export_registry_co_add(s->exports, item->u.export, error);
     case START_NBD_SERVER:
-        break;
+        break; /* refused when the command line is read */
     }
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED, "this build cannot do that");
-    return false;
+    g_assert_not_reached();
 }
 
 static bool co_fn server_co_set_up(Server *s, GError **error)
@@ -164,6 +174,11 @@ int server_run(Server *s, Background *background)
     s->background = background;
     aio_bh_schedule_oneshot(s->ctx, server_enter, s);
     g_main_loop_run(s->loop);
+    if (s->hanging) {
+        /* What still waits below uses what would be freed. */
+        log_error(s->log, "some requests did not end; leaving them behind");
+        _exit(EXIT_FAILURE);
+    }
     return s->exit_code;
 }
 
@@ -194,6 +209,7 @@ Server *server_new(const DaemonOptions *options, Log *log, GError **error)
     block_register_commands(s->graph, s->commands);
     s->exports = export_registry_new(s->graph, s->objects, monitor_set_event_sink(s->monitors));
     export_register_commands(s->exports, s->commands);
+    export_registry_set_gone_notify(s->exports, on_export_gone, s);
     s->signals = signals_new(ctx, on_end_signal, s);
     return s;
 }
