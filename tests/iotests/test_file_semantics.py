@@ -154,7 +154,11 @@ class Semantics(IoTest):
         size = self.worker.fstat(fds[0]).st_size
         for whence in (os.SEEK_SET, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
             for offset in (-1, 0, 1, 4095, 4096, 65536, 100000, 131072, size - 1, size, size + 1, -(1 << 62)):
-                self.both(fds, 'lseek', offset, whence)
+                if whence == os.SEEK_HOLE and offset == size:
+                    # The end is a hole, as QSD has it; file systems do not agree here.
+                    self.assertEqual(self.worker.lseek(fds[1], offset, whence), size)
+                else:
+                    self.both(fds, 'lseek', offset, whence)
         for whence in (os.SEEK_DATA, os.SEEK_HOLE):
             self.both(fds, 'lseek', 1 << 60, whence)
 
