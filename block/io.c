@@ -684,22 +684,24 @@ static int co_fn zero_co_tracked(BlockNode *node, uint64_t offset, uint64_t byte
     return r;
 }
 
-static int co_fn zero_co_range(BlockNode *node, uint64_t offset, uint64_t bytes,
+/* Whether the request may only be done if it is cheap, and is not. */
+static bool refuses_fallback(const BlockNode *node, const RangeSplit *split,
+                             BlockRequestFlags flags)
+{
+    return (flags & BLOCK_REQ_NO_FALLBACK) &&
+           (split->head || split->tail || !(block_node_zero_flags(node) & BLOCK_REQ_NO_FALLBACK));
+}
+
+static int co_fn zero_co_range(BlockNode *node, uint64_t offset, const RangeSplit *split,
                                BlockRequestFlags flags)
 {
-    RangeSplit split = split_range(node, offset, bytes);
-    int r;
+    int r = zero_co_tracked(node, offset, split->head, flags);
 
-    if ((flags & BLOCK_REQ_NO_FALLBACK) &&
-        (split.head || split.tail || !(block_node_zero_flags(node) & BLOCK_REQ_NO_FALLBACK))) {
-        return -ENOTSUP;
-    }
-    r = zero_co_tracked(node, offset, split.head, flags);
     if (r == 0) {
-        r = zero_co_tracked(node, offset + split.head, split.middle, flags);
+        r = zero_co_tracked(node, offset + split->head, split->middle, flags);
     }
     if (r == 0) {
-        r = zero_co_tracked(node, offset + split.head + split.middle, split.tail, flags);
+        r = zero_co_tracked(node, offset + split->head + split->middle, split->tail, flags);
     }
     return r;
 }
@@ -707,16 +709,20 @@ static int co_fn zero_co_range(BlockNode *node, uint64_t offset, uint64_t bytes,
 int co_fn block_node_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                                       BlockRequestFlags flags)
 {
+    RangeSplit split = split_range(node, offset, bytes);
     BlockRequestFlags handled = block_node_zero_flags(node);
     int r;
 
     if (bytes == 0) {
         return 0;
     }
+    if (refuses_fallback(node, &split, flags)) {
+        return -ENOTSUP;
+    }
     flags = effective_flags(node, flags);
     /* Only what both ways of writing zeros can do need not be done at the end. */
     handled &= block_node_write_flags(node);
-    r = zero_co_range(node, offset, bytes, flags);
+    r = zero_co_range(node, offset, &split, flags);
     r = write_co_finish(node, r, flags, handled);
     if (r == 0) {
         block_stats_wrote_up_to(&node->stats, offset + bytes);
