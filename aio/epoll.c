@@ -34,6 +34,7 @@ typedef struct EpollWatch {
 
 typedef struct EpollState {
     int epfd;
+    bool woken;      /* wake_fd has been read since the last dispatch: somebody posted work */
     GHashTable *fds; /* fd -> EpollFd */
     unsigned always; /* number of EpollFd that are always ready */
     GQueue pending;  /* EpollWatch, in order of arrival */
@@ -83,9 +84,11 @@ static void note_always_ready(EpollState *s)
 
 static void drain_wake_fd(AioContext *ctx)
 {
+    EpollState *s = ctx->backend;
     uint64_t value;
 
     (void)!read(ctx->wake_fd, &value, sizeof(value));
+    s->woken = true;
 }
 
 static int wait_ns(int epfd, struct epoll_event *events, int64_t timeout_ns)
@@ -127,6 +130,7 @@ static bool epoll_backend_dispatch(AioContext *ctx)
     EpollState *s = ctx->backend;
     guint n = s->pending.length;
 
+    s->woken = false;
     for (guint i = 0; i < n && s->pending.length; i++) {
         EpollWatch *w = s->pending.head->data;
         short revents = w->pending;
@@ -144,7 +148,9 @@ static bool epoll_backend_peek(AioContext *ctx)
     if (!s->pending.length) {
         epoll_backend_wait(ctx, 0);
     }
-    return s->pending.length > 0;
+    /* The wake-up that was read may be for work that the caller has looked for in vain just before.
+     */
+    return s->pending.length > 0 || s->woken;
 }
 
 static void epoll_backend_flush(AioContext *ctx, bool sleep)

@@ -103,7 +103,7 @@ static void co_fn yield_once(void *opaque)
 static void test_many(void)
 {
     enum {
-        N = 1000
+        N = 200
     };
     g_autofree Coroutine **co = g_new(Coroutine *, N);
     unsigned n = 0;
@@ -129,7 +129,7 @@ static gpointer pool_thread(gpointer opaque)
 /* A thread that ends takes its pool with it; a leak would exhaust the address space or the maps. */
 static void test_thread_pools(void)
 {
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 3; i++) {
         g_thread_join(g_thread_new("pool", pool_thread, NULL));
     }
 }
