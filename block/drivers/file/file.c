@@ -48,11 +48,11 @@ static bool check_options(const BlockdevOptionsFile *o, const BlockNodeFlags *fl
     return true;
 }
 
-static AioEngine engine_for(const BlockdevOptionsFile *o)
+static AioEngine engine_for(const BlockdevOptionsFile *o, const FileHandle *handle)
 {
     bool threads = o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_THREADS;
 
-    return threads ? AIO_ENGINE_THREADS : AIO_ENGINE_DEFAULT;
+    return threads || handle->needs_threads ? AIO_ENGINE_THREADS : AIO_ENGINE_DEFAULT;
 }
 
 /* In a worker. */
@@ -113,7 +113,7 @@ static bool co_fn open_kind(BlockNode *node, const BlockdevOptions *opts, FileKi
         return false;
     }
     s->handle = o.handle;
-    s->engine = engine_for(o.options);
+    s->engine = engine_for(o.options, &s->handle);
     s->path = g_strdup(o.options->filename);
     s->use_locks = o.use_locks;
     s->shared = BLOCK_PERM_ALL;
@@ -376,7 +376,7 @@ static void co_fn file_co_reopen_commit(BlockReopen *reopen)
     FileChange c = {.s = s, .locks = locks_for(s->next_use_locks, s->perm, s->shared)};
 
     s->use_locks = s->next_use_locks;
-    s->engine = engine_for(file_options(reopen->opts));
+    s->engine = engine_for(file_options(reopen->opts), &s->handle);
     co_take(&c, !block_node_flags(reopen->node)->cache_no_flush);
 }
 

@@ -19,6 +19,9 @@
 #ifndef XFS_SUPER_MAGIC
 #define XFS_SUPER_MAGIC 0x58465342
 #endif
+#ifndef FUSE_SUPER_MAGIC
+#define FUSE_SUPER_MAGIC 0x65735546
+#endif
 
 #define PAGE_ALIGNMENT    4096 /* what any file system can do with O_DIRECT */
 #define SECTOR_SIZE       512
@@ -139,6 +142,8 @@ static void look_at_file_system(FileHandle *h)
     }
     h->local = is_known_file_system((unsigned long)fs.f_type);
     h->seek_is_instant = (unsigned long)fs.f_type == TMPFS_MAGIC;
+    /* io_uring polls a file before the first write to it, and FUSE passes that on to the server. */
+    h->needs_threads = (unsigned long)fs.f_type == FUSE_SUPER_MAGIC;
 }
 
 static bool is_power_of_two(uint32_t n)

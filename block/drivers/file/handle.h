@@ -33,6 +33,7 @@ typedef struct FileHandle {
     bool local;                 /* of a known kind on this machine: RWF_DSYNC does sync, and stat
                                    does not wait */
     bool seek_is_instant;       /* SEEK_HOLE and SEEK_DATA do not wait either: all is in memory */
+    bool needs_threads;         /* even submitting a request to io_uring may wait for its server */
 } FileHandle;
 
 /* How to open; the same struct says what a handle was opened for. */
