@@ -422,6 +422,23 @@ static BlockStatsSpecific *file_stats_specific(BlockNode *node)
     return stats;
 }
 
+static ImageInfoSpecific *file_image_specific(BlockNode *node)
+{
+    ImageInfoSpecific *specific = g_new0(ImageInfoSpecific, 1);
+
+    specific->type = IMAGE_INFO_SPECIFIC_KIND_FILE;
+    specific->u.file.data = g_new0(ImageInfoSpecificFile, 1);
+    return specific;
+}
+
+/* Nothing to leave unfinished. */
+static bool file_image_info(BlockNode *node, ImageInfo *info)
+{
+    info->has_dirty_flag = true;
+    info->dirty_flag = false;
+    return true;
+}
+
 static int file_plain_fd(BlockNode *node, uint64_t *offset)
 {
     FileState *s = block_node_state(node);
@@ -438,7 +455,7 @@ static int file_plain_fd(BlockNode *node, uint64_t *offset)
     .co_preadv = file_co_preadv, .co_pwritev = file_co_pwritev, .co_flush = file_co_flush,         \
     .co_length = file_co_length, .co_allocated_size = file_co_allocated_size,                      \
     .limits = file_limits, .co_check_perm = file_co_check_perm, .co_set_perm = file_co_set_perm,   \
-    .co_abort_perm = file_co_abort_perm, .filename = file_filename,                                \
+    .co_abort_perm = file_co_abort_perm, .filename = file_filename, .image_info = file_image_info, \
     .stats_specific = file_stats_specific
 
 const BlockDriver block_driver_file = {
@@ -450,6 +467,7 @@ const BlockDriver block_driver_file = {
     .co_pdiscard = file_co_pdiscard,
     .co_truncate = file_co_truncate,
     .co_block_status = file_co_block_status,
+    .image_specific = file_image_specific,
     .plain_fd = file_plain_fd,
 };
 
