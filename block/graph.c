@@ -410,6 +410,9 @@ BlockNode *co_fn block_node_co_open(BlockGraph *graph, const BlockdevOptions *op
         return NULL;
     }
     node->phase = BLOCK_NODE_OPEN;
+    /* Nodes are listed by age, and the children that were made with this one are older. */
+    g_queue_unlink(&graph->nodes, &node->link);
+    g_queue_push_tail_link(&graph->nodes, &node->link);
     return node;
 }
 
