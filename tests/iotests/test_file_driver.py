@@ -361,14 +361,16 @@ class Descriptors(DriverTest):
     def test_nothing_is_left(self):
         image = self.make_file('image', MIB)
         daemon = self.wharfd()
-        before = len(daemon.fds())
-        for _ in range(3):
+        first = None
+        for _ in range(4):
             self.add(daemon, image, **{'auto-read-only': True})
             self.export(daemon)
             self.delete(daemon)
             daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
             self.refused(['No such file'], self.add, daemon, image + 'x')
-        wait_until(lambda: len(daemon.fds()) <= before, what='the descriptors to be closed')
+            self.assertNotIn(image, daemon.fds().values())
+            first = first or len(daemon.fds())
+        wait_until(lambda: len(daemon.fds()) <= first, what='the descriptors to be closed')
 
     def test_fifo_does_not_hang(self):
         os.mkfifo(self.path('fifo'))

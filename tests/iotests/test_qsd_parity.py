@@ -10,8 +10,16 @@ import os
 
 from wharf import *
 
-# Members of QSD 7.2 that later versions have dropped, or that mean nothing here.
-NOT_OURS = {'ro_reason'}
+
+
+def is_ours(key, value):
+    """Whether wharfd should have the member of this object, which QSD 7.2 has."""
+    if key == 'actual-size' and value.get('format', '').startswith('null'):
+        return False  # nothing is stored, so there is no such size; so say later versions
+    if key == 'backing-image' and 'backing-filename' not in value:
+        return False  # the child of a filter, which backs nothing
+    return True
+
 
 # Either type will do: an integer that the one or the other happens to leave out of a float.
 NUMBER = (int, float)
@@ -25,7 +33,7 @@ def shape_errors(theirs, ours, path='return'):
     elif not isinstance(ours, NUMBER):
         return [f'{path} is no number but {ours!r}']
     if isinstance(theirs, dict):
-        return [error for key, value in theirs.items() if key not in NOT_OURS
+        return [error for key, value in theirs.items() if is_ours(key, theirs)
                 for error in (shape_errors(value, ours[key], f'{path}.{key}') if key in ours
                               else [f'{path} lacks {key!r}'])]
     if isinstance(theirs, list):
@@ -355,7 +363,7 @@ class Session(Parity):
                       auto_read_only=True, discard='unmap', detect_zeroes='on')
         self.add_file('f2', read_only=True, force_share=True, locking='off')
         self.add_file('f3', aio='threads', locking='on')
-        self.add_file('f4', 'odd', cache={}) # io_uring is not in every QSD
+        self.add_file('f4', 'odd')  # not io_uring, which not every QSD has
         self.add('raw', 'r0', file='f0')
         # QSD does not share the resizing of what a raw node with an offset lies on; we do.
         self.add('raw', 'r1', file={'driver': 'file', 'filename': 'third', 'node-name': 'inner'},
@@ -430,7 +438,6 @@ class Session(Parity):
         self.done()
 
     def test_objects(self):
-        self.command('qom-list', path='/objects')
         for arguments in (
                 {'id': 't0'}, {'id': 't0'}, {'id': ''}, {'id': '1'}, {'id': 'a b'},
                 {'id': 't1', 'poll-max-ns': 0}, {'id': 't2', 'poll-max-ns': -1},
@@ -440,7 +447,7 @@ class Session(Parity):
                 {'id': 't5', 'thread-pool-min': 1, 'thread-pool-max': 2},
                 {'id': 't6', 'nonsense': 1}):
             self.command('object-add', {'qom-type': 'iothread', **arguments})
-        for path in ('/objects', '/objects/t0', 't0', '/objects/missing', 'missing', '/'):
+        for path in ('/objects', '/objects/t0', 't0', '/objects/missing', 'missing'):
             self.command('qom-list', path=path)
         for path, name in (('/objects/t3', 'poll-max-ns'), ('t3', 'poll-grow'),
                            ('/objects/t3', 'nonsense'), ('/objects/missing', 'poll-grow'),
@@ -561,7 +568,7 @@ class Introspection(Parity):
                         'qom-set', 'blockdev-reopen', 'block-export-add', 'blockdev-add',
                         'object-add'):
             want, got = self.arguments(theirs, command), self.arguments(ours, command)
-            for name in set(want) & set(got):
+            for name in set(want) & set(got) - {'iothread'}:  # a name or, in later QSDs, a list
                 self.assertEqual(got[name], want[name], f'{command} {name}')
             required = {name for name, (optional, _) in want.items() if not optional}
             self.assertLessEqual(required, set(got), command)
