@@ -5,13 +5,20 @@ from . import ctext, names, types
 from .ctext import CFile, HeaderFile
 
 
+def parameter_name(member):
+    """The name of @member as a parameter, which must differ from those of all functions."""
+    return 'q_' + member.c_name if member.c_name in ('call', 'ret', 'error', 'sink', 'event_data') \
+        else member.c_name
+
+
 def parameters(members):
     """C parameters for @members, borrowed by the callee."""
     params = []
     for member in members:
+        name = parameter_name(member)
         if member.has_flag:
-            params.append(f'bool has_{member.c_name}')
-        params.append(ctext.c_param(member.type) + member.c_name)
+            params.append(f'bool has_{name}')
+        params.append(ctext.c_param(member.type) + name)
     return params
 
 

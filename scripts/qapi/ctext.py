@@ -133,21 +133,81 @@ def literal(member):
 
 
 def call(indent, before, args, after):
-    """@before(@args)@after, broken between arguments where it gets too long."""
+    """@before(@args)@after as lines, broken where it gets too long."""
+    return fit(f'{" " * indent}{before}({", ".join(args)}){after}')
+
+
+def _scan(line):
+    """Yield (position, depth of brackets before it, character) outside strings."""
+    depth, quoted, escaped = 0, False, False
+    for i, c in enumerate(line):
+        if quoted:
+            quoted = escaped or c != '"'
+            escaped = not escaped and c == '\\'
+            continue
+        yield i, depth, c
+        quoted = c == '"'
+        depth += {'(': 1, ')': -1}.get(c, 0)
+
+
+def _break_inside(line, depth):
+    """@line broken between the arguments of its first bracket at @depth, or None."""
+    marks = list(_scan(line))
+    start = next((i for i, d, c in marks if c == '(' and d == depth), None)
+    if start is None:
+        return None
+    end = next((i for i, d, c in marks if i > start and c == ')' and d == depth + 1), len(line))
+    cuts = [i + 2 for i, d, c in marks if start < i < end and d == depth + 1
+            and c in ',|&' and line[i + 1:i + 2] == ' ']
+    lines, hang, begin, last = [], ' ' * (start + 1), 0, None
+    for cut in [*cuts, len(line)]:
+        lead = '' if begin == 0 else hang
+        if last and len(lead + line[begin:cut].rstrip()) > WIDTH:
+            lines.append((lead + line[begin:last]).rstrip())
+            begin = last
+        last = cut
+    lines.append((hang if begin else '') + line[begin:])
+    return lines
+
+
+def fit(line):
+    """@line as lines that are no longer than WIDTH, if it has brackets to break in."""
+    if len(line) <= WIDTH or line.lstrip().startswith(('*', '/*')):
+        return [line]
+    for depth in range(3):
+        lines = _break_inside(line, depth)
+        if lines and all(len(part) <= WIDTH for part in lines):
+            return lines
+    bracket = line.find('(') + 1
+    indent = len(line) - len(line.lstrip())
+    rest = ' ' * (indent + 4) + line[bracket:]
+    return [line[:bracket], rest] if bracket and len(rest) <= WIDTH else [line]
+
+
+def _wrap_items(lines, width):
+    """The items of a list, each '- ' and its further lines."""
+    items = []
+    for line in lines:
+        if line.startswith('- ') or not items:
+            items.append(line)
+        else:
+            items[-1] += ' ' + line.strip()
+    return [part for item in items
+            for part in textwrap.wrap(item, width, subsequent_indent='  ', break_on_hyphens=False)]
+
+
+def wrap(text, width):
+    """Paragraphs and lists of @text (lines, with blank ones in between) wrapped; examples as is."""
     lines = []
-    line = ' ' * indent + before + '('
-    hang = ' ' * len(line)
-    for i, arg in enumerate(args):
-        last = i == len(args) - 1
-        piece = arg + (')' + after if last else '' if arg.endswith('|') else ',')
-        if line != hang and not line.endswith('('):
-            if len(line) + 1 + len(piece) <= WIDTH:
-                line += ' ' + piece
-                continue
-            lines.append(line)
-            line = hang
-        line += piece
-    lines.append(line)
+    for paragraph in '\n'.join(text).split('\n\n'):
+        content = paragraph.split('\n')
+        if content[0].startswith(('  ', '.. ')):
+            wrapped = content
+        elif content[0].startswith('- '):
+            wrapped = _wrap_items(content, width)
+        else:
+            wrapped = textwrap.wrap(paragraph, width, break_on_hyphens=False)
+        lines += ([''] if lines else []) + wrapped
     return lines
 
 
@@ -159,16 +219,7 @@ def comment(text, indent=0):
         text = text[:-1]
     if not text:
         return []
-    width = WIDTH - indent - 3
-    paragraphs = []
-    for paragraph in '\n'.join(text).split('\n\n'):
-        if any(line.startswith(('  ', '.. ', '- ', '* ')) for line in paragraph.split('\n')):
-            paragraphs.append(paragraph.rstrip().split('\n'))
-        else:
-            paragraphs.append(textwrap.wrap(paragraph, width, break_on_hyphens=False))
-    lines = []
-    for i, paragraph in enumerate(paragraphs):
-        lines += ([''] if i else []) + paragraph
+    lines = wrap(text, WIDTH - indent - 3)
     if len(lines) == 1 and len(lines[0]) + indent + 6 <= WIDTH:
         return [f'{pad}/* {lines[0]} */']
     return [f'{pad}/*'] + [f'{pad} * {line}'.rstrip() for line in lines] + [f'{pad} */']
@@ -194,7 +245,10 @@ class CFile:
 
     def text(self):
         """The whole file."""
-        return '\n'.join(self.lines) + '\n'
+        return self._joined() + '\n'
+
+    def _joined(self):
+        return '\n'.join(part for line in self.lines for part in fit(line))
 
 
 class HeaderFile(CFile):
@@ -207,7 +261,7 @@ class HeaderFile(CFile):
         self.add(*(f'#include "{i}"' for i in includes))
 
     def text(self):
-        return '\n'.join([*self.lines, '', '#endif']) + '\n'
+        return self._joined() + '\n\n#endif\n'
 
 
 def save(directory, name, text):

@@ -77,7 +77,7 @@ class DefinitionDoc:
         current = self.body
         in_features = False
         for offset, line in enumerate(lines):
-            info = Info(self.info.file, self.info.line + 2 + offset)
+            info = Info(self.info.file, self.info.line + 1 + offset)
             argument, section = ARGUMENT.match(line), SECTION.match(line)
             if argument:
                 current = self._begin_argument(argument, info, in_features)
@@ -118,5 +118,5 @@ def parse_doc(info, lines):
     if first is None:
         raise SchemaError(info, 'empty documentation')
     if ARGUMENT.match(lines[first]):
-        return DefinitionDoc(Info(info.file, info.line + first), lines[first:])
+        return DefinitionDoc(Info(info.file, info.line + 1 + first), lines[first:])
     return FreeDoc(info, lines)

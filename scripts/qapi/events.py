@@ -2,7 +2,7 @@
 """events-M.h and events-M.c: functions that emit events."""
 
 from . import ctext, types
-from .commands import parameters
+from .commands import parameter_name, parameters
 from .ctext import CFile, HeaderFile
 
 
@@ -31,12 +31,13 @@ def emitter(event):
     if not event.arg:
         return lines + [f'    qapi_event_emit(sink, {ctext.string(event.name)}, NULL);', '}']
     if event.boxed:
-        lines += [f'    g_autoptr(QValue) data = qapi_write_{event.arg.snake}(arg);', '']
+        lines += [f'    g_autoptr(QValue) event_data = qapi_write_{event.arg.snake}(arg);', '']
     else:
-        lines += ['    g_autoptr(QValue) data = qvalue_object();', '']
+        lines += ['    g_autoptr(QValue) event_data = qvalue_object();', '']
         for member in event.arg.all_members():
-            lines += types.write_member(member, 'data', member.c_name, f'has_{member.c_name}')
-    return lines + [f'    qapi_event_emit(sink, {ctext.string(event.name)}, data);', '}']
+            name = parameter_name(member)
+            lines += types.write_member(member, 'event_data', name, f'has_{name}')
+    return lines + [f'    qapi_event_emit(sink, {ctext.string(event.name)}, event_data);', '}']
 
 
 def events_header(module):

@@ -228,6 +228,8 @@ class Schema:
         self._exprs = []                 # (module, expr, doc) in order
         self._dropped = set()            # names of types left out by their condition
         self._doc_of = {}
+        self._constants = {}             # C constant -> the enumeration that has it
+        self._owner = None               # the definition being looked at
         self._load(file)
         self._declare()
         self._define()
@@ -363,9 +365,11 @@ class Schema:
         definitions.sort(key=lambda d: order[d.meta])
         objects = [d for d in definitions if d.meta == 'object']
         for definition in definitions:
+            self._owner = definition
             definition.features = self._features(definition.expr)
             getattr(self, f'_define_{definition.meta}')(definition, definition.expr)
         for definition in objects:
+            self._owner = definition
             self._define_branches(definition, definition.expr)
         for definition in objects:
             self._check_names(definition, {}, definition.info, [])
@@ -400,7 +404,10 @@ class Schema:
         type_ = self.types.get(name)
         if not type_:
             raise SchemaError(info, f"{where}: there is no type '{name}'")
-        if name in self._dropped:
+        if type_.module and type_.module not in self._visible(self._owner.module):
+            raise SchemaError(info, f"{where}: '{name}' is defined in {type_.module.file}, which "
+                                    'this file does not include')
+        if name in self._dropped and self._holds(self._owner.expr):
             raise SchemaError(info, f"{where}: type '{name}' exists only if "
                                     f"{describe_condition(type_.expr['if'])}")
         if not isinstance(ref, List):
@@ -408,6 +415,17 @@ class Schema:
         if type_.name == 'null':
             raise SchemaError(info, f'{where}: a list of null makes no sense')
         return self.arrays.setdefault(name, ArrayType(type_))
+
+    @staticmethod
+    def _visible(module):
+        """@module and all it includes, directly or not."""
+        seen, queue = set(), [module]
+        while queue:
+            module = queue.pop()
+            if module not in seen:
+                seen.add(module)
+                queue += module.includes
+        return seen
 
     def _define_enum(self, enum, expr):
         constants = {}
@@ -427,6 +445,16 @@ class Schema:
             enum.all_values.append(value)
             if self._holds(item):
                 enum.values.append(value)
+                self._claim_constant(enum, item_name, info)
+        if not enum.values:
+            raise SchemaError(expr.info_of('data'), f"enum '{enum.name}' has no values")
+
+    def _claim_constant(self, enum, name, info):
+        constant = enum.constant(name)
+        other = self._constants.setdefault(constant, enum)
+        if other is not enum:
+            raise SchemaError(info, f"value '{name}' becomes {constant} in C, which "
+                                    f"'{other.name}' has, too; one of them needs a 'prefix'")
 
     def _members(self, data, owner, default_ok=True):
         """The members that the object @data of @owner lists."""

@@ -40,6 +40,8 @@ def check_type_name(name, info):
         raise SchemaError(info, f"name of type '{name}' must be in CamelCase")
     if name.endswith(('List', 'Arg', 'EventData')):
         raise SchemaError(info, f"name of type '{name}' has an ending that the generator uses")
+    if name.startswith(('Qapi', 'QValue')):
+        raise SchemaError(info, f"name of type '{name}' has a beginning that the runtime uses")
 
 
 def check_condition(cond, info):

@@ -180,17 +180,9 @@ def enum_functions(enum):
     return lines
 
 
-def _refuse(condition_lines):
-    return condition_lines + ['        return false;', '    }']
-
-
-def _condition(pieces):
-    """if (PIECE || PIECE) {, each piece on a line of its own if they do not fit on one."""
-    one = f'    if ({" || ".join(pieces)}) {{'
-    if len(one) <= ctext.WIDTH:
-        return [one]
-    lines = [f'    if ({pieces[0]} ||'] + [f'        {p} ||' for p in pieces[1:-1]]
-    return lines + [f'        {pieces[-1]}) {{']
+def _return_false_if(condition, indent=4):
+    pad = ' ' * indent
+    return [f'{pad}if ({condition}) {{', f'{pad}    return false;', f'{pad}}}']
 
 
 def read_member(member):
@@ -199,7 +191,7 @@ def read_member(member):
     key = ctext.string(member.name)
     read = ctext.read(member, '&m', f'&{target}')
     if not member.optional:
-        return _refuse(_condition([f'!qapi_object_require(object, {key}, &m, error)', f'!{read}']))
+        return _return_false_if(f'!qapi_object_require(object, {key}, &m, error) || !{read}')
     if member.has_default:
         return [f'    if (!qapi_object_get(object, {key}, &m)) {{',
                 f'        {target} = {ctext.literal(member)};',
@@ -207,10 +199,7 @@ def read_member(member):
                 '        return false;',
                 '    }']
     if not member.has_flag:
-        one = f'    if (qapi_object_get(object, {key}, &m) && !{read}) {{'
-        if len(one) <= ctext.WIDTH:
-            return _refuse([one])
-        return _refuse([f'    if (qapi_object_get(object, {key}, &m) &&', f'        !{read}) {{'])
+        return _return_false_if(f'qapi_object_get(object, {key}, &m) && !{read}')
     return [f'    if (qapi_object_get(object, {key}, &m)) {{',
             f'        if (!{read}) {{',
             '            return false;',
@@ -247,11 +236,9 @@ def read_object(obj, static=''):
         '{',
         f'    g_autoptr({obj.name}) obj = g_new0({obj.name}, 1);',
         '    g_auto(QapiObject) object = {0};', '',
-        *_condition(['!qapi_object_begin(&object, in, error)',
-                     f'!qapi_read_members_{obj.snake}(&object, obj, error)',
-                     '!qapi_object_end(&object, error)']),
-        '        return false;',
-        '    }',
+        *_return_false_if('!qapi_object_begin(&object, in, error) || '
+                          f'!qapi_read_members_{obj.snake}(&object, obj, error) || '
+                          '!qapi_object_end(&object, error)'),
         '    *out = g_steal_pointer(&obj);',
         '    return true;',
         '}']
@@ -409,15 +396,14 @@ def _read_branch(branch):
     if branch.type.meta == 'object':
         return [f'    case {alternate_constant(branch)}: {{',
                 '        g_auto(QapiObject) object = {0};', '',
-                *['    ' + line for line in _condition([
-                    '!qapi_object_begin(&object, in, error)',
-                    f'!qapi_read_members_{branch.type.snake}(&object, {target}, error)',
-                    '!qapi_object_end(&object, error)'])],
-                '            return false;', '        }', '        break;', '    }']
+                *_return_false_if(
+                    '!qapi_object_begin(&object, in, error) || '
+                    f'!qapi_read_members_{branch.type.snake}(&object, {target}, error) || '
+                    '!qapi_object_end(&object, error)', 8),
+                '        break;', '    }']
     lines = [f'    case {alternate_constant(branch)}:']
     if has_content(branch):
-        lines += [f'        if (!{ctext.read(branch, "in", target)}) {{',
-                  '            return false;', '        }']
+        lines += _return_false_if('!' + ctext.read(branch, 'in', target), 8)
     return lines + ['        break;']
 
 
@@ -425,12 +411,11 @@ def alternate_read(alternate):
     """qapi_read_X() of an alternate."""
     kinds = [JSON_NAMES[alternate_constant(b)] for b in alternate.branches]
     expected = ' or '.join(filter(None, (', '.join(kinds[:-1]), kinds[-1])))
-    bits = [f'1u << {alternate_constant(b)} |' for b in alternate.branches]
-    bits[-1] = bits[-1][:-2]
+    bits = ' | '.join(f'1u << {alternate_constant(b)}' for b in alternate.branches)
     lines = ctext.call(0, f'bool qapi_read_{alternate.snake}',
                        ['const QapiInput *in', f'{alternate.name} **out', 'GError **error'], '')
     lines += ['{', f'    g_autoptr({alternate.name}) obj = g_new0({alternate.name}, 1);', '',
-              *ctext.call(4, 'obj->type = qapi_alternate_type', ['in', *bits], ';'),
+              f'    obj->type = qapi_alternate_type(in, {bits});',
               '    switch (obj->type) {']
     for branch in alternate.branches:
         lines += _read_branch(branch)
