@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/file.h>
@@ -20,8 +21,13 @@
 #define LISTEN_BACKLOG 128
 
 /* How long another process may hold the directory before we go on without its lock. */
-#define DIR_LOCK_TRIES    40
-#define DIR_LOCK_PAUSE_US (50 * G_TIME_SPAN_MILLISECOND)
+#define DIR_LOCK_TRIES 40
+
+/* How long the socket of a dead process may go on to accept before we believe in it. */
+#define DYING_TRIES 60
+
+/* Between two tries. */
+#define PAUSE_US (50 * G_TIME_SPAN_MILLISECOND)
 
 struct SocketFile {
     int dir; /* the directory, so that neither chdir() nor a rename above leads astray */
@@ -140,21 +146,60 @@ static void lock_directory(int dir)
         if (flock(dir, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) {
             return;
         }
-        g_usleep(DIR_LOCK_PAUSE_US);
+        g_usleep(PAUSE_US);
     }
 }
 
-static bool socket_is_alive(const struct sockaddr_un *addr, socklen_t len)
+/* Whether the process that began to listen at the other end of @fd is no more. */
+static bool listener_has_died(int fd)
+{
+    struct ucred cred = {0};
+    socklen_t len = sizeof(cred);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid > 0 &&
+           kill(cred.pid, 0) < 0 && errno == ESRCH;
+}
+
+/* What one look at a socket tells. */
+typedef enum {
+    LISTENER_NONE,
+    LISTENER_ALIVE,
+    LISTENER_DYING, /* somebody accepts, but who began to listen has died */
+} Listener;
+
+static Listener probe_listener(const struct sockaddr_un *addr, socklen_t len)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    bool alive;
+    Listener listener = LISTENER_ALIVE;
 
     if (fd < 0) {
-        return true;
+        return LISTENER_ALIVE;
     }
-    alive = connect(fd, (const struct sockaddr *)addr, len) == 0 || errno != ECONNREFUSED;
+    if (connect(fd, (const struct sockaddr *)addr, len) == 0) {
+        listener = listener_has_died(fd) ? LISTENER_DYING : LISTENER_ALIVE;
+    } else if (errno == ECONNREFUSED) {
+        listener = LISTENER_NONE;
+    }
     close(fd);
-    return alive;
+    return listener;
+}
+
+/*
+ * Whether anybody listens. The kernel may hold the socket of a killed process for a moment (when an
+ * io_uring of its waited on it), while a process may also have handed its socket to another and
+ * ended: only waiting tells the two apart.
+ */
+static bool socket_is_alive(const struct sockaddr_un *addr, socklen_t len)
+{
+    for (int i = 0; i < DYING_TRIES; i++) {
+        Listener listener = probe_listener(addr, len);
+
+        if (listener != LISTENER_DYING) {
+            return listener == LISTENER_ALIVE;
+        }
+        g_usleep(PAUSE_US);
+    }
+    return true;
 }
 
 /* Remove what is at @path if it is a socket that nobody listens on. */
