@@ -189,8 +189,3 @@ Log *log_open(const char *program, const LogOptions *options, GError **error)
     g_log_set_writer_func(log_writer, log, NULL);
     return log;
 }
-
-bool log_uses_stderr(const Log *log)
-{
-    return log->fd == STDERR_FILENO;
-}

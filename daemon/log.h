@@ -35,9 +35,6 @@ typedef struct Log Log;
  */
 Log *log_open(const char *program, const LogOptions *options, GError **error);
 
-/* Whether messages go to stderr, which daemonizing takes away. */
-bool log_uses_stderr(const Log *log);
-
 /* Report why the program fails. */
 void log_error(Log *log, const char *message);
 

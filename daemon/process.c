@@ -71,7 +71,7 @@ Background *background_begin(GError **error)
     return background;
 }
 
-void background_ready(Background *background, bool keep_stderr)
+void background_ready(Background *background)
 {
     int null;
     ssize_t n;
@@ -86,9 +86,7 @@ void background_ready(Background *background, bool keep_stderr)
     if (null >= 0) {
         dup2(null, STDIN_FILENO);
         dup2(null, STDOUT_FILENO);
-        if (!keep_stderr) {
-            dup2(null, STDERR_FILENO);
-        }
+        dup2(null, STDERR_FILENO);
         close(null);
     }
     do {

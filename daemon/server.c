@@ -133,7 +133,7 @@ static bool co_fn server_co_set_up(Server *s, GError **error)
 
 static void server_begin_to_serve(Server *s)
 {
-    background_ready(g_steal_pointer(&s->background), !log_uses_stderr(s->log));
+    background_ready(g_steal_pointer(&s->background));
     monitor_set_start(s->monitors);
     notify_service_manager("READY=1");
 }
