@@ -15,7 +15,7 @@
 #include "qapi/json-parser.h"
 
 /* How long a daemon may take to accept a connection and to say what it is, in seconds. */
-#define HANDSHAKE_TIMEOUT 10
+#define HANDSHAKE_TIMEOUT 20
 
 #define READ_SIZE (64 * 1024)
 

@@ -61,20 +61,16 @@ static QValue *read_arguments(const CtlSchema *schema, const char *command, char
     return ctl_args_convert(schema, command, (char **)all->pdata, error);
 }
 
-static bool call(const Ctl *ctl, CtlClient *client, const CtlSchema *schema, char **words,
+/* Run @command with @take_args, which may be NULL or empty, and show what comes back. */
+static bool call(const Ctl *ctl, CtlClient *client, const char *command, QValue *take_args,
                  GError **error)
 {
-    QValue *args = read_arguments(schema, words[0], words + 1, error);
     g_autoptr(QValue) result = NULL;
 
-    if (!args) {
-        g_prefix_error(error, "%s: ", words[0]);
-        return false;
+    if (take_args && qvalue_object_size(take_args) == 0) {
+        g_clear_pointer(&take_args, qvalue_unref);
     }
-    if (qvalue_object_size(args) == 0) {
-        g_clear_pointer(&args, qvalue_unref);
-    }
-    result = ctl_client_call(client, words[0], args, error);
+    result = ctl_client_call(client, command, take_args, error);
     if (!result) {
         return false;
     }
@@ -92,6 +88,7 @@ bool ctl_run_any(const Ctl *ctl, char **words, GError **error)
     g_autoptr(GError) local = NULL;
     g_autoptr(CtlClient) client = ctl_client_connect(socket, &local);
     g_autoptr(CtlSchema) schema = NULL;
+    QValue *args;
 
     if (!client) {
         g_autoptr(GError) unknown = NULL;
@@ -103,6 +100,10 @@ bool ctl_run_any(const Ctl *ctl, char **words, GError **error)
                                      : g_steal_pointer(&local));
         return false;
     }
+    /* JSON-RPC's own methods are in no schema. */
+    if (g_str_has_prefix(words[0], "rpc.") && !words[1]) {
+        return call(ctl, client, words[0], NULL, error);
+    }
     schema = ctl_schema_fetch(client, error);
     if (!schema) {
         return false;
@@ -111,5 +112,10 @@ bool ctl_run_any(const Ctl *ctl, char **words, GError **error)
         ctl_help_unknown(schema, words[0], error);
         return false;
     }
-    return call(ctl, client, schema, words, error);
+    args = read_arguments(schema, words[0], words + 1, error);
+    if (!args) {
+        g_prefix_error(error, "%s: ", words[0]);
+        return false;
+    }
+    return call(ctl, client, words[0], args, error);
 }

@@ -18,6 +18,10 @@
 
 #define NAME_COLUMN 12
 
+/* Arguments of the daemon's commands, and what they mean beside them. */
+#define DOC_COLUMN 30
+#define WIDTH      80
+
 char *ctl_help_general(void)
 {
     GString *out = g_string_new("Usage: wharfctl [OPTION...] COMMAND [ARGUMENT...]\n"
@@ -67,11 +71,58 @@ char *ctl_help_command(const CtlCommand *command)
 static void describe_members(const CtlSchema *schema, const QValue *type, const char *prefix,
                              unsigned depth, GString *out);
 
+/* Documentation refers to members as "@name". */
+static char *quote_references(const char *doc)
+{
+    g_autoptr(GRegex) reference = g_regex_new("@([[:alpha:]][-.\\w]*\\w)", 0, 0, NULL);
+
+    return g_regex_replace(reference, doc, -1, 0, "'\\1'", 0, NULL);
+}
+
+/* @line, and @doc beside it, or below where the line is too long for that. */
+static void append_described(GString *out, const char *line, const char *doc)
+{
+    gsize width = ctl_text_width(line);
+    g_autofree char *text = quote_references(doc);
+
+    g_string_append(out, line);
+    if (!*doc) {
+        g_string_append_c(out, '\n');
+        return;
+    }
+    if (width + 2 > DOC_COLUMN) {
+        g_string_append_c(out, '\n');
+        width = 0;
+    }
+    g_string_append_printf(out, "%*s", (int)(DOC_COLUMN - width), "");
+    ctl_text_wrap(out, text, DOC_COLUMN, DOC_COLUMN, WIDTH);
+}
+
+static char *member_doc(const CtlMember *member)
+{
+    const QValue *value = member->default_value;
+    g_autofree char *text = NULL;
+
+    if (!value) {
+        return g_strdup(member->doc ? member->doc : "");
+    }
+    if (qvalue_type(value) == QVALUE_BOOL) {
+        text = g_strdup(qvalue_get_bool(value) ? "on" : "off");
+    } else if (qvalue_type(value) == QVALUE_STRING) {
+        text = g_strdup(qvalue_get_string(value, NULL));
+    } else {
+        text = qvalue_to_json_string(value);
+    }
+    return g_strdup_printf("%s (default: %s)", member->doc ? member->doc : "", text);
+}
+
 static void describe_member(const CtlSchema *schema, const CtlMember *member, const char *prefix,
                             unsigned depth, GString *out)
 {
     g_autofree char *what = ctl_type_describe(schema, member->type);
     g_autofree char *below = NULL;
+    g_autofree char *line = NULL;
+    g_autofree char *doc = NULL;
 
     /* A union within needs a kind first; its JSON form is as good a way to say it as any. */
     if (ctl_type_kind(member->type) == CTL_TYPE_OBJECT && !ctl_type_tag(member->type) &&
@@ -80,8 +131,10 @@ static void describe_member(const CtlSchema *schema, const CtlMember *member, co
         describe_members(schema, member->type, below, depth + 1, out);
         return;
     }
-    g_string_append_printf(out, "  %s%s%s=%s%s\n", member->optional ? "[" : "", prefix,
-                           member->name, what, member->optional ? "]" : "");
+    line = g_strdup_printf("  %s%s%s=%s%s", member->optional ? "[" : "", prefix, member->name, what,
+                           member->optional ? "]" : "");
+    doc = member_doc(member);
+    append_described(out, line, doc);
 }
 
 static void describe_members(const CtlSchema *schema, const QValue *type, const char *prefix,
@@ -121,12 +174,19 @@ static void describe_variants(const CtlSchema *schema, const QValue *type, GStri
 static char *describe_command(const CtlSchema *schema, const char *name)
 {
     const QValue *arguments = ctl_schema_arguments(schema, name);
+    const char *doc = ctl_schema_doc(schema, name);
     GString *out = g_string_new(NULL);
     g_autoptr(GString) members = g_string_new(NULL);
+    g_autofree char *text = NULL;
 
     describe_members(schema, arguments, "", 0, members);
     g_string_append_printf(out, "Usage: wharfctl %s%s\n", name,
                            members->len ? " key=value..." : "");
+    if (doc) {
+        text = quote_references(doc);
+        g_string_append_c(out, '\n');
+        ctl_text_wrap(out, text, 0, 0, WIDTH);
+    }
     if (members->len) {
         g_string_append_printf(out, "\n%s", members->str);
         describe_variants(schema, arguments, out);
@@ -148,7 +208,7 @@ static bool help_any(const Ctl *ctl, const char *name, GError **error)
 {
     g_autofree char *socket = ctl_place_socket(ctl->socket);
     g_autoptr(CtlClient) client = ctl_client_connect(socket, error);
-    g_autoptr(CtlSchema) schema = client ? ctl_schema_fetch(client, error) : NULL;
+    g_autoptr(CtlSchema) schema = client ? ctl_schema_fetch_documented(client, error) : NULL;
     g_autofree char *text = NULL;
 
     if (!schema) {

@@ -84,6 +84,14 @@ CtlSchema *ctl_schema_fetch(CtlClient *client, GError **error)
     return entries ? ctl_schema_new(entries, error) : NULL;
 }
 
+CtlSchema *ctl_schema_fetch_documented(CtlClient *client, GError **error)
+{
+    g_autoptr(QValue) document = ctl_client_call(client, "rpc.discover", NULL, NULL);
+    const QValue *entries = ctl_json_array(document, "x-schema");
+
+    return entries ? ctl_schema_new(qvalue_ref(entries), error) : ctl_schema_fetch(client, error);
+}
+
 void ctl_schema_free(CtlSchema *schema)
 {
     if (!schema) {
@@ -120,11 +128,9 @@ const QValue *ctl_schema_arguments(const CtlSchema *schema, const char *command)
     return entry ? schema_type(schema, ctl_json_string(entry, "arg-type")) : NULL;
 }
 
-const QValue *ctl_schema_result(const CtlSchema *schema, const char *command)
+const char *ctl_schema_doc(const CtlSchema *schema, const char *command)
 {
-    const QValue *entry = g_hash_table_lookup(schema->commands, command);
-
-    return entry ? schema_type(schema, ctl_json_string(entry, "ret-type")) : NULL;
+    return ctl_json_string(g_hash_table_lookup(schema->commands, command), "doc");
 }
 
 static CtlTypeKind builtin_kind(const char *json_type)
@@ -220,7 +226,11 @@ GArray *ctl_type_members(const CtlSchema *schema, const QValue *type)
                        .type = schema_type(schema, ctl_json_string(member, "type"))};
 
         if (m.name) {
-            m.optional = qvalue_object_has(member, "default");
+            const QValue *value = qvalue_object_get(member, "default");
+
+            m.optional = value != NULL;
+            m.default_value = value && qvalue_type(value) != QVALUE_NULL ? value : NULL;
+            m.doc = ctl_json_string(member, "doc");
             g_array_append_val(found, m);
         }
     }
@@ -283,6 +293,8 @@ static void describe(const CtlSchema *schema, const QValue *type, unsigned depth
         describe(schema, ctl_type_element(schema, type), depth + 1, out);
     } else if (kind == CTL_TYPE_ALTERNATE && depth < DESCRIBE_DEPTH) {
         describe_alternate(schema, type, depth + 1, out);
+    } else if (g_strcmp0(ctl_json_string(type, "name"), "size") == 0) {
+        g_string_append(out, "size");
     } else {
         g_string_append(out, names[kind]);
     }

@@ -19,6 +19,10 @@ typedef struct CtlSchema CtlSchema;
 /* Take over the answer to query-qmp-schema. */
 CtlSchema *ctl_schema_new(QValue *take_entries, GError **error);
 CtlSchema *ctl_schema_fetch(CtlClient *client, GError **error);
+
+/* The same with documentation and the values of defaults, where the daemon has them to tell. */
+CtlSchema *ctl_schema_fetch_documented(CtlClient *client, GError **error);
+
 void ctl_schema_free(CtlSchema *schema);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CtlSchema, ctl_schema_free)
 
@@ -29,8 +33,8 @@ const char *const *ctl_schema_events(const CtlSchema *schema);
 /* The type of the arguments of a command, NULL if there is no such command. */
 const QValue *ctl_schema_arguments(const CtlSchema *schema, const char *command);
 
-/* The type of what it returns, or NULL. */
-const QValue *ctl_schema_result(const CtlSchema *schema, const char *command);
+/* What the command does, paragraphs separated by ends of line; NULL if it is not told. */
+const char *ctl_schema_doc(const CtlSchema *schema, const char *command);
 
 typedef enum {
     CTL_TYPE_UNKNOWN,
@@ -66,6 +70,8 @@ typedef struct CtlMember {
     const char *name;
     const QValue *type;
     bool optional;
+    const char *doc;             /* NULL if it is not told */
+    const QValue *default_value; /* the same */
 } CtlMember;
 
 /* The members that all objects of @type have: an array of CtlMember; g_array_unref(). */

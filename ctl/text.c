@@ -105,6 +105,42 @@ gsize ctl_text_width(const char *text)
     return width;
 }
 
+/* Append one paragraph, from @column on. */
+static void wrap_paragraph(GString *out, const char *text, gsize column, gsize indent, gsize width)
+{
+    g_auto(GStrv) words = g_strsplit(text, " ", -1);
+    bool first = true;
+
+    for (char **word = words; *word; word++) {
+        gsize length = ctl_text_width(*word);
+
+        if (!first && column + 1 + length > width) {
+            g_string_append_printf(out, "\n%*s", (int)indent, "");
+            column = indent;
+            first = true;
+        }
+        g_string_append_printf(out, "%s%s", first ? "" : " ", *word);
+        column += length + !first;
+        first = false;
+    }
+    g_string_append_c(out, '\n');
+}
+
+void ctl_text_wrap(GString *out, const char *text, gsize column, gsize indent, gsize width)
+{
+    g_auto(GStrv) paragraphs = g_strsplit(text, "\n", -1);
+
+    for (char **paragraph = paragraphs; *paragraph; paragraph++) {
+        g_autofree char *safe = ctl_text_printable(*paragraph, -1);
+
+        if (paragraph != paragraphs) {
+            g_string_append_printf(out, "%*s", (int)indent, "");
+            column = indent;
+        }
+        wrap_paragraph(out, safe, column, indent, width);
+    }
+}
+
 char *ctl_text_size(guint64 bytes)
 {
     static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

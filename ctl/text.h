@@ -20,6 +20,13 @@ char *ctl_text_printable(const char *text, gssize length);
 /* Columns that @text (valid UTF-8) takes on a terminal. */
 gsize ctl_text_width(const char *text);
 
+/*
+ * Append @text to @out in lines of at most @width columns, broken between words. The first line
+ * goes on from @column, the others are indented by @indent; an end of line in @text ends a
+ * paragraph. Ends with an end of line.
+ */
+void ctl_text_wrap(GString *out, const char *text, gsize column, gsize indent, gsize width);
+
 /* @bytes for people: "512 B", "1.5 GiB". g_free(). */
 char *ctl_text_size(guint64 bytes);
 
