@@ -7,7 +7,6 @@
 typedef struct RigRun {
     GraphRig *rig;
     void co_fn (*body)(GraphRig *rig);
-    bool done;
 } RigRun;
 
 static void co_fn run_body(void *opaque)
@@ -15,26 +14,16 @@ static void co_fn run_body(void *opaque)
     RigRun *run = opaque;
 
     run->body(run->rig);
-    block_graph_co_close_all(run->rig->graph);
-    run->done = true;
 }
 
 void graph_rig_run(void co_fn (*body)(GraphRig *rig), gpointer user)
 {
-    GError *error = NULL;
-    GraphRig rig = {.ctx = aio_context_new(NULL, &error), .user = user};
+    g_autoptr(Fixture) fixture = fixture_new();
+    GraphRig rig = {
+        .fixture = fixture, .ctx = fixture->main, .graph = fixture->graph, .user = user};
     RigRun run = {.rig = &rig, .body = body};
 
-    g_assert_no_error(error);
-    rig.graph = block_graph_new(rig.ctx, NULL);
-    aio_co_enter(rig.ctx, run_body, &run);
-    while (!run.done) {
-        aio_context_poll(rig.ctx, true);
-    }
-    while (aio_context_poll(rig.ctx, false)) {
-    }
-    block_graph_free(rig.graph);
-    aio_context_unref(rig.ctx);
+    fixture_run(fixture, run_body, &run);
 }
 
 BlockdevOptions *graph_rig_options(const char *json)

@@ -1,25 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * tests/unit/graph-rig.h - a block graph to test with: its context, its main coroutine, and nodes
- * from options written as JSON.
+ * tests/unit/graph-rig.h - for tests whose body is a coroutine of the main context: a fixture's
+ * graph and what such a body does with it over and over.
  */
 #ifndef WHARF_TESTS_GRAPH_RIG_H
 #define WHARF_TESTS_GRAPH_RIG_H
 
-#include "aio/aio.h"
-#include "block/backend.h"
-#include "block/block.h"
+#include "tests/unit/block-fixture.h"
 
 typedef struct GraphRig {
-    AioContext *ctx;
+    Fixture *fixture;
+    AioContext *ctx; /* the main one */
     BlockGraph *graph;
     gpointer user; /* the test's */
 } GraphRig;
 
-/*
- * Make a context and a graph, run @body as a coroutine of that context, then close the graph and
- * free everything.
- */
+/* Run @body as a coroutine of a new fixture's main context; then everything must be gone. */
 void graph_rig_run(void co_fn (*body)(GraphRig *rig), gpointer user);
 
 /* Options of a node, from JSON in QMP's dialect (single quotes are fine). The caller's. */

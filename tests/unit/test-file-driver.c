@@ -607,6 +607,91 @@ static void co_fn test_sync_error_is_kept(GraphRig *rig)
     }
 }
 
+#define TOGGLES 20
+
+/* Reads and writes in a thread of its own, in a part of the image that is its own. */
+typedef struct Worker {
+    BlockBackend *blk;
+    uint64_t offset;
+    int stop; /* atomic */
+    int done; /* atomic */
+} Worker;
+
+static void co_fn work(void *opaque)
+{
+    Worker *w = opaque;
+
+    for (unsigned seed = 0; !g_atomic_int_get(&w->stop); seed++) {
+        graph_rig_co_write(w->blk, w->offset, 64 * KIB, seed, 0);
+        graph_rig_co_expect(w->blk, w->offset, 64 * KIB, seed);
+    }
+    g_atomic_int_set(&w->done, 1);
+}
+
+/* The descriptor is exchanged, drained and not, while several threads use it: nobody notices. */
+static void co_fn test_exchange_under_load(GraphRig *rig)
+{
+    BlockNode *node = co_add(rig, "f0", "'auto-read-only': true");
+    BlockBackend *blk = graph_rig_co_use(node, READ_WRITE);
+    Worker workers[FIXTURE_THREADS];
+
+    fixture_start_threads(rig->fixture);
+    for (unsigned i = 0; i < FIXTURE_THREADS; i++) {
+        workers[i] = (Worker){.blk = blk, .offset = i * 64 * KIB};
+        aio_co_enter(fixture_thread(rig->fixture, i), work, &workers[i]);
+    }
+    for (unsigned i = 0; i < TOGGLES; i++) {
+        g_assert_true(
+            block_backend_co_set_perm(blk, READ_WRITE | BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, NULL));
+        g_assert_true(block_backend_co_set_perm(blk, READ_WRITE, BLOCK_PERM_CONSISTENT_READ, NULL));
+        g_assert_null(graph_rig_co_reopen(
+            rig,
+            options(rig, "f0", i % 2 ? "'auto-read-only': true" : "'cache': {'direct': true}")));
+    }
+    for (unsigned i = 0; i < FIXTURE_THREADS; i++) {
+        g_atomic_int_set(&workers[i].stop, 1);
+        while (!g_atomic_int_get(&workers[i].done)) {
+            aio_co_sleep_ns(100 * 1000);
+        }
+    }
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "f0");
+}
+
+/* With readers at work, the first writer comes and goes. */
+static void co_fn read_on(void *opaque)
+{
+    Worker *w = opaque;
+
+    while (!g_atomic_int_get(&w->stop)) {
+        graph_rig_co_expect_zeros(w->blk, w->offset, 64 * KIB);
+    }
+    g_atomic_int_set(&w->done, 1);
+}
+
+static void co_fn test_writers_come_and_go(GraphRig *rig)
+{
+    BlockNode *node = co_add(rig, "f0", "'auto-read-only': true");
+    BlockBackend *reader = graph_rig_co_use(node, BLOCK_PERM_CONSISTENT_READ);
+    Worker w = {.blk = reader};
+
+    fixture_start_threads(rig->fixture);
+    aio_co_enter(fixture_thread(rig->fixture, 0), read_on, &w);
+    for (unsigned i = 0; i < TOGGLES; i++) {
+        BlockBackend *writer = graph_rig_co_use(node, READ_WRITE);
+
+        graph_rig_co_write(writer, 512 * KIB, 4096, i, 0);
+        block_backend_co_free(writer);
+        g_assert_cmpint(open_flags(node) & O_ACCMODE, ==, O_RDONLY);
+    }
+    g_atomic_int_set(&w.stop, 1);
+    while (!g_atomic_int_get(&w.done)) {
+        aio_co_sleep_ns(100 * 1000);
+    }
+    block_backend_co_free(reader);
+    graph_rig_co_del(rig, "f0");
+}
+
 typedef struct TestCase {
     const char *name;
     void co_fn (*body)(GraphRig *rig);
@@ -632,6 +717,8 @@ static const TestCase cases[] = {
     {"every-fua-write-is-synced", test_every_fua_write_is_synced},
     {"no-flush-never-syncs", test_no_flush_never_syncs},
     {"sync-error-is-kept", test_sync_error_is_kept},
+    {"exchange-under-load", test_exchange_under_load},
+    {"writers-come-and-go", test_writers_come_and_go},
 };
 
 /* A case with where and how it runs. */
