@@ -108,7 +108,9 @@ static unsigned backend_held(BlockBackend *blk)
 
 unsigned block_backend_in_flight(BlockBackend *blk)
 {
-    return backend_held(blk) + MAX(gate_inside(&blk->gate), 0);
+    int64_t inside = gate_inside(&blk->gate);
+
+    return backend_held(blk) + MAX(inside, 0);
 }
 
 /* Wait until no request is inside or on its way in; no new one comes. */

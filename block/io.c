@@ -580,9 +580,8 @@ static uint64_t piece_size(uint64_t offset, uint64_t bytes, uint64_t alignment, 
     uint64_t head = offset % alignment;
 
     if (head) {
-        return MIN(bytes, alignment - head);
-    }
-    if (bytes > alignment) {
+        bytes = MIN(bytes, alignment - head);
+    } else if (bytes > alignment) {
         bytes -= bytes % alignment;
     }
     if (max && bytes > max) {
@@ -906,12 +905,12 @@ static int co_fn truncate_co_untracked(BlockNode *node, uint64_t size, PreallocM
 int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error)
 {
-    uint64_t first = MIN(size, (uint64_t)block_node_length(node));
+    uint64_t length = block_node_length(node);
     BlockTracked t;
     int r;
 
-    block_tracked_co_begin(node, &t, round_down(first, node->limits.request_alignment), UINT64_MAX,
-                           true);
+    block_tracked_co_begin(node, &t, round_down(MIN(size, length), node->limits.request_alignment),
+                           UINT64_MAX, true);
     r = truncate_co_untracked(node, size, prealloc, flags, error);
     set_dirty(node);
     block_tracked_end(node, &t);

@@ -366,9 +366,9 @@ static unsigned deepest_above(const BlockNode *node)
     for (unsigned i = 0; i < node->parents->len; i++) {
         const BlockChild *edge = g_ptr_array_index(node->parents, i);
 
-        if (edge->parent) {
-            deepest = MAX(deepest, deepest_above(edge->parent));
-        }
+        unsigned above = edge->parent ? deepest_above(edge->parent) : 0;
+
+        deepest = MAX(deepest, above);
     }
     return deepest;
 }

@@ -24,16 +24,27 @@ static void count_node(BlockNode *node, void *opaque)
     ++*(unsigned *)opaque;
 }
 
-static void close_all_entry(void *opaque)
+static void close_entry(void *opaque)
 {
-    block_graph_co_close_all(opaque);
+    FixtureClose *closing = opaque;
+
+    block_graph_co_close_all(closing->graph);
+    closing->done = true;
+}
+
+void fixture_close_start(Fixture *f, FixtureClose *closing)
+{
+    *closing = (FixtureClose){.graph = f->graph};
+    aio_co_enter(f->main, close_entry, closing);
 }
 
 void fixture_free(Fixture *f)
 {
     unsigned left = 0;
+    FixtureClose closing;
 
-    fixture_run(f, close_all_entry, f->graph);
+    fixture_close_start(f, &closing);
+    fixture_wait(f, &closing.done);
     block_graph_foreach(f->graph, count_node, &left);
     g_assert_cmpuint(left, ==, 0);
     for (unsigned i = 0; i < FIXTURE_THREADS; i++) {
@@ -186,11 +197,20 @@ static bool control(Control *c)
     return c->ok;
 }
 
+QValue *fixture_parse(const char *json)
+{
+    g_autoptr(GError) error = NULL;
+    QValue *value = qvalue_from_json(json, -1, &error);
+
+    g_assert_no_error(error);
+    return value;
+}
+
 static BlockdevOptions *parse_options(const char *json, GError **error)
 {
-    g_autoptr(QValue) value = qvalue_from_json(json, -1, error);
+    g_autoptr(QValue) value = fixture_parse(json);
 
-    return value ? blockdev_options_from_qvalue(value, error) : NULL;
+    return blockdev_options_from_qvalue(value, error);
 }
 
 bool fixture_try_add(Fixture *f, const char *json, GError **error)
@@ -229,11 +249,10 @@ void fixture_del(Fixture *f, const char *name)
 
 bool fixture_try_reopen(Fixture *f, const char *json, GError **error)
 {
-    g_autoptr(QValue) value = qvalue_from_json(json, -1, error);
+    g_autoptr(QValue) value = fixture_parse(json);
     g_autoptr(GPtrArray) options =
         g_ptr_array_new_with_free_func((GDestroyNotify)blockdev_options_free);
 
-    g_assert_nonnull(value);
     for (gsize i = 0; i < qvalue_array_length(value); i++) {
         BlockdevOptions *opts = blockdev_options_from_qvalue(qvalue_array_get(value, i), error);
 

@@ -28,6 +28,16 @@ Fixture *fixture_new(void);
 void fixture_free(Fixture *f);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Fixture, fixture_free)
 
+/* Start to close the graph; @done is set when that has ended. Free the fixture afterwards. */
+typedef struct FixtureClose {
+    BlockGraph *graph;
+    bool done;
+} FixtureClose;
+void fixture_close_start(Fixture *f, FixtureClose *closing);
+
+/* JSON that must be right. */
+QValue *fixture_parse(const char *json);
+
 void fixture_start_threads(Fixture *f);
 AioContext *fixture_thread(Fixture *f, unsigned i);
 
