@@ -52,6 +52,7 @@ static bool rm_one(CtlClient *client, const RmOptions *opts, const char *id, GEr
     g_autoptr(QValue) exports = ctl_exports_query(client, error);
     const QValue *export = exports ? ctl_exports_find(exports, "id", id) : NULL;
     const char *mode = opts->force ? "hard" : "safe";
+    g_autoptr(GError) local = NULL;
 
     if (!exports) {
         return false;
@@ -64,8 +65,16 @@ static bool rm_one(CtlClient *client, const RmOptions *opts, const char *id, GEr
                         error)) {
         return false;
     }
-    return ctl_exports_wait_end(client, id, END_TIMEOUT, error) &&
-           ctl_exports_drop_node(client, id, ctl_json_string(export, "node-name"), error);
+    if (ctl_exports_wait_end(client, id, END_TIMEOUT, &local) &&
+        ctl_exports_drop_node(client, id, ctl_json_string(export, "node-name"), &local)) {
+        return true;
+    }
+    /* A daemon that ends with its last export has left nothing to do. */
+    if (local->code == CTL_ERROR_UNREACHABLE) {
+        return true;
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
 }
 
 static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)

@@ -9,10 +9,17 @@
 #include "ctl/output.h"
 #include "ctl/text.h"
 
+/* Messages quote names and the daemon's words, both of which may hold anything. */
 static int report(const GError *error)
 {
+    g_auto(GStrv) lines = g_strsplit(error->message, "\n", -1);
+
     fflush(stdout);
-    fprintf(stderr, "wharfctl: %s\n", error->message);
+    for (char **line = lines; *line; line++) {
+        g_autofree char *safe = ctl_text_printable(*line, -1);
+
+        fprintf(stderr, "%s%s\n", line == lines ? "wharfctl: " : "", safe);
+    }
     return error->code;
 }
 

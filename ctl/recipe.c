@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "ctl/ctl.h"
@@ -44,6 +45,27 @@ static bool check_utf8(const char *path, GError **error)
                 "the name '%s' is not UTF-8, as the daemon's commands need it\n"
                 "Reach it by a symbolic link with another name.",
                 shown);
+    return false;
+}
+
+/*
+ * Refuse to cover a mount that is alive. One that is dead is the daemon's affair, which knows what
+ * it may clear away.
+ */
+static bool check_not_mounted(const char *mountpoint, GError **error)
+{
+    g_autofree char *resolved = ctl_place_resolve(mountpoint, NULL);
+    g_autofree char *type = resolved ? ctl_place_mounted(resolved) : NULL;
+    struct statfs st;
+
+    /* Not stat(), which the kernel may answer from its cache when the server is dead already. */
+    if (!type || (statfs(resolved, &st) < 0 && (errno == ENOTCONN || errno == ECONNABORTED))) {
+        return true;
+    }
+    g_set_error(
+        error, CTL_ERROR, CTL_ERROR_FAILED,
+        "something (of type %s) is mounted at '%s' already; 'wharfctl umount' ends an export", type,
+        mountpoint);
     return false;
 }
 
@@ -91,7 +113,7 @@ bool ctl_recipe_prepare(CtlRecipe *recipe, const CtlRecipeOptions *options, cons
     }
     return check_utf8(recipe->image, error) && check_utf8(recipe->mountpoint, error) &&
            ctl_image_check(recipe->image, options->format, &recipe->is_device, error) &&
-           make_mountpoint(recipe, error);
+           check_not_mounted(recipe->mountpoint, error) && make_mountpoint(recipe, error);
 }
 
 void ctl_recipe_succeeded(CtlRecipe *recipe)
