@@ -153,13 +153,22 @@ static void co_fn file_co_close(BlockNode *node)
     g_free(s->path);
 }
 
-/* A change of what a node holds on its file: prepared, then taken or dropped; all in workers. */
+/* A change of what a node holds on its file: prepared, then taken or dropped. */
 typedef struct FileChange {
     FileState *s;
     FileLockSet locks; /* to be held afterwards */
     FileAccess access; /* that the descriptor is to have */
     GError *error;
 } FileChange;
+
+/*
+ * Run a step of @c. Locks on local file systems are a matter of memory, and are taken and given
+ * back with each change of a growing image's length; everything else may wait, in a worker.
+ */
+static int co_fn co_run_step(FileChange *c, int (*step)(void *opaque), bool locks_only)
+{
+    return locks_only && c->s->handle.local ? step(c) : aio_co_run_worker(step, c);
+}
 
 static FileLockSet locks_for(bool use_locks, unsigned perm, unsigned shared)
 {
@@ -200,7 +209,7 @@ static bool prepare_descriptor(FileChange *c)
     return true;
 }
 
-static int prepare_worker(void *opaque)
+static int prepare_step(void *opaque)
 {
     FileChange *c = opaque;
     FileLockSet before = c->s->locks;
@@ -218,11 +227,12 @@ static int prepare_worker(void *opaque)
 static bool co_fn co_prepare(FileChange *c, GError **error)
 {
     FileState *s = c->s;
+    bool locks_only = s->next.fd < 0 && handle_has(&s->handle, c->access);
 
-    if (includes(s->locks, c->locks) && s->next.fd < 0 && handle_has(&s->handle, c->access)) {
+    if (includes(s->locks, c->locks) && locks_only) {
         return true;
     }
-    if (aio_co_run_worker(prepare_worker, c) < 0) {
+    if (co_run_step(c, prepare_step, locks_only) < 0) {
         g_propagate_error(error, c->error);
         return false;
     }
@@ -247,7 +257,7 @@ static void take_descriptor(FileState *s)
     }
 }
 
-static int take_worker(void *opaque)
+static int take_step(void *opaque)
 {
     FileChange *c = opaque;
 
@@ -269,10 +279,10 @@ static void co_fn co_take(FileChange *c, bool sync)
     if (s->next.fd >= 0 && s->handle.writable && sync) {
         file_sync(s);
     }
-    aio_co_run_worker(take_worker, c);
+    co_run_step(c, take_step, s->next.fd < 0);
 }
 
-static int drop_worker(void *opaque)
+static int drop_step(void *opaque)
 {
     FileChange *c = opaque;
 
@@ -286,7 +296,7 @@ static void co_fn co_drop(FileState *s)
     FileChange c = {.s = s, .locks = locks_for(s->use_locks, s->perm, s->shared)};
 
     if (s->next.fd >= 0 || !includes(c.locks, s->locks)) {
-        aio_co_run_worker(drop_worker, &c);
+        co_run_step(&c, drop_step, s->next.fd < 0);
     }
 }
 
