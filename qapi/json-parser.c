@@ -57,6 +57,9 @@ typedef struct {
     guint64 line, column; /* from 1 */
 } Position;
 
+/* How much of a member's name a message shows. */
+#define NAME_SHOWN 60
+
 struct JsonParser {
     JsonLimits limits;
     bool strict;
@@ -296,8 +299,11 @@ static void take_key(JsonParser *p)
         }
     }
     if (qvalue_object_has(top_frame(p)->container, key->str)) {
+        g_autofree char *text =
+            g_strdup_printf("member '%.*s' is there already", NAME_SHOWN, key->str);
+
         g_string_free(key, TRUE);
-        break_value(p, "a member of this name is there already");
+        break_value(p, text);
         return;
     }
     top_frame(p)->key = g_string_free(key, FALSE);

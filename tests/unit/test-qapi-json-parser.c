@@ -447,7 +447,7 @@ static void test_messages(void)
         {"]", "line 1, column 1: nothing is open that this bracket could close"},
         {"[,]", "line 1, column 2: unexpected ','"},
         {"[:]", "line 1, column 2: unexpected ':'"},
-        {"{\"a\":1,\"a\":2}", "line 1, column 8: a member of this name is there already"},
+        {"{\"a\":1,\"a\":2}", "line 1, column 8: member 'a' is there already"},
         {"[1e999]", "line 1, column 2: a number too large for a double"},
         {"[\"\\x\"]", "line 1, column 2: an unknown escape sequence in a string"},
         {"[\"\\ud800\"]", "line 1, column 2: half of a surrogate pair in a string"},
