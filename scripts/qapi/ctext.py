@@ -201,7 +201,7 @@ def wrap(text, width):
     lines = []
     for paragraph in '\n'.join(text).split('\n\n'):
         content = paragraph.split('\n')
-        if content[0].startswith(('  ', '.. ')):
+        if content[0].startswith('  '):
             wrapped = content
         elif content[0].startswith('- '):
             wrapped = _wrap_items(content, width)
@@ -264,15 +264,14 @@ class HeaderFile(CFile):
         return self._joined() + '\n\n#endif\n'
 
 
-def save(directory, name, text):
+def save(path, text):
     """Write a file, unless it says so already: what depends on it is then not rebuilt."""
-    path = os.path.join(directory, name)
     try:
         with open(path, encoding='utf-8') as stream:
             if stream.read() == text:
                 return
     except OSError:
         pass
-    os.makedirs(directory, exist_ok=True)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with open(path, 'w', encoding='utf-8') as stream:
         stream.write(text)

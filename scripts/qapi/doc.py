@@ -21,8 +21,8 @@ Documentation blocks.
     # Since: 0.1
     ##
 
-A block that does not begin with '@name:' is free text; a line '= Title' in it is a heading. A block
-of text indented under '.. example::' is shown as it is.
+A block that does not begin with '@name:' is free text; a line '= Title' in it is a heading. Indented
+paragraphs, such as examples, are shown as they are; '@name' becomes `name` in all others.
 """
 
 import re

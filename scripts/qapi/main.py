@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Generate C from a QAPI schema.
+Generate C and its reference page from a QAPI schema.
 
     lexer      text to expressions
     syntax     the form of expressions
@@ -23,7 +23,7 @@ if __package__ in (None, ''):
 import argparse
 import os
 
-from qapi import commands, ctext, events, introspect, types
+from qapi import commands, ctext, events, introspect, reference, types
 from qapi.error import SchemaError
 from qapi.schema import Schema
 
@@ -38,9 +38,10 @@ def parse_symbol(text):
 
 def main(argv=None):
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(description='Generate C from a QAPI schema.')
+    parser = argparse.ArgumentParser(description='Generate code and docs from a QAPI schema.')
     parser.add_argument('schema', help='the schema file that includes all others')
-    parser.add_argument('-o', '--output', required=True, help='directory for what is generated')
+    parser.add_argument('-o', '--output', help='directory for C files')
+    parser.add_argument('-r', '--reference', metavar='FILE', help='the reference page to write')
     parser.add_argument('-D', '--define', type=parse_symbol, action='append', default=[],
                         metavar='NAME=0|1', help='a symbol for conditions')
     args = parser.parse_args(argv)
@@ -49,9 +50,12 @@ def main(argv=None):
     except SchemaError as err:
         print(err, file=sys.stderr)
         return 1
-    for generator in (types, commands, events, introspect):
-        for name, text in generator.generate(schema):
-            ctext.save(args.output, name, text)
+    if args.output:
+        for generator in (types, commands, events, introspect):
+            for name, text in generator.generate(schema):
+                ctext.save(os.path.join(args.output, name), text)
+    if args.reference:
+        ctext.save(args.reference, reference.generate(schema))
     return 0
 
 

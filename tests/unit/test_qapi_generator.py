@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, 'scripts'))
 
 # pylint: disable=wrong-import-position
-from qapi import commands, events, introspect, main, names, types
+from qapi import commands, events, introspect, main, names, reference, types
 from qapi.error import SchemaError
 from qapi.schema import Schema
 
@@ -709,6 +709,42 @@ class TestIntrospection(GeneratorTest):
         self.assertEqual(introspect.plain(['a', 'b', '', 'c', '- d', '- e']), 'a b\nc\n- d\n- e')
 
 
+class TestReference(GeneratorTest):
+    """The reference page."""
+
+    SCHEMA = (
+        '##\n# = Things\n#\n# All about @things.\n##\n\n' + TestTypes.COLOR + TestTypes.POINT +
+        doc('U', '@color: x', '@size: a size; see @color', 'Features:', '@deprecated: old') +
+        "{ 'union': 'U', 'discriminator': 'color', 'base': { 'color': 'Color',\n"
+        "  '*size': { 'type': 'size', 'default': 5, 'max': 9, 'features': [ 'deprecated' ] } },\n"
+        "  'data': { 'red': 'Point' } }\n" +
+        '##\n# @go-on:\n#\n# Go child<X>.\n#\n#     { "a": "@b<c>" }\n#\n# @points: some\n#\n'
+        '# Returns: a union\n#\n# Errors: none\n#\n# Since: 0.1\n##\n'
+        "{ 'command': 'go-on', 'data': { '*points': [ 'Point' ] }, 'returns': 'U' }\n" +
+        doc('EV') + "{ 'event': 'EV', 'data': 'Point' }\n")
+
+    def test_page(self):
+        page = reference.generate(self.load(self.SCHEMA))
+        for part in ('\n- [Things](#things)\n  - commands: [go-on](#go-on)\n  - events: [EV](#ev)\n',
+                     '\n## Things\n\nAll about `things`.\n',
+                     '\n### go-on\n\n*Command, since 0.1*\n\nGo child&lt;X>.\n\n'
+                     '    { "a": "@b<c>" }\n\n**Arguments:**\n\n'
+                     '- **points** (list of [Point](#point), optional): some\n\n'
+                     '**Returns:** [U](#u); a union\n\n**Errors:** none\n',
+                     '\n**Data:** the members of [Point](#point)\n',
+                     '\n- **size** (`size`, default `5`, at most 9, deprecated): a size; see `color`\n',
+                     '\n**Further members**, by `color`:\n\n- `red`: those of [Point](#point)\n',
+                     '\n- `red`: x\n- `blue`: x\n'):
+            self.assertIn(part, page)
+
+    def test_links_lead_somewhere(self):
+        schema = Schema(os.path.join(ROOT, 'qapi/schema/wharf.json'), {})
+        page = reference.generate(schema)
+        targets = {reference.anchor(h.replace(' ', '-'))
+                   for h in re.findall(r'^##+ (.*)$', page, re.MULTILINE)}
+        self.assertEqual(set(re.findall(r'\]\((#[^)]*)\)', page)) - targets, set())
+
+
 class TestMain(GeneratorTest):
     """The program."""
 
@@ -733,6 +769,13 @@ class TestMain(GeneratorTest):
         self.assertEqual(self.run_main('-o', out, path), (0, ''))
         changed = [n for n in files if os.stat(os.path.join(out, n)).st_mtime != 1]
         self.assertEqual(changed, ['commands-main.c', 'commands-main.h', 'introspect.c'])
+
+    def test_reference(self):
+        path = self.write(TestTypes.POINT)
+        page = os.path.join(self.folder, 'docs', 'rpc.md')
+        self.assertEqual(self.run_main('-r', page, path), (0, ''))
+        with open(page, encoding='utf-8') as stream:
+            self.assertIn('### Point', stream.read())
 
     def test_error(self):
         path = self.write('\n%')
