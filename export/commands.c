@@ -29,11 +29,28 @@ bool qmp_nbd_server_start(QapiCall *call, const SocketAddressLegacy *addr,
     return false;
 }
 
-bool qmp_nbd_server_stop(QapiCall *call, GError **error)
+static bool refuse_without_server(GError **error)
 {
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
                 "The NBD server is not running; this build has none");
     return false;
+}
+
+bool qmp_nbd_server_stop(QapiCall *call, GError **error)
+{
+    return refuse_without_server(error);
+}
+
+bool qmp_nbd_server_add(QapiCall *call, const char *name, const char *description,
+                        const char *device, bool writable, const char *bitmap, GError **error)
+{
+    return refuse_without_server(error);
+}
+
+bool qmp_nbd_server_remove(QapiCall *call, const char *name, BlockExportRemoveMode mode,
+                           GError **error)
+{
+    return refuse_without_server(error);
 }
 
 void export_register_commands(ExportRegistry *registry, QapiCommandTable *table)
