@@ -19,6 +19,9 @@
 
 #define READ_SIZE (64 * 1024)
 
+/* The daemon's JSON-RPC error code for a name that is taken. */
+#define CODE_EXISTS (-32003)
+
 struct CtlClient {
     char *path;
     int fd;
@@ -482,6 +485,13 @@ bool ctl_client_says_no_command(const CtlClient *client)
     const QValue *data = failure && !client->qmp ? ctl_json_object(failure, "data") : failure;
 
     return g_strcmp0(ctl_json_string(data, "class"), "CommandNotFound") == 0;
+}
+
+bool ctl_client_says_exists(const CtlClient *client)
+{
+    const QValue *code = client->last_error ? qvalue_object_get(client->last_error, "code") : NULL;
+
+    return code && qvalue_type(code) == QVALUE_INT && qvalue_get_int(code) == CODE_EXISTS;
 }
 
 void ctl_subscription_clear(CtlSubscription *subscription)

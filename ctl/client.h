@@ -42,6 +42,9 @@ bool ctl_client_run(CtlClient *client, const char *command, QValue *take_args, G
 /* Whether the call that just failed did so because the daemon has no such command. */
 bool ctl_client_says_no_command(const CtlClient *client);
 
+/* Whether it did so because a name was taken. Over QMP, which has no code for that, never. */
+bool ctl_client_says_exists(const CtlClient *client);
+
 /* What the daemon said when it began to send events here. */
 typedef struct CtlSubscription {
     char *instance; /* NULL if this daemon does not number its events; g_free */

@@ -25,40 +25,32 @@ static bool is_free(const QValue *exports, const QValue *nodes, const char *id)
     return !ctl_exports_find(exports, "id", id) && !ctl_nodes_find(nodes, node);
 }
 
-/* An id that nobody has right now: the one asked for, or one made from the image's name. */
-static char *choose_id(CtlClient *client, const CtlRecipe *recipe, GError **error)
+/* The number that makes the id for @path one that nobody has right now. */
+static unsigned find_free(CtlClient *client, const char *path, GError **error)
 {
-    g_autoptr(QValue) exports = NULL;
-    g_autoptr(QValue) nodes = NULL;
+    g_autoptr(QValue) exports = ctl_exports_query(client, error);
+    g_autoptr(QValue) nodes = exports ? ctl_nodes_query(client, error) : NULL;
 
-    if (recipe->options->id) {
-        return g_strdup(recipe->options->id);
-    }
-    exports = ctl_exports_query(client, error);
-    nodes = exports ? ctl_nodes_query(client, error) : NULL;
     for (unsigned i = 1; nodes && i <= MAX_TRIES; i++) {
-        g_autofree char *id = ctl_recipe_id(recipe->image, i);
+        g_autofree char *id = ctl_recipe_id(path, i);
 
         if (is_free(exports, nodes, id)) {
-            return g_steal_pointer(&id);
+            return i;
         }
     }
     if (nodes) {
         g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
                     "no name is free for the export; give --id=ID");
     }
-    return NULL;
+    return 0;
 }
 
-/* Add node and export called @id. If the second fails, the first goes again. */
-static bool add(CtlClient *client, const CtlRecipe *recipe, const char *id, GError **error)
+/* Export the node called after @id; if that fails it goes again. */
+static bool add_export(CtlClient *client, const CtlRecipe *recipe, const char *id, GError **error)
 {
     g_autofree char *node = ctl_recipe_node_name(id);
     g_autoptr(GError) local = NULL;
 
-    if (!ctl_client_run(client, "blockdev-add", ctl_recipe_node(recipe, id), error)) {
-        return false;
-    }
     if (ctl_client_run(client, "block-export-add", ctl_recipe_export(recipe, id), error)) {
         return true;
     }
@@ -69,32 +61,43 @@ static bool add(CtlClient *client, const CtlRecipe *recipe, const char *id, GErr
     return false;
 }
 
-/* Whether @id has been taken by somebody since it was chosen. */
-static bool lost_race(CtlClient *client, const char *id)
+static bool add_node(CtlClient *client, const CtlRecipe *recipe, const char *id, GError **error)
 {
-    g_autoptr(QValue) exports = ctl_exports_query(client, NULL);
-    g_autoptr(QValue) nodes = exports ? ctl_nodes_query(client, NULL) : NULL;
-
-    return nodes && !is_free(exports, nodes, id);
+    return ctl_client_run(client, "blockdev-add", ctl_recipe_node(recipe, id), error);
 }
 
+/* Add both under a name made from the image's; somebody else may take one while we choose it. */
 static char *add_under_free_id(CtlClient *client, const CtlRecipe *recipe, GError **error)
 {
-    for (;;) {
-        g_autofree char *id = choose_id(client, recipe, error);
+    unsigned n = find_free(client, recipe->image, error);
+
+    while (n > 0) {
+        g_autofree char *id = ctl_recipe_id(recipe->image, n);
         g_autoptr(GError) local = NULL;
 
-        if (!id) {
-            return NULL;
+        if (add_node(client, recipe, id, &local)) {
+            return add_export(client, recipe, id, error) ? g_steal_pointer(&id) : NULL;
         }
-        if (add(client, recipe, id, &local)) {
-            return g_steal_pointer(&id);
-        }
-        if (recipe->options->id || local->code != CTL_ERROR_FAILED || !lost_race(client, id)) {
+        if (!ctl_client_says_exists(client) || n >= MAX_TRIES) {
             g_propagate_error(error, g_steal_pointer(&local));
             return NULL;
         }
+        n++;
     }
+    return NULL;
+}
+
+/* Add node and export, both or none. Returns the export's id. */
+static char *add(CtlClient *client, const CtlRecipe *recipe, GError **error)
+{
+    const char *id = recipe->options->id;
+
+    if (!id) {
+        return add_under_free_id(client, recipe, error);
+    }
+    return add_node(client, recipe, id, error) && add_export(client, recipe, id, error)
+               ? g_strdup(id)
+               : NULL;
 }
 
 static void tell(const Ctl *ctl, const CtlRecipe *recipe, const char *id)
@@ -123,7 +126,7 @@ static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)
         return false;
     }
     if (ctl_recipe_prepare(&recipe, opts, words[0], words[1], error)) {
-        id = add_under_free_id(client, &recipe, error);
+        id = add(client, &recipe, error);
     }
     if (!id) {
         g_prefix_error(error, "cannot export '%s' at '%s': ", words[0], words[1]);
