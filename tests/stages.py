@@ -35,7 +35,7 @@ FUZZ_SECONDS = 20
 SANITIZER_ENV = {
     'ASAN_OPTIONS': 'detect_leaks=1:detect_stack_use_after_return=0:abort_on_error=0:exitcode=66',
     'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1',
-    'TSAN_OPTIONS': 'second_deadlock_stack=1:exitcode=66',
+    'TSAN_OPTIONS': 'second_deadlock_stack=1:exitcode=66:atexit_sleep_ms=0',
     'G_SLICE': 'always-malloc',
 }
 
