@@ -71,18 +71,20 @@ static void settings_free(Settings *settings)
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Settings, settings_free)
 
+/* The rule in @o, options of an error or a delay: these differ in nothing else. */
+#define STRIKE_RULE(o, action_, value_)                                                            \
+    {                                                                                              \
+        .action = (action_), .value = (value_), .event = (o)->event,                               \
+        .any_state = !(o)->has_state || (o)->state == 0, .state = (o)->state,                      \
+        .types = (o)->has_iotype ? 1u << (o)->iotype : DEFAULT_TYPES,                              \
+        .sector = (o)->has_sector ? (o)->sector : ANY_SECTOR, .once = (o)->once                    \
+    }
+
 static void add_error_rules(GArray *rules, const GPtrArray *errors)
 {
     for (guint i = 0; errors && i < errors->len; i++) {
         const BlkdebugInjectErrorOptions *o = g_ptr_array_index(errors, i);
-        Rule rule = {.action = RULE_ERROR,
-                     .value = o->q_errno,
-                     .event = o->event,
-                     .any_state = !o->has_state || o->state == 0,
-                     .state = o->state,
-                     .types = o->has_iotype ? 1u << o->iotype : DEFAULT_TYPES,
-                     .sector = o->has_sector ? o->sector : ANY_SECTOR,
-                     .once = o->once};
+        Rule rule = STRIKE_RULE(o, RULE_ERROR, o->q_errno);
 
         g_array_append_val(rules, rule);
     }
@@ -92,14 +94,7 @@ static void add_delay_rules(GArray *rules, const GPtrArray *delays)
 {
     for (guint i = 0; delays && i < delays->len; i++) {
         const BlkdebugInjectDelayOptions *o = g_ptr_array_index(delays, i);
-        Rule rule = {.action = RULE_DELAY,
-                     .value = o->delay_ns,
-                     .event = o->event,
-                     .any_state = !o->has_state || o->state == 0,
-                     .state = o->state,
-                     .types = o->has_iotype ? 1u << o->iotype : DEFAULT_TYPES,
-                     .sector = o->has_sector ? o->sector : ANY_SECTOR,
-                     .once = o->once};
+        Rule rule = STRIKE_RULE(o, RULE_DELAY, o->delay_ns);
 
         g_array_append_val(rules, rule);
     }

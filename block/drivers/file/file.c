@@ -55,24 +55,6 @@ static AioEngine engine_for(const BlockdevOptionsFile *o, const FileHandle *hand
     return threads || handle->needs_threads ? AIO_ENGINE_THREADS : AIO_ENGINE_DEFAULT;
 }
 
-/* In a worker. */
-static bool decide_locking(const BlockdevOptionsFile *o, int fd, bool *use_locks, GError **error)
-{
-    *use_locks = o->locking != ON_OFF_AUTO_OFF && file_locks_supported(fd);
-    if (*use_locks || o->locking == ON_OFF_AUTO_OFF) {
-        return true;
-    }
-    if (o->locking == ON_OFF_AUTO_ON) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "cannot lock '%s': its file system has no open-file-description locks "
-                    "('locking': 'off' or 'auto' does without)",
-                    o->filename);
-        return false;
-    }
-    g_message("'%s' is used without locks, for its file system has none", o->filename);
-    return true;
-}
-
 /* Opening, in a worker. */
 typedef struct Opening {
     const BlockdevOptionsFile *options;
@@ -83,6 +65,26 @@ typedef struct Opening {
     GError *error;
 } Opening;
 
+/* Whether to lock the image that is open as @o->handle. */
+static bool decide_locking(Opening *o)
+{
+    const BlockdevOptionsFile *options = o->options;
+
+    o->use_locks = options->locking != ON_OFF_AUTO_OFF && file_locks_supported(o->handle.fd);
+    if (o->use_locks || options->locking == ON_OFF_AUTO_OFF) {
+        return true;
+    }
+    if (options->locking == ON_OFF_AUTO_ON) {
+        g_set_error(&o->error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "cannot lock '%s': its file system has no open-file-description locks "
+                    "('locking': 'off' or 'auto' does without)",
+                    options->filename);
+        return false;
+    }
+    g_message("'%s' is used without locks, for its file system has none", options->filename);
+    return true;
+}
+
 static int open_worker(void *opaque)
 {
     Opening *o = opaque;
@@ -91,7 +93,7 @@ static int open_worker(void *opaque)
     if (!file_handle_open(&o->handle, o->options->filename, o->kind, o->access, &o->error)) {
         return -1;
     }
-    if (!decide_locking(o->options, o->handle.fd, &o->use_locks, &o->error)) {
+    if (!decide_locking(o)) {
         file_handle_close(&o->handle);
         return -1;
     }
@@ -334,18 +336,9 @@ static void co_fn file_co_abort_perm(BlockNode *node)
 
 /* Reopening. */
 
-typedef struct LockingChoice {
-    const BlockdevOptionsFile *options;
-    int fd;
-    bool use_locks;
-    GError *error;
-} LockingChoice;
-
 static int decide_locking_worker(void *opaque)
 {
-    LockingChoice *c = opaque;
-
-    return decide_locking(c->options, c->fd, &c->use_locks, &c->error) ? 0 : -1;
+    return decide_locking(opaque) ? 0 : -1;
 }
 
 static bool check_reopen_options(const FileState *s, BlockReopen *reopen, GError **error)
@@ -365,18 +358,18 @@ static bool check_reopen_options(const FileState *s, BlockReopen *reopen, GError
 static bool co_fn file_co_reopen_prepare(BlockReopen *reopen, GError **error)
 {
     FileState *s = block_node_state(reopen->node);
-    LockingChoice choice = {.options = file_options(reopen->opts), .fd = s->handle.fd};
+    Opening o = {.options = file_options(reopen->opts), .handle = s->handle};
     FileChange c = {.s = s, .access = access_for(&reopen->flags, s->perm)};
 
     if (!check_reopen_options(s, reopen, error)) {
         return false;
     }
-    if (aio_co_run_worker(decide_locking_worker, &choice) < 0) {
-        g_propagate_error(error, choice.error);
+    if (aio_co_run_worker(decide_locking_worker, &o) < 0) {
+        g_propagate_error(error, o.error);
         return false;
     }
-    s->next_use_locks = choice.use_locks;
-    c.locks = locks_for(choice.use_locks, s->perm, s->shared);
+    s->next_use_locks = o.use_locks;
+    c.locks = locks_for(o.use_locks, s->perm, s->shared);
     return co_prepare(&c, error);
 }
 

@@ -410,18 +410,6 @@ static int find_length(void *opaque)
     return 0;
 }
 
-int64_t co_fn file_co_length(BlockNode *node)
-{
-    FileState *s = block_node_state(node);
-    Inquiry q = {.handle = &s->handle};
-
-    if (s->handle.local) {
-        return file_handle_length(&s->handle);
-    }
-    aio_co_run_worker(find_length, &q);
-    return q.number;
-}
-
 static int find_allocated_size(void *opaque)
 {
     Inquiry *q = opaque;
@@ -430,16 +418,27 @@ static int find_allocated_size(void *opaque)
     return 0;
 }
 
-int64_t co_fn file_co_allocated_size(BlockNode *node)
+/* The answer to @question, which does not wait on local file systems. */
+static int64_t co_fn co_ask(FileState *s, int (*question)(void *opaque))
 {
-    FileState *s = block_node_state(node);
     Inquiry q = {.handle = &s->handle};
 
     if (s->handle.local) {
-        return file_handle_allocated_size(&s->handle);
+        question(&q);
+    } else {
+        aio_co_run_worker(question, &q);
     }
-    aio_co_run_worker(find_allocated_size, &q);
     return q.number;
+}
+
+int64_t co_fn file_co_length(BlockNode *node)
+{
+    return co_ask(block_node_state(node), find_length);
+}
+
+int64_t co_fn file_co_allocated_size(BlockNode *node)
+{
+    return co_ask(block_node_state(node), find_allocated_size);
 }
 
 /* A change of length, in a worker. */
