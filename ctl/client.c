@@ -231,13 +231,24 @@ typedef enum {
     WAIT_OVER, /* the deadline has passed, or nobody reads watch_fd any longer */
 } WaitResult;
 
+/* How long poll() may sleep until @deadline, in milliseconds; -1 for ever. */
+static int poll_timeout(gint64 deadline)
+{
+    gint64 now = g_get_monotonic_time();
+
+    if (deadline < 0) {
+        return -1;
+    }
+    return deadline <= now ? 0 : (int)MIN((deadline - now) / 1000 + 1, G_MAXINT);
+}
+
 static WaitResult client_wait(CtlClient *client, gint64 deadline, int watch_fd, GError **error)
 {
     struct pollfd fds[] = {{.fd = client->fd, .events = POLLIN}, {.fd = watch_fd}};
 
     for (;;) {
-        gint64 left = deadline < 0 ? -1 : MAX(0, deadline - g_get_monotonic_time());
-        int n = poll(fds, 2, left < 0 ? -1 : (int)MIN(left / 1000 + 1, G_MAXINT));
+        int timeout = poll_timeout(deadline);
+        int n = poll(fds, 2, timeout);
 
         if (n < 0 && errno != EINTR) {
             set_lost(client, g_strerror(errno), error);
@@ -246,7 +257,7 @@ static WaitResult client_wait(CtlClient *client, gint64 deadline, int watch_fd, 
         if (n > 0) {
             return fds[0].revents ? WAIT_READABLE : WAIT_OVER;
         }
-        if (deadline >= 0 && g_get_monotonic_time() >= deadline) {
+        if (timeout == 0) {
             return WAIT_OVER;
         }
     }
