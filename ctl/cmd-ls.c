@@ -21,12 +21,32 @@
  */
 #define DEAD_AFTER 60
 
+/* No graph of nodes is deeper than this. */
+#define IMAGE_DEPTH 64
+
+/*
+ * The file that holds the content of @node: what lies at the bottom, where each node has one child.
+ * A node in between may have a name that only says how it was made.
+ */
+static const char *find_image(const QValue *nodes, const QValue *node)
+{
+    for (unsigned depth = 0; depth < IMAGE_DEPTH; depth++) {
+        const QValue *children = ctl_json_array(node, "children");
+
+        if (!children || qvalue_array_length(children) != 1) {
+            break;
+        }
+        node = ctl_nodes_find(nodes, ctl_json_string(qvalue_array_get(children, 0), "node-name"));
+    }
+    return ctl_json_string(node, "file");
+}
+
 /* One line: an element of query-block-exports, with "image", "size" and "socket" added. */
 static QValue *make_row(const QValue *export, const QValue *nodes, const char *socket)
 {
     const QValue *node = ctl_nodes_find(nodes, ctl_json_string(export, "node-name"));
     const QValue *image = ctl_json_object(node, "image");
-    const char *file = ctl_json_string(node, "file");
+    const char *file = find_image(nodes, node);
     QValue *row = qvalue_object();
 
     for (gsize i = 0; i < qvalue_object_size(export); i++) {

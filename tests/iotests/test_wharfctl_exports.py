@@ -246,6 +246,17 @@ class Show(ExportTest):
         self.assertEqual(header.split(), ['ID', 'TYPE', 'MODE', 'SIZE', 'IMAGE', 'FILE'])
         self.assertEqual(row.split(), ['disk', 'fuse', 'rw', '10', 'MiB', image, self.mnt])
 
+    def test_ls_shows_the_image_below(self):
+        """Whatever lies between an export and its image."""
+        image = self.make_file('disk.img', 1 << 20)
+        self.daemon()
+        self.ctl('blockdev-add', 'driver=raw', 'node-name=part', 'offset=512', 'file.driver=raw',
+                 'file.file.driver=file', f'file.file.filename={image}', 'read-only=on')
+        self.ctl('block-export-add', 'type=fuse', 'id=e0', 'node-name=part',
+                 f'mountpoint={self.mountpoint()}')
+        row, = self.ctl_json('ls')
+        self.assertEqual(row['image'], image)
+
     def test_ls_without_a_daemon(self):
         self.refused('ls', status=UNREACHABLE)
         self.assertEqual(self.wharfctl('ls', env=self.env).stdout, 'Nothing is exported.\n')
