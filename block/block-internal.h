@@ -21,8 +21,8 @@
 /* Longer chains of nodes are refused: requests travel them by recursion on a coroutine's stack. */
 #define BLOCK_DEPTH_MAX 64
 
-/* Lengths end here, so that rounding up to any alignment cannot overflow. */
-#define BLOCK_LENGTH_MAX ((int64_t)(INT64_MAX - (INT64_C(64) << 20)))
+/* Lengths end here, so that rounding up to any alignment cannot overflow. Also in the schema. */
+#define BLOCK_LENGTH_MAX (INT64_MAX - (INT64_C(64) << 20) + 1)
 
 /* What the request path copies at once where it must, and what it writes of zeros. */
 #define BLOCK_BOUNCE_MAX (1024 * 1024)
