@@ -425,8 +425,19 @@ class OwnMounts(DriverTest):
         self.add(first, self.make_file('image', MIB))
         mnt = self.export(first)
         first.kill()
+        fs = self.fs()
+        wait_until(lambda: self.is_dead(fs, mnt), what='the mount to be dead')
         second = self.wharfd()
         self.refused([mnt], self.add, second, mnt)
+
+    @staticmethod
+    def is_dead(fs, mnt):
+        """What the kernel remembers of a file may be shown a little longer."""
+        try:
+            fs.stat(mnt)
+        except OSError as e:
+            return e.errno == errno.ENOTCONN
+        return False
 
     def test_path_exchanged(self):
         """The node stays with the file it opened, whatever becomes of its name."""
