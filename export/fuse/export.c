@@ -87,12 +87,15 @@ static void fuse_shared_insert(FuseShared *shared, const FuseMountId *id, const 
     g_hash_table_insert(shared->mounted, mount_key(id), g_strdup(export_id));
 }
 
-static void fuse_shared_remove(FuseShared *shared, const FuseMountId *id)
+/* Does nothing where the number belongs to the mount of another export meanwhile. */
+static void fuse_shared_remove(FuseShared *shared, const FuseMountId *id, const char *export_id)
 {
     g_autofree char *key = mount_key(id);
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
 
-    g_hash_table_remove(shared->mounted, key);
+    if (g_strcmp0(g_hash_table_lookup(shared->mounted, key), export_id) == 0) {
+        g_hash_table_remove(shared->mounted, key);
+    }
 }
 
 /* Keep others from covering the file that @key names; false if somebody is at it. */
@@ -367,7 +370,7 @@ static int fuse_unmount_worker(void *opaque)
     } else {
         fuse_records_remove(shared->records, &fe->mount.id);
     }
-    fuse_shared_remove(shared, &fe->mount.id);
+    fuse_shared_remove(shared, &fe->mount.id, fe->common.id);
     return 0;
 }
 

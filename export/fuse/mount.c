@@ -169,8 +169,8 @@ FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError *
     }
     /* Gone, covered, or moved together with a directory above. */
     info = mountinfo_find_id(id->mount, id->dev_major, id->dev_minor);
-    if (!info) {
-        return FUSE_UNMOUNT_GONE;
+    if (!info || !(id->unique || g_str_equal(info->mountpoint, path))) {
+        return FUSE_UNMOUNT_GONE; /* or somebody else's, who has got our numbers */
     }
     if (is_on_top(info->mountpoint, id)) {
         return detach(info->mountpoint, error) ? FUSE_UNMOUNT_DONE : FUSE_UNMOUNT_FAILED;
@@ -180,6 +180,14 @@ FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError *
                 "(umount '%s' twice)",
                 info->mountpoint, info->mountpoint);
     return FUSE_UNMOUNT_COVERED;
+}
+
+FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GError **error)
+{
+    if (!is_on_top(path, id) || fuse_mountpoint_inspect(path, NULL, NULL) != FUSE_PLACE_STALE) {
+        return FUSE_UNMOUNT_GONE;
+    }
+    return detach(path, error) ? FUSE_UNMOUNT_DONE : FUSE_UNMOUNT_FAILED;
 }
 
 bool fuse_unmount_stale(const char *path, GError **error)

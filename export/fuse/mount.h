@@ -49,6 +49,9 @@ typedef enum {
  */
 FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError **error);
 
+/* The same for a mount of somebody who has died: only if it is dead, and still at @path. */
+FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GError **error);
+
 /* Detach whatever dead FUSE mount is at @path, which has been found to be stale. */
 bool fuse_unmount_stale(const char *path, GError **error);
 

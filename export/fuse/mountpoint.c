@@ -9,9 +9,15 @@
 
 #include "util/error.h"
 
+/* Linux 6.8; the headers may be older. */
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000U
+#endif
+
 bool fuse_mount_id_equal(const FuseMountId *a, const FuseMountId *b)
 {
-    return a->mount == b->mount && a->dev_major == b->dev_major && a->dev_minor == b->dev_minor;
+    return a->unique == b->unique && a->mount == b->mount && a->dev_major == b->dev_major &&
+           a->dev_minor == b->dev_minor;
 }
 
 char *fuse_mountpoint_resolve(const char *path, GError **error)
@@ -32,15 +38,31 @@ char *fuse_mountpoint_resolve(const char *path, GError **error)
     return copy;
 }
 
+/* What the kernel knows of @path by itself. 0 or -errno. */
+static int ask_kernel(const char *path, unsigned mask, struct statx *st)
+{
+    const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+
+    return statx(AT_FDCWD, path, flags, mask, st) < 0 ? -errno : 0;
+}
+
 int fuse_mountpoint_identify(const char *path, FuseMountId *id)
 {
-    struct statx st;
+    struct statx st, unique;
+    int ret = ask_kernel(path, STATX_MNT_ID, &st);
 
-    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
-              STATX_MNT_ID, &st) < 0) {
-        return -errno;
+    if (ret == 0) {
+        ret = ask_kernel(path, STATX_MNT_ID_UNIQUE, &unique);
     }
-    *id = (FuseMountId){st.stx_mnt_id, st.stx_dev_major, st.stx_dev_minor};
+    if (ret < 0) {
+        return ret;
+    }
+    *id = (FuseMountId){
+        .unique = unique.stx_mask & STATX_MNT_ID_UNIQUE ? unique.stx_mnt_id : 0,
+        .mount = st.stx_mnt_id,
+        .dev_major = st.stx_dev_major,
+        .dev_minor = st.stx_dev_minor,
+    };
     return 0;
 }
 

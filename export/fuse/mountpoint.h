@@ -13,10 +13,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What tells one mount from all others of this boot. */
+/*
+ * What tells one mount from others. The kernel gives ids and device numbers of its own making out
+ * again soon after an unmount; only the unique id, which Linux 6.8 brought, stays unique.
+ */
 typedef struct FuseMountId {
-    uint64_t mount;                /* the mount's id */
-    unsigned dev_major, dev_minor; /* the device number of what is mounted */
+    uint64_t unique;               /* of all mounts of this boot; 0: the kernel has none */
+    uint64_t mount;                /* as in mountinfo */
+    unsigned dev_major, dev_minor; /* of what is mounted */
 } FuseMountId;
 
 bool fuse_mount_id_equal(const FuseMountId *a, const FuseMountId *b);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -69,8 +70,9 @@ static bool record_read(const char *file, const char *name, FuseMountId *id, cha
     gsize length;
     int end = 0;
 
-    return sscanf(name, "%u:%u%n", &id->dev_major, &id->dev_minor, &end) == 2 && !name[end] &&
-           g_file_get_contents(file, &text, &length, NULL) &&
+    return sscanf(name, "%u:%u:%" SCNu64 "%n", &id->dev_major, &id->dev_minor, &id->unique, &end) ==
+               3 &&
+           !name[end] && g_file_get_contents(file, &text, &length, NULL) &&
            fuse_record_parse(text, length, &id->mount, path);
 }
 
@@ -83,7 +85,7 @@ static void clear_record(const char *directory, const char *name)
     FuseMountId id;
 
     if (record_read(file, name, &id, &path)) {
-        switch (fuse_unmount(path, &id, &error)) {
+        switch (fuse_unmount_dead(path, &id, &error)) {
         case FUSE_UNMOUNT_DONE:
             g_message("cleared '%s', a mount that a killed daemon had left", path);
             break;
@@ -172,7 +174,8 @@ FuseRecords *fuse_records_open(const char *base)
 
 static char *record_file(FuseRecords *records, const FuseMountId *id)
 {
-    return g_strdup_printf("%s/%u:%u", records->directory, id->dev_major, id->dev_minor);
+    return g_strdup_printf("%s/%u:%u:%" PRIu64, records->directory, id->dev_major, id->dev_minor,
+                           id->unique);
 }
 
 void fuse_records_add(FuseRecords *records, const FuseMountId *id, const char *path)
@@ -182,7 +185,7 @@ void fuse_records_add(FuseRecords *records, const FuseMountId *id, const char *p
 
     if (records->directory) {
         file = record_file(records, id);
-        text = g_strdup_printf("%" G_GUINT64_FORMAT "\n%s", id->mount, path);
+        text = g_strdup_printf("%" PRIu64 "\n%s", id->mount, path);
         g_file_set_contents_full(file, text, strlen(text), G_FILE_SET_CONTENTS_NONE, 0600, NULL);
     }
 }

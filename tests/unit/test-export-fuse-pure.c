@@ -78,6 +78,14 @@ static void test_helper_tidy(void)
     assert_tidy("something else", "something else");
 }
 
+static bool is_record(const char *text, gsize length)
+{
+    g_autofree char *path = NULL;
+    uint64_t mount;
+
+    return fuse_record_parse(text, length, &mount, &path);
+}
+
 static void test_record(void)
 {
     g_autofree char *path = NULL;
@@ -86,12 +94,13 @@ static void test_record(void)
     g_assert_true(fuse_record_parse("77\n/a\nb", 7, &mount, &path));
     g_assert_cmpuint(mount, ==, 77);
     g_assert_cmpstr(path, ==, "/a\nb");
-    g_assert_false(fuse_record_parse("", 0, &mount, &path));
-    g_assert_false(fuse_record_parse("77", 2, &mount, &path));
-    g_assert_false(fuse_record_parse("77\n", 3, &mount, &path));
-    g_assert_false(fuse_record_parse("77\na", 4, &mount, &path));
-    g_assert_false(fuse_record_parse("x\n/a", 4, &mount, &path));
-    g_assert_false(fuse_record_parse("7\n/a\0b", 6, &mount, &path));
+    g_assert_false(is_record("", 0));
+    g_assert_false(is_record("77", 2));
+    g_assert_false(is_record("77\n", 3));
+    g_assert_false(is_record("77\na", 4));
+    g_assert_false(is_record("x\n/a", 4));
+    g_assert_false(is_record("9 7\n/a", 6));
+    g_assert_false(is_record("7\n/a\0b", 6));
 }
 
 typedef struct InitMessage {
