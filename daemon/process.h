@@ -26,8 +26,8 @@ typedef struct Background Background;
 Background *background_begin(GError **error);
 
 /*
- * The start has succeeded: go to "/", put /dev/null in the place of stdin, stdout and stderr, and let
- * the parent exit. Frees @background; NULL is fine.
+ * The start has succeeded: go to "/", put /dev/null in the place of stdin, stdout and stderr, and
+ * let the parent exit. Frees @background; NULL is fine.
  */
 void background_ready(Background *background);
 
