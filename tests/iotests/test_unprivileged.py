@@ -28,6 +28,7 @@ class Unprivileged(IoTest):
         self.binary = shutil.copy(os.environ['WHARFD'], self.path('wharfd.bin'))
         os.chmod(self.binary, 0o755)
         os.chown(self.dir, NOBODY, NOBODY)
+        os.chown(self.runtime_dir, NOBODY, NOBODY)
         self.image = self.own(self.make_file('disk.img', content=b'hello' * 1000))
         self.mnt = self.own(self.mountpoint())
         done = run(*self.as_nobody, self.binary, '--version', check=False)

@@ -36,6 +36,10 @@ class IoTest(unittest.TestCase):
         self.dir = tempfile.mkdtemp(prefix='t', dir=base)
         os.chmod(self.dir, 0o755)
         self.addCleanup(self._remove_dir)
+        # Daemons clear the mounts of dead ones that left a record here: not those of other tests.
+        self.runtime_dir = tempfile.mkdtemp(prefix='r', dir=base)
+        self.addCleanup(shutil.rmtree, self.runtime_dir, ignore_errors=True)
+        os.environ['XDG_RUNTIME_DIR'] = self.runtime_dir
         self._daemons = []
 
     def _remove_dir(self):

@@ -130,23 +130,29 @@ def unmount(path):
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def _loop_backing(entry):
+    """The path of the file behind a loop device, or an empty string."""
+    try:
+        with open(f'/sys/block/{entry}/loop/backing_file', encoding='utf-8') as f:
+            return f.read().strip()
+    except OSError:
+        return ''
+
+
 def detach_loops_below(directory):
     """Detach the loop devices whose backing file lies below a directory."""
-    directory = os.path.realpath(directory)
+    below = os.path.realpath(directory) + '/'
     for entry in os.listdir('/sys/block'):
-        try:
-            with open(f'/sys/block/{entry}/loop/backing_file', encoding='utf-8') as f:
-                backing = f.read().strip()
-        except OSError:
-            continue
-        if not backing.startswith(directory + '/'):
+        if not _loop_backing(entry).startswith(below):
             continue
         try:
             fd = os.open(f'/dev/{entry}', os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             continue
         try:
-            fcntl.ioctl(fd, _LOOP_CLR_FD, 0)
+            # While it is open nobody else can get the device for another file: look once more.
+            if _loop_backing(entry).startswith(below):
+                fcntl.ioctl(fd, _LOOP_CLR_FD, 0)
         except OSError:
             pass
         finally:
