@@ -211,9 +211,19 @@ int co_fn aio_co_sleep_ns(int64_t ns);
  */
 
 typedef enum {
-    AIO_ENGINE_DEFAULT, /* the context's backend; at once where that cannot block */
+    AIO_ENGINE_DEFAULT, /* the context's backend */
     AIO_ENGINE_THREADS, /* a worker thread */
+    AIO_ENGINE_CACHED,  /* reads are tried without waiting first, for the page cache may have it all
+                         */
+    AIO_ENGINE_INLINE,  /* the calling thread, at once: the file lies in memory */
 } AioEngine;
+
+/*
+ * The fastest engine for @fd that never blocks a loop: INLINE on tmpfs and ramfs, CACHED where the
+ * page cache is used and can be asked without waiting, else DEFAULT. A hint, right until @fd is
+ * opened anew or its flags change. May block as fstatfs() may, so call it in a worker. Any thread.
+ */
+AioEngine aio_engine_for_file(int fd);
 
 /* As preadv2() and pwritev2(): bytes transferred or -errno. @n at most IOV_MAX. */
 ssize_t co_fn aio_co_preadv(AioEngine engine, int fd, const struct iovec *iov, unsigned n,

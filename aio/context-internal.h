@@ -42,14 +42,16 @@ struct AioContext {
     uint64_t max_batch;
 
     /* Owner thread only */
-    bool polled;        /* as given to bind() */
-    AioWorkList ready;  /* posted work, oldest first */
-    GPtrArray *timers;  /* AioTimer, a heap by deadline */
-    uint64_t timer_seq; /* counts armings */
-    GList *watches;     /* all AioWatch */
-    GList *probes;      /* those with a probe; the last one called back first */
-    GList *probe_next;  /* where a walk over @probes is */
-    uint64_t poll_ns;   /* how long to busy-wait now */
+    bool polled;            /* as given to bind() */
+    AioWorkList ready;      /* posted work, oldest first */
+    GPtrArray *timers;      /* AioTimer, a heap by deadline */
+    uint64_t timer_seq;     /* counts armings */
+    GList *watches;         /* all AioWatch */
+    GList *probes;          /* those with a probe; the last one called back first */
+    GList *probe_next;      /* where a walk over @probes is */
+    uint64_t poll_ns;       /* how long to busy-wait now */
+    unsigned cache_misses;  /* of reads in a row that asked the page cache */
+    unsigned cache_skipped; /* reads that did not ask */
     AioBh *kick;
 };
 
@@ -134,6 +136,9 @@ struct AioRequest {
 
 /* Carry out @req by the system call, which may block. The result, or -errno. */
 ssize_t aio_request_run_sync(const AioRequest *req);
+
+/* A request that does nothing, to see what requests cost. Returns 0. */
+int co_fn aio_co_nop(AioEngine engine);
 
 /* Workers */
 

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -161,7 +162,7 @@ static const char *const dirs[] = {"/tmp", "/dev/shm"};
 static void for_all_targets(CoroutineEntry *entry)
 {
     for (guint i = 0; i < G_N_ELEMENTS(dirs); i++) {
-        for (AioEngine e = AIO_ENGINE_DEFAULT; e <= AIO_ENGINE_THREADS; e++) {
+        for (AioEngine e = AIO_ENGINE_DEFAULT; e <= AIO_ENGINE_INLINE; e++) {
             Target t = {e, dirs[i]};
 
             if (g_access(dirs[i], W_OK) == 0) {
@@ -184,6 +185,56 @@ static void test_fallocate(void)
 static void test_errors(void)
 {
     for_all_targets(errors);
+}
+
+/* What is not in the page cache, or only in part, is read all the same. */
+static void co_fn read_uncached(void *opaque)
+{
+    enum {
+        SIZE = 1 << 20
+    };
+    int fd = temp_file("/tmp");
+    g_autofree char *out = g_malloc(SIZE);
+    g_autofree char *in = g_malloc(SIZE);
+    struct iovec iov = {out, SIZE};
+
+    for (int i = 0; i < SIZE; i++) {
+        out[i] = i * 7 / 3;
+    }
+    g_assert_cmpint(aio_co_pwritev(AIO_ENGINE_CACHED, fd, &iov, 1, 0, 0), ==, SIZE);
+    g_assert_cmpint(aio_co_fsync(AIO_ENGINE_CACHED, fd, false), ==, 0);
+    for (int i = 0; i < 200; i++) {
+        uint64_t offset = i * 4099;
+
+        if (i % 2) {
+            posix_fadvise(fd, i * 4096, 8192, POSIX_FADV_DONTNEED);
+        }
+        iov = (struct iovec){in, 20000};
+        g_assert_cmpint(aio_co_preadv(AIO_ENGINE_CACHED, fd, &iov, 1, offset, 0), ==, 20000);
+        g_assert_cmpmem(in, 20000, out + offset, 20000);
+    }
+    close(fd);
+}
+
+static void test_uncached(void)
+{
+    run_one(read_uncached, NULL);
+}
+
+static void test_engine_for_file(void)
+{
+    int disk = temp_file("/tmp"), memory = memfd_create("test-aio", MFD_CLOEXEC);
+    int pipes[2];
+
+    g_assert_cmpint(pipe2(pipes, O_CLOEXEC), ==, 0);
+    g_assert_cmpint(aio_engine_for_file(memory), ==, AIO_ENGINE_INLINE);
+    g_assert_cmpint(aio_engine_for_file(disk), !=, AIO_ENGINE_THREADS);
+    g_assert_cmpint(aio_engine_for_file(pipes[0]), ==, AIO_ENGINE_DEFAULT);
+    g_assert_cmpint(aio_engine_for_file(-1), ==, AIO_ENGINE_DEFAULT);
+    close(disk);
+    close(memory);
+    close(pipes[0]);
+    close(pipes[1]);
 }
 
 /* Many requests at once: more than the ring has entries, more than there may be threads. */
@@ -509,6 +560,8 @@ int main(int argc, char **argv)
     g_test_add_func("/io/read-write", test_read_write);
     g_test_add_func("/io/fallocate", test_fallocate);
     g_test_add_func("/io/errors", test_errors);
+    g_test_add_func("/io/uncached", test_uncached);
+    g_test_add_func("/io/engine-for-file", test_engine_for_file);
     g_test_add_func("/io/many", test_many);
     g_test_add_func("/io/glib", test_glib);
     g_test_add_func("/io/threads", test_threads);
