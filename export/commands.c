@@ -25,14 +25,14 @@ bool qmp_nbd_server_start(QapiCall *call, const SocketAddressLegacy *addr,
                           uint32_t handshake_max_seconds, const char *tls_creds,
                           const char *tls_authz, uint32_t max_connections, GError **error)
 {
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED, "This build has no NBD server");
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED, "this build has no NBD server");
     return false;
 }
 
 static bool refuse_without_server(GError **error)
 {
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                "The NBD server is not running; this build has none");
+                "the NBD server is not running; this build has none");
     return false;
 }
 

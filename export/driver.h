@@ -143,27 +143,32 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Export, export_unref)
  */
 void export_lost(Export *exp, BlockExportEndReason reason);
 
-/*
- * A request begins in @queue; @data tells whether it reads or changes data, which is what keeps a
- * safe deletion away. In the queue's context, and so is the end.
- */
-static inline void export_request_begin(ExportQueue *queue, bool data)
+/* A request begins in @queue. In the queue's context, and so are the others. */
+static inline void export_request_begin(ExportQueue *queue)
 {
     __atomic_store_n(&queue->requests, queue->requests + 1, __ATOMIC_RELAXED);
-    if (data) {
-        __atomic_store_n(&queue->data_requests, queue->data_requests + 1, __ATOMIC_RELAXED);
-    }
+}
+
+/*
+ * The part of a request that reads or changes data, which is what keeps a safe deletion away. Ends
+ * before the client learns of the result: whoever deletes after that must not find it in flight.
+ */
+static inline void export_request_data_begin(ExportQueue *queue)
+{
+    __atomic_store_n(&queue->data_requests, queue->data_requests + 1, __ATOMIC_RELAXED);
+}
+
+static inline void export_request_data_end(ExportQueue *queue)
+{
+    __atomic_store_n(&queue->data_requests, queue->data_requests - 1, __ATOMIC_RELEASE);
 }
 
 /* Wakes whoever waits for @queue to be idle. */
 void export_queue_idle(ExportQueue *queue);
 
 /* The request has ended; the caller does not touch the export any more. */
-static inline void export_request_end(ExportQueue *queue, bool data)
+static inline void export_request_end(ExportQueue *queue)
 {
-    if (data) {
-        __atomic_store_n(&queue->data_requests, queue->data_requests - 1, __ATOMIC_RELAXED);
-    }
     __atomic_store_n(&queue->requests, queue->requests - 1, __ATOMIC_RELAXED);
     if (queue->requests == 0 && queue->idle_waiter) {
         export_queue_idle(queue);

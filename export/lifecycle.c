@@ -47,7 +47,7 @@ unsigned export_data_requests(const Export *exp)
     unsigned sum = 0;
 
     for (unsigned i = 0; i < exp->n_queues; i++) {
-        sum += __atomic_load_n(&exp->queues[i]->data_requests, __ATOMIC_RELAXED);
+        sum += __atomic_load_n(&exp->queues[i]->data_requests, __ATOMIC_ACQUIRE);
     }
     return sum;
 }

@@ -173,7 +173,7 @@ static bool export_check_fixed(ExportRegistry *registry, const BlockExportOption
     }
     if (other->queues[0]->ctx != iothread_context(g_ptr_array_index(iothreads, 0))) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "Node '%s' cannot be moved to iothread '%s': %s is fixed elsewhere",
+                    "node '%s' cannot be moved to iothread '%s': %s is fixed elsewhere",
                     options->node_name, options->iothread->u.single, other->user);
         return false;
     }
@@ -267,9 +267,9 @@ static bool export_check_id(ExportRegistry *registry, const char *id, GError **e
     if (exp) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
                     exp->state == EXPORT_SHUTTING_DOWN
-                        ? "Export '%s' is still shutting down; wait for BLOCK_EXPORT_DELETED or "
+                        ? "export '%s' is still shutting down; wait for BLOCK_EXPORT_DELETED or "
                           "choose another id"
-                        : "There is already an export '%s'; choose another id",
+                        : "there is already an export '%s'; choose another id",
                     id);
         return false;
     }
@@ -283,7 +283,7 @@ static BlockNode *export_find_node(ExportRegistry *registry, const BlockExportOp
 
     if (node && options->writable && block_node_read_only(node)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                    "Node '%s' is read-only; export '%s' cannot be writable", options->node_name,
+                    "node '%s' is read-only; export '%s' cannot be writable", options->node_name,
                     options->id);
         return NULL;
     }
@@ -300,12 +300,12 @@ bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *
 
     if (registry->closing) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                    "Export '%s' cannot be added: the daemon is ending", options->id);
+                    "export '%s' cannot be added: the daemon is ending", options->id);
         return false;
     }
     if (!driver) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "This build has no export of type '%s'; see query-qmp-schema or --version",
+                    "this build has no export of type '%s'; see query-qmp-schema or --version",
                     block_export_type_to_string(options->type));
         return false;
     }
@@ -338,7 +338,7 @@ static Export *export_registry_find(ExportRegistry *registry, const char *id, GE
 
     if (!exp) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
-                    "There is no export '%s'; query-block-exports lists them", id);
+                    "there is no export '%s'; query-block-exports lists them", id);
     }
     return exp;
 }
@@ -348,13 +348,13 @@ static bool export_check_removable(Export *exp, BlockExportRemoveMode mode, GErr
     unsigned busy = export_data_requests(exp);
 
     if (exp->state != EXPORT_RUNNING) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE, "Export '%s' is %s", exp->id,
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE, "export '%s' is %s", exp->id,
                     exp->state == EXPORT_STARTING ? "still being added" : "shutting down already");
         return false;
     }
     if (mode == BLOCK_EXPORT_REMOVE_MODE_SAFE && busy) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "Export '%s' is still in use: %u request%s in flight; mode 'hard' cuts %s off",
+                    "export '%s' is still in use: %u request%s in flight; mode 'hard' cuts %s off",
                     exp->id, busy, busy == 1 ? "" : "s", busy == 1 ? "it" : "them");
         return false;
     }

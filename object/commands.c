@@ -56,13 +56,13 @@ static bool qom_lookup(ObjectRegistry *registry, const char *path, QomPlace *pla
 {
     if (!*path) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                    "The path is empty; '/objects' lists all objects");
+                    "the path is empty; '/objects' lists all objects");
         return false;
     }
     *place = qom_resolve(registry, path);
     if (place->kind == QOM_NOTHING) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_DEVICE_NOT_FOUND,
-                    "There is nothing at path '%s'; '/objects' lists all objects", path);
+                    "there is nothing at path '%s'; '/objects' lists all objects", path);
         return false;
     }
     return true;
@@ -167,7 +167,7 @@ GPtrArray *qmp_qom_list(QapiCall *call, const char *path, GError **error)
 static void qom_no_property(const QomPlace *place, const char *property, GError **error)
 {
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
-                "Type '%s' has no property '%s'; qom-list names them", qom_type_name(place),
+                "type '%s' has no property '%s'; qom-list names them", qom_type_name(place),
                 property);
 }
 
@@ -205,7 +205,7 @@ bool qmp_qom_set(QapiCall *call, const char *path, const char *property, const Q
     }
     if (g_str_equal(property, "type")) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "Property 'type' of '%s' cannot be changed", path);
+                    "property 'type' of '%s' cannot be changed", path);
         return false;
     }
     if (place.kind == QOM_OBJECT) {
@@ -268,7 +268,7 @@ GPtrArray *qmp_qom_list_properties(QapiCall *call, const char *type_name, GError
 
     if (!class) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_DEVICE_NOT_FOUND,
-                    "There is no object type '%s'; qom-list-types names them", type_name);
+                    "there is no object type '%s'; qom-list-types names them", type_name);
         return NULL;
     }
     list = g_ptr_array_new_with_free_func((GDestroyNotify)object_property_info_free);

@@ -66,7 +66,7 @@ bool object_registry_add(ObjectRegistry *registry, const ObjectOptions *options,
     }
     if (g_hash_table_contains(registry->by_id, options->id)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
-                    "There is already an object '%s'; choose another id", options->id);
+                    "there is already an object '%s'; choose another id", options->id);
         return false;
     }
 
@@ -88,7 +88,7 @@ static Object *object_registry_find(ObjectRegistry *registry, const char *id, GE
     Object *object = g_hash_table_lookup(registry->by_id, id);
 
     if (!object) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND, "There is no object '%s'", id);
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND, "there is no object '%s'", id);
     }
     return object;
 }
@@ -121,7 +121,7 @@ bool object_registry_del(ObjectRegistry *registry, const char *id, GError **erro
         g_autofree char *users = object_users_to_string(object);
 
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "Object '%s' is in use by %s; remove that first", id, users);
+                    "object '%s' is in use by %s; remove that first", id, users);
         return false;
     }
     g_hash_table_remove(registry->by_id, id);
@@ -136,7 +136,7 @@ Iothread *object_registry_get_iothread(ObjectRegistry *registry, const char *id,
 
     if (!object || object->class != &object_class_iothread) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
-                    "There is no iothread '%s'; make it with object-add (--object iothread,id=%s)",
+                    "there is no iothread '%s'; make it with object-add (--object iothread,id=%s)",
                     id, id);
         return NULL;
     }

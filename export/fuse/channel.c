@@ -66,7 +66,7 @@ int fuse_channel_clone(int fd, GError **error)
     }
     clone = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (clone < 0) {
-        wharf_set_error_errno(error, errno, "Cannot make a further channel of the FUSE connection");
+        wharf_set_error_errno(error, errno, "cannot make a further channel of the FUSE connection");
     }
     return clone;
 }
@@ -185,14 +185,27 @@ static void channel_resume(FuseChannel *channel)
     }
 }
 
+static int co_fn request_co_serve(FuseRequest *req)
+{
+    FuseQueue *queue = req->queue;
+    int ret;
+
+    if (!fuse_operation_is_data(req->operation, &req->call)) {
+        return req->operation->co_serve(&req->call);
+    }
+    export_request_data_begin(&queue->common);
+    ret = req->operation->co_serve(&req->call);
+    export_request_data_end(&queue->common);
+    return ret;
+}
+
 static void co_fn request_co_run(void *opaque)
 {
     FuseRequest *req = opaque;
     FuseQueue *queue = req->queue;
-    bool data = fuse_operation_is_data(req->operation, &req->call);
 
-    export_request_begin(&queue->common, data);
-    request_answer(req, req->operation->co_serve(&req->call));
+    export_request_begin(&queue->common);
+    request_answer(req, request_co_serve(req));
 
     *req->link = req->next;
     if (req->next) {
@@ -200,7 +213,7 @@ static void co_fn request_co_run(void *opaque)
     }
     channel_give(&queue->channel, req);
     channel_resume(&queue->channel);
-    export_request_end(&queue->common, data);
+    export_request_end(&queue->common);
 }
 
 /* A message of @bytes bytes has been read into @req. */

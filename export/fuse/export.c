@@ -130,13 +130,13 @@ static bool start_check_own(FuseStart *start, const char *path)
     int ret = fuse_mountpoint_identify(path, &id);
 
     if (ret < 0) {
-        wharf_set_error_errno(&start->error, -ret, "Cannot stat mountpoint '%s'", path);
+        wharf_set_error_errno(&start->error, -ret, "cannot stat mountpoint '%s'", path);
         return false;
     }
     other = fuse_shared_find(start->fe->common.shared, &id);
     if (other) {
         g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_EXISTS,
-                    "There is already an export at mountpoint '%s': '%s'; choose another file",
+                    "there is already an export at mountpoint '%s': '%s'; choose another file",
                     start->options->mountpoint, other);
         return false;
     }
@@ -160,7 +160,7 @@ static bool start_clear_stale(FuseStart *start, const char *path)
 {
     if (!start->options->replace_stale || !is_fuse_mount(path)) {
         g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "Mountpoint '%s' holds the stale mount of a FUSE server that is gone; clear it "
+                    "mountpoint '%s' holds the stale mount of a FUSE server that is gone; clear it "
                     "by 'fusermount3 -u %s' (or umount), or add the export with 'replace-stale'",
                     path, path);
         return false;
@@ -189,7 +189,7 @@ static bool start_check_file(FuseStart *start, const char *path, char **key)
         }
     }
     g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                "Mountpoint '%s' holds too many stale mounts; clear them by umount", path);
+                "mountpoint '%s' holds too many stale mounts; clear them by umount", path);
     return false;
 }
 
@@ -259,7 +259,7 @@ static int fuse_start_worker(void *opaque)
     }
     if (!fuse_shared_reserve(shared, key)) {
         g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "Another export is just being added at mountpoint '%s'", path);
+                    "another export is just being added at mountpoint '%s'", path);
         return -1;
     }
     /* Once more: whoever had the reservation before may have mounted. */

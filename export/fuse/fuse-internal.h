@@ -103,7 +103,7 @@ typedef struct FuseOperation {
 const FuseOperation *fuse_call_parse(FuseCall *call, FuseExport *fe, const void *message,
                                      size_t bytes, void *payload, int *err);
 
-/* Whether a request that is not served needs its data counted; see FUSE_OPERATION_DATA. */
+/* Whether this call of the operation is a FUSE_OPERATION_DATA one. */
 static inline bool fuse_operation_is_data(const FuseOperation *operation, const FuseCall *call)
 {
     if (call->in->opcode == FUSE_SETATTR) {

@@ -72,7 +72,7 @@ static bool helper_spawn(Helper *helper, char *const argv[], GError **error)
     int ret;
 
     if (pipe2(helper->output, O_CLOEXEC) < 0) {
-        wharf_set_error_errno(error, errno, "Cannot make a pipe for %s", HELPER);
+        wharf_set_error_errno(error, errno, "cannot make a pipe for %s", HELPER);
         return false;
     }
     posix_spawn_file_actions_init(&actions);
@@ -87,7 +87,7 @@ static bool helper_spawn(Helper *helper, char *const argv[], GError **error)
     posix_spawn_file_actions_destroy(&actions);
     if (ret) {
         wharf_set_error_errno(error, ret,
-                              "Cannot run %s, which mounts for users without the right to (is the "
+                              "cannot run %s, which mounts for users without the right to (is the "
                               "package fuse3 installed?)",
                               argv[0]);
         return false;
@@ -120,12 +120,12 @@ static bool helper_finish(Helper *helper, const char *what, const char *path, GE
 
     while (waitpid(helper->pid, &status, 0) < 0) {
         if (errno != EINTR) {
-            wharf_set_error_errno(error, errno, "Cannot wait for %s", HELPER);
+            wharf_set_error_errno(error, errno, "cannot wait for %s", HELPER);
             return false;
         }
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status)) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "Cannot %s '%s': %s", what, path,
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "cannot %s '%s': %s", what, path,
                     said ? said : HELPER " has failed without a word");
         return false;
     }
@@ -156,7 +156,7 @@ static int helper_receive(Helper *helper, const char *path, GError **error)
     }
     if (fd < 0) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO,
-                    "Cannot mount '%s': %s has sent no descriptor", path, HELPER);
+                    "cannot mount '%s': %s has sent no descriptor", path, HELPER);
     }
     return fd;
 }
@@ -168,7 +168,7 @@ int fuse_helper_mount(const char *path, const char *options, GError **error)
     char *argv[] = {program, "-o", (char *)options, "--", (char *)path, NULL};
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, helper.comm) < 0) {
-        wharf_set_error_errno(error, errno, "Cannot make a socket pair for %s", HELPER);
+        wharf_set_error_errno(error, errno, "cannot make a socket pair for %s", HELPER);
         return -1;
     }
     if (!helper_spawn(&helper, argv, error) || !helper_finish(&helper, "mount", path, error)) {

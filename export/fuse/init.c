@@ -138,12 +138,12 @@ bool fuse_init_handshake(int fd, FuseAgreement *agreed, GError **error)
     } while (ret == -EAGAIN);
     if (ret == -EPROTO) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "The kernel's FUSE protocol is too old; 7.%d (Linux 4.20) is needed",
+                    "the kernel's FUSE protocol is too old; 7.%d (Linux 4.20) is needed",
                     INIT_MIN_MINOR);
         return false;
     }
     if (ret < 0) {
-        wharf_set_error_errno(error, -ret, "The FUSE handshake with the kernel failed");
+        wharf_set_error_errno(error, -ret, "the FUSE handshake with the kernel failed");
         return false;
     }
     return true;

@@ -43,6 +43,25 @@ static char *mount_options(const FuseMount *mount)
 }
 
 /*
+ * Have libfuse let go of what it has mounted, without unmounting it. It knows no such thing, but it
+ * leaves a mount alone whose connection has ended: so its descriptor becomes one with an error, the
+ * end of a pipe that nobody reads.
+ */
+static void session_disown(struct fuse_session *session)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        return; /* a few bytes leak */
+    }
+    close(ends[0]);
+    if (dup3(ends[1], fuse_session_fd(session), O_CLOEXEC) >= 0) {
+        fuse_session_unmount(session);
+    }
+    close(ends[1]);
+}
+
+/*
  * Mount by libfuse, for those who may. The session serves to mount only; its descriptor is taken
  * over and nothing else of it is used.
  */
@@ -62,13 +81,18 @@ static int mount_by_library(const char *path, char *options, GError **error)
     if (session) {
         if (fuse_session_mount(session, path) == 0) {
             fd = fcntl(fuse_session_fd(session), F_DUPFD_CLOEXEC, 3);
+            if (fd >= 0) {
+                session_disown(session);
+            } else {
+                fuse_session_unmount(session);
+            }
         }
         fuse_session_destroy(session);
     }
     fuse_opt_free_args(&args);
     g_private_set(&mount_log, NULL);
     if (fd < 0) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "Cannot mount '%s': %s", path,
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "cannot mount '%s': %s", path,
                     said->len ? said->str : "libfuse has failed without a word");
     }
     return fd;
@@ -112,7 +136,7 @@ bool fuse_mount(const char *path, bool writable, FuseExportAllowOther allow_othe
     *mount = (FuseMount){.path = g_strdup(path), .fd = -1};
     ret = fuse_mountpoint_identify(path, &before);
     if (ret < 0) {
-        wharf_set_error_errno(error, -ret, "Cannot stat mountpoint '%s'", path);
+        wharf_set_error_errno(error, -ret, "cannot stat mountpoint '%s'", path);
         fuse_mount_clear(mount);
         return false;
     }
@@ -123,7 +147,7 @@ bool fuse_mount(const char *path, bool writable, FuseExportAllowOther allow_othe
     ret = fuse_mountpoint_identify(path, &mount->id);
     if (ret < 0 || fuse_mount_id_equal(&before, &mount->id)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO,
-                    "Cannot mount '%s': somebody else has changed the path meanwhile", path);
+                    "cannot mount '%s': somebody else has changed the path meanwhile", path);
         fuse_mount_clear(mount);
         return false;
     }
@@ -148,7 +172,7 @@ static bool detach(const char *path, GError **error)
     if (errno == EPERM && geteuid() != 0) {
         return fuse_helper_unmount(path, error);
     }
-    wharf_set_error_errno(error, errno, "Cannot unmount '%s'", path);
+    wharf_set_error_errno(error, errno, "cannot unmount '%s'", path);
     return false;
 }
 
@@ -176,7 +200,7 @@ FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError *
         return detach(info->mountpoint, error) ? FUSE_UNMOUNT_DONE : FUSE_UNMOUNT_FAILED;
     }
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                "Something else is mounted over '%s'; unmount that, then this one, which is dead "
+                "something else is mounted over '%s'; unmount that, then this one, which is dead "
                 "(umount '%s' twice)",
                 info->mountpoint, info->mountpoint);
     return FUSE_UNMOUNT_COVERED;

@@ -28,7 +28,7 @@ char *fuse_mountpoint_resolve(const char *path, GError **error)
 
     if (!resolved) {
         wharf_set_error_errno(error, errno,
-                              "Cannot stat mountpoint '%s', which must be an existing "
+                              "cannot stat mountpoint '%s', which must be an existing "
                               "regular file",
                               path);
         return NULL;
@@ -94,12 +94,12 @@ FusePlaceKind fuse_mountpoint_inspect(const char *path, char **key, GError **err
         if (err == ENOTCONN || err == ECONNABORTED || err == ECONNREFUSED) {
             return FUSE_PLACE_STALE;
         }
-        wharf_set_error_errno(error, err, "Cannot stat mountpoint '%s'", path);
+        wharf_set_error_errno(error, err, "cannot stat mountpoint '%s'", path);
         return FUSE_PLACE_UNFIT;
     }
     if (!S_ISREG(st.st_mode)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
-                    "Mountpoint '%s' is %s; it must be a regular file", path,
+                    "mountpoint '%s' is %s; it must be a regular file", path,
                     file_kind(st.st_mode));
         return FUSE_PLACE_UNFIT;
     }
