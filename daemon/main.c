@@ -56,6 +56,10 @@ static int run(const DaemonOptions *options, Log *log)
     Background *background = NULL;
     GError *error = NULL;
 
+    if (options->aio) {
+        /* Iothreads, those of later commands too, follow it as the main thread does. */
+        g_setenv("WHARF_AIO", options->aio, TRUE);
+    }
     if (options->daemonize) {
         if (uses_stdio(options)) {
             log_error(log, "--daemonize takes stdin and stdout away, which a chardev uses");

@@ -360,15 +360,11 @@ static bool read_log(DaemonOptions *options, const Given *given, GError **error)
 
 static bool read_aio(DaemonOptions *options, const char *text, GError **error)
 {
-    static const char *const names[] = {
-        [AIO_BACKEND_AUTO] = "auto",
-        [AIO_BACKEND_IO_URING] = "io_uring",
-        [AIO_BACKEND_EPOLL] = "epoll",
-    };
+    static const char *const names[] = {"auto", "io_uring", "epoll"};
 
     for (gsize i = 0; i < G_N_ELEMENTS(names); i++) {
         if (g_str_equal(names[i], text)) {
-            options->aio = i;
+            options->aio = names[i];
             return true;
         }
     }

@@ -15,7 +15,6 @@
 #include <glib.h>
 #include <stdbool.h>
 
-#include "aio/aio.h"
 #include "daemon/log.h"
 #include "monitor/chardev.h"
 #include "qapi/types-block-core.h"
@@ -54,7 +53,7 @@ typedef struct DaemonOptions {
     bool exit_when_idle; /* end when the last export has gone */
     char *pidfile;       /* absolute; NULL: none */
     LogOptions log;
-    AioBackend aio;
+    const char *aio; /* event loop to use, as $WHARF_AIO has it; NULL: not given */
 } DaemonOptions;
 
 void daemon_options_free(DaemonOptions *options);

@@ -92,8 +92,15 @@ void background_ready(Background *background)
     do {
         n = write(background->pipe, "", 1);
     } while (n < 0 && errno == EINTR);
-    close(background->pipe);
-    g_free(background);
+    background_free(background);
+}
+
+void background_free(Background *background)
+{
+    if (background) {
+        close(background->pipe);
+        g_free(background);
+    }
 }
 
 /* ---- pidfile ---- */

@@ -31,6 +31,9 @@ Background *background_begin(GError **error);
  */
 void background_ready(Background *background);
 
+/* The start has failed: the parent exits with 1 as soon as this process has ended. NULL is fine. */
+void background_free(Background *background);
+
 /* ---- pidfile ---- */
 
 typedef struct Pidfile Pidfile;

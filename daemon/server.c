@@ -186,12 +186,9 @@ int server_run(Server *s, Background *background)
 
 Server *server_new(const DaemonOptions *options, Log *log, GError **error)
 {
-    AioOptions aio = AIO_OPTIONS_DEFAULT;
-    AioContext *ctx;
+    AioContext *ctx = aio_context_new(NULL, error);
     Server *s;
 
-    aio.backend = options->aio;
-    ctx = aio_context_new(&aio, error);
     if (!ctx) {
         return NULL;
     }
@@ -220,6 +217,7 @@ void server_free(Server *s)
         return;
     }
     signals_free(s->signals);
+    background_free(s->background);
     export_registry_free(s->exports);
     block_graph_free(s->graph);
     object_registry_free(s->objects);

@@ -75,13 +75,8 @@ static int do_connect(void *opaque)
 static int co_fn chardev_co_socket(Chardev *c, int (*fn)(void *opaque), GError **error)
 {
     SocketWork work = {.chardev = c, .fd = -1};
-    int r = aio_co_run_worker(fn, &work);
 
-    if (r < 0) {
-        wharf_set_error_errno(&work.error, -r, "chardev '%s': cannot start a worker thread", c->id);
-    } else if (work.error) {
-        g_prefix_error(&work.error, "chardev '%s': ", c->id);
-    }
+    aio_co_run_worker(fn, &work);
     if (work.error) {
         g_propagate_error(error, work.error);
     }

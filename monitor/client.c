@@ -6,6 +6,16 @@
 #include "aio/coroutine.h"
 #include "qapi/json-parser.h"
 
+/*
+ * What one message may be. Less than qemu-storage-daemon takes in bytes and tokens, since a value
+ * that large would keep the main thread from its other work; as deep.
+ */
+static const JsonLimits message_limits = {
+    .max_bytes = 16 * 1024 * 1024,
+    .max_tokens = 1024 * 1024,
+    .max_depth = 1024,
+};
+
 /* Bytes read in one turn of the loop: large enough to be quick, small enough to be fair. */
 #define READ_CHUNK (64 * 1024)
 
@@ -97,7 +107,7 @@ MonitorClient *monitor_client_new(MonitorHost *host, const MonitorEnvelope *enve
     c->stream = stream;
     c->output = g_byte_array_new();
     c->end_bh = aio_bh_new(host->ctx, on_end, c);
-    c->parser = json_parser_new(NULL, envelope->strict, on_value, c);
+    c->parser = json_parser_new(&message_limits, envelope->strict, on_value, c);
     stream_set_handler(stream, on_ready, c);
     greeting = envelope->greeting ? envelope->greeting(c) : NULL;
     if (greeting) {
@@ -152,8 +162,13 @@ static size_t output_waiting(const MonitorClient *c)
     return c->output->len - c->written;
 }
 
+/* Empty the buffer, and do not keep one that a large reply has blown up. */
 static void output_discard(MonitorClient *c)
 {
+    if (c->output->len > OUTPUT_MAX) {
+        g_byte_array_unref(c->output);
+        c->output = g_byte_array_new();
+    }
     g_byte_array_set_size(c->output, 0);
     c->written = 0;
 }

@@ -18,7 +18,7 @@ bool co_fn qmp_qmp_capabilities(QapiCall *call, const GArray *enable, GError **e
 
     if (monitor_client_envelope(client) != &monitor_envelope_qmp) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_COMMAND_NOT_FOUND,
-                    "There is no method 'qmp_capabilities': JSON-RPC has no negotiation");
+                    "there is no method 'qmp_capabilities': JSON-RPC has no negotiation");
         return false;
     }
     for (guint i = 0; enable && i < enable->len; i++) {

@@ -72,7 +72,7 @@ static bool rpc_read_id(const QValue *value, RpcRequest *req, GError **error)
         return true;
     default:
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
-                    "Request: member 'id' must be a string, a number or null, not %s",
+                    "request: member 'id' must be a string, a number or null, not %s",
                     qvalue_type_name(id));
         return false;
     }
@@ -86,18 +86,18 @@ static bool rpc_read_members(const QValue *value, RpcRequest *req, GError **erro
     req->params = qvalue_object_get(value, "params");
     if (!rpc_is_string(qvalue_object_get(value, VERSION_MEMBER), "2.0")) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
-                    "Request: member 'jsonrpc' must be there and be \"2.0\"");
+                    "request: member 'jsonrpc' must be there and be \"2.0\"");
         return false;
     }
     if (!req->method) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
-                    "Request: member 'method' must be there and be a string");
+                    "request: member 'method' must be there and be a string");
         return false;
     }
     if (req->params && qvalue_type(req->params) != QVALUE_OBJECT &&
         qvalue_type(req->params) != QVALUE_ARRAY) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
-                    "Request: member 'params' must be an object, not %s",
+                    "request: member 'params' must be an object, not %s",
                     qvalue_type_name(req->params));
         return false;
     }
@@ -108,7 +108,7 @@ static bool rpc_read_request(const QValue *value, RpcRequest *req, GError **erro
 {
     if (qvalue_type(value) != QVALUE_OBJECT) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
-                    "Request: it must be an object, not %s", qvalue_type_name(value));
+                    "request: it must be an object, not %s", qvalue_type_name(value));
         return false;
     }
     return rpc_read_id(value, req, error) && rpc_read_members(value, req, error);
@@ -186,7 +186,7 @@ static QValue *co_fn rpc_co_single(MonitorClient *client, const QValue *value,
         return rpc_co_request(client, value);
     }
     g_set_error(&error, WHARF_ERROR, WHARF_ERROR_INVALID_REQUEST,
-                "Batch: it must hold at least one request");
+                "batch: it must hold at least one request");
     return rpc_error_reply(NULL, error);
 }
 

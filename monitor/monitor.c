@@ -109,7 +109,7 @@ static bool co_fn host_co_run(MonitorHost *host, MonitorClient *client, const ch
 
     if (!command) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_COMMAND_NOT_FOUND,
-                    "There is no command '%s'; query-commands lists those there are", name);
+                    "there is no command '%s'; query-commands lists those there are", name);
         return false;
     }
     *ret = NULL;

@@ -94,18 +94,18 @@ static bool qmp_may_run(MonitorClient *client, const QmpRequest *req, GError **e
 
     if (!session->negotiated && !negotiation) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_COMMAND_NOT_FOUND,
-                    "Cannot run '%s' yet: end the negotiation first, with 'qmp_capabilities'",
+                    "cannot run '%s' yet: end the negotiation first, with 'qmp_capabilities'",
                     req->command);
         return false;
     }
     if (session->negotiated && negotiation) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_COMMAND_NOT_FOUND,
-                    "The negotiation is already complete; 'qmp_capabilities' works once only");
+                    "the negotiation is already complete; 'qmp_capabilities' works once only");
         return false;
     }
     if (req->oob && host->has_command(host, req->command)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "Command '%s' does not support out-of-band execution; use 'execute'",
+                    "command '%s' does not support out-of-band execution; use 'execute'",
                     req->command);
         return false;
     }

@@ -68,7 +68,7 @@ class Limits(IoTest):
     # Size
 
     def test_large_message(self):
-        text = 'x' * (16 * MIB)
+        text = 'x' * (15 * MIB)
         client = self.daemon.qmp_client()
         self.send_while_reading(client, json.dumps({'execute': 'query-version', 'id': text}).encode())
         self.assertEqual(client.read_reply()['id'], text)
@@ -79,7 +79,7 @@ class Limits(IoTest):
         client = self.daemon.qmp_client()
         chunk = b'x' * MIB
         client.send_raw(b'{"execute":"query-version","id":"')
-        for _ in range(65):
+        for _ in range(17):
             client.send_raw(chunk)
         client.send_raw(b'"}{"execute":"query-version","id":"after"}')
         self.assertIn('error', client.read_reply())

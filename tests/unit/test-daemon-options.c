@@ -69,7 +69,7 @@ static void test_switches(void)
     g_assert_true(all->daemonize);
     g_assert_true(all->exit_when_idle);
     g_assert_cmpstr(all->pidfile, ==, "/c");
-    g_assert_cmpint(all->aio, ==, AIO_BACKEND_EPOLL);
+    g_assert_cmpstr(all->aio, ==, "epoll");
     g_assert_cmpint(all->log.level, ==, LOG_LEVEL_INFO);
     g_assert_true(all->log.json);
     g_assert_cmpstr(all->log.file, ==, "/l");
