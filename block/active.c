@@ -133,27 +133,39 @@ static GPtrArray *graph_roots(BlockGraph *graph)
     return roots;
 }
 
+/* What is meant by @name, with references; NULL with an error if there is no such node. */
+static GPtrArray *find_nodes(BlockGraph *graph, const char *name, GError **error)
+{
+    GPtrArray *nodes;
+    BlockNode *node;
+
+    if (!name) {
+        return graph_roots(graph);
+    }
+    node = block_graph_find(graph, name, error);
+    if (!node) {
+        return NULL;
+    }
+    nodes = g_ptr_array_new();
+    g_ptr_array_add(nodes, block_node_ref(node));
+    return nodes;
+}
+
 bool co_fn block_graph_co_set_active(BlockGraph *graph, const char *name, bool active,
                                      GError **error)
 {
     g_autoptr(GPtrArray) nodes = NULL;
-    bool ok = true;
+    bool ok;
 
-    block_graph_assert_main(graph);
-    if (name) {
-        BlockNode *node = block_graph_find(graph, name, error);
-
-        if (!node) {
-            return false;
-        }
-        nodes = g_ptr_array_new();
-        g_ptr_array_add(nodes, block_node_ref(node));
-    } else {
-        nodes = graph_roots(graph);
+    if (!block_graph_begin_command(graph, error)) {
+        return false;
     }
-    for (unsigned i = 0; i < nodes->len; i++) {
+    nodes = find_nodes(graph, name, error);
+    ok = nodes != NULL;
+    for (unsigned i = 0; nodes && i < nodes->len; i++) {
         ok = ok && node_co_set_active(g_ptr_array_index(nodes, i), active, error);
         block_node_co_unref(g_ptr_array_index(nodes, i));
     }
+    block_graph_end_command(graph);
     return ok;
 }

@@ -5,7 +5,7 @@
  *
  * Threads   Creating, freeing, permissions, notification: coroutines of the main thread. Requests
  *           (blk_co_*): coroutines in any thread with an AioContext, any number at once; each goes
- * on in the thread it came from. blk_length(), blk_limits(): any thread.
+ *           on in the thread it came from. blk_length(), blk_limits(), blk_stats(): any thread.
  *
  * Lifetime  A backend holds a reference on its node. block_backend_co_free() waits for the requests
  *           inside; none may be started once it was called. A request borrows its vector and
@@ -15,7 +15,7 @@
  *           drain. While the node is drained they wait. 0 or -errno:
  *             -EIO        a range past the end of the node
  *             -EINVAL     a range that is none (overflow)
- *             -EPERM      a write or resize the backend's permissions or the node do not allow
+ *             -EPERM      a write or resize that the backend's permissions or the node do not allow
  *             -ENOTSUP    the driver cannot do it and no fallback may be taken
  *             -ENOMEDIUM  the node is inactive
  *           and what the driver reports.

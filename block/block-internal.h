@@ -43,9 +43,9 @@ struct BlockGraph {
     GQueue backends;     /* BlockBackend * */
     uint64_t next_name;  /* of a node without one */
     uint64_t next_id;
-    unsigned drains; /* drains that are under way anywhere */
-    unsigned visit;  /* serial number of the last walk, see BlockNode.visited */
-    unsigned adding; /* block_graph_co_add() calls under way */
+    unsigned drains;   /* drains that are under way anywhere */
+    unsigned visit;    /* serial number of the last walk, see BlockNode.visited */
+    unsigned commands; /* under way, between block_graph_begin_command() and _end_ */
     bool closing;
 
     /*
@@ -56,11 +56,12 @@ struct BlockGraph {
     CoMutex resize_lock; /* one truncate at a time; taken after change_lock has been given back */
     CoMutex reopen_lock; /* one reopen at a time; taken before change_lock */
 
-    GMutex
-        wait_lock;   /* never contended: it satisfies CoQueue, waiters are all in the main thread */
-    CoQueue drained; /* somebody left a closed gate */
-    CoQueue closed;  /* a node has closed, or an add has ended */
-    CoQueue reopened;  /* a reopen has ended */
+    /* Waiters are all in the main thread; CoQueue wants a lock nevertheless. */
+    GMutex wait_lock;
+    CoQueue drained;  /* somebody left a closed gate */
+    CoQueue closed;   /* a node has closed, or a command has ended */
+    CoQueue reopened; /* a reopen has ended */
+
     AioBh *drained_bh; /* wakes @drained; scheduled by any thread */
     AioBh *changed_bh; /* tells backends of changes; scheduled by any thread */
     GMutex grown_lock;
@@ -184,6 +185,9 @@ void block_graph_wake(BlockGraph *graph, CoQueue *queue);
 void co_fn block_graph_co_lock_change(BlockGraph *graph, BlockNode *node);
 void block_graph_unlock_change(BlockGraph *graph);
 unsigned block_graph_new_visit(BlockGraph *graph);
+/* A command that opens, changes or holds nodes; the graph is not closed before its end. */
+bool block_graph_begin_command(BlockGraph *graph, GError **error);
+void block_graph_end_command(BlockGraph *graph);
 /* A new node with one reference. What it leaves out it has from @inherits_from (may be NULL). */
 BlockNode *co_fn block_node_co_open(BlockGraph *graph, const BlockdevOptions *opts,
                                     BlockNode *inherits_from, GError **error);

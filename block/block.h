@@ -1,30 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * block/block.h - the graph of named block nodes, for those who use it.
+ * block/block.h - the graph of named block nodes, for those who build and inspect it.
  *
- * Who reads what   block.h: whoever builds or inspects the graph (commands, command line, exports'
- *                  control plane). block/backend.h: whoever reads and writes a node.
- * block/driver.h: authors of drivers.
+ * block/backend.h is for those who read and write a node, block/driver.h for authors of drivers.
  *
  * Threads   The graph (nodes, edges, permissions, options) belongs to the main thread, that is, to
  *           the thread of the AioContext given to block_graph_new(). Every function here is for
- * that thread, those marked co_fn for a coroutine in it. Requests enter through backends alone,
- *           from any thread, and read the graph without a lock: whoever changes an edge that
- * requests travel has drained its node first.
+ *           that thread, those marked co_fn for a coroutine in it, unless it says otherwise.
+ *           Requests enter through backends alone, from any thread, and read the graph without a
+ *           lock: whoever changes an edge that requests travel has drained its node first.
  *
  * Changes   Several clients may add, delete and reopen at the same time. What takes long (opening a
  *           file, looking at an image) happens with no graph-wide lock held: the node's name is
- * taken from the start, the node is of no use to anyone until it is open, and only the short change
- * itself (an edge, permissions) holds the graph's CoMutex.
+ *           taken from the start, the node is of no use to anyone until it is open, and only the
+ *           short change itself (an edge, permissions) holds a lock.
  *
  * Draining  block_node_co_drain_begin() closes the gate of each backend that can reach the node and
  *           waits until the requests inside have left. Requests that come meanwhile wait at the
- * gate as coroutines and go on, in the thread they came from, when the last drain ends. None fails.
- * Nothing here runs an event loop.
+ *           gate as coroutines and go on, in the thread they came from, when the last drain ends.
+ *           None fails. Nothing here runs an event loop.
  *
  * Lifetime  Nodes are reference counted; references are taken and dropped in the main thread. The
  *           monitor's reference, each parent's edge and each backend count. Closing suspends, so
- * the last unref only starts it: the name stays taken until the driver has closed.
+ *           the last unref only starts it: the name stays taken until the driver has closed.
  *
  * Errors    Control calls return false or NULL and fill @error (WHARF_ERROR); requests 0 or -errno.
  */

@@ -47,23 +47,31 @@ static BlockNode *find_node(BlockGraph *graph, const char *device, const char *n
     return NULL;
 }
 
-bool co_fn qmp_block_resize(QapiCall *call, const char *device, const char *node_name, int64_t size,
-                            GError **error)
+static bool co_fn resize(BlockNode *node, uint64_t size, GError **error)
 {
-    BlockNode *node = find_node(call->self, device, node_name, error);
-    BlockBackend *blk;
+    BlockBackend *blk = block_backend_co_new(node, "block_resize", 0, BLOCK_PERM_ALL, error);
     int r;
 
-    if (!node) {
-        return false;
-    }
-    blk = block_backend_co_new(node, "block_resize", 0, BLOCK_PERM_ALL, error);
     if (!blk) {
         return false;
     }
     r = blk_co_truncate(blk, size, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, error);
     block_backend_co_free(blk);
     return r == 0;
+}
+
+bool co_fn qmp_block_resize(QapiCall *call, const char *device, const char *node_name, int64_t size,
+                            GError **error)
+{
+    BlockNode *node = find_node(call->self, device, node_name, error);
+    bool ok;
+
+    if (!node || !block_graph_begin_command(call->self, error)) {
+        return false;
+    }
+    ok = resize(node, size, error);
+    block_graph_end_command(call->self);
+    return ok;
 }
 
 /* The open nodes, oldest first, held for a reply that suspends; they may be deleted meanwhile. */

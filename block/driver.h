@@ -3,31 +3,32 @@
  * block/driver.h - how to write a block driver.
  *
  * A driver is one const table, `block_driver_NAME`, in a file of its own under block/drivers/,
- * listed in block/drivers/meson.build. It needs its options in qapi/schema/block-core.json and
- * nothing else.
+ * listed in block/drivers/meson.build. It needs its options in qapi/schema/block-core.json, nothing
+ * else.
  *
- * Who runs what   Control callbacks (open, close, reopen, permissions, limits, info) run in
- * coroutines of the main thread, one at a time for each node. Requests run in the thread the
- *                 request came from: many at once, from several threads, where the driver says
- *                 BLOCK_CONCURRENT, else one at a time for each node. Control callbacks that change
- *                 what requests read (reopen_commit, close) run with the node drained. co_flush,
- *                 co_block_status and co_allocated_size also come from control coroutines.
+ * Threads   Control callbacks (open, close, reopen, permissions, limits, information) run in
+ *           coroutines of the main thread, one at a time for each node. Requests run in the thread
+ *           they came from: many at once, from several threads, where the driver says
+ *           BLOCK_CONCURRENT, else one at a time for each node. Control callbacks that change what
+ *           requests read (co_reopen_commit, co_close) run with the node drained; co_set_perm does
+ *           not. co_flush, co_block_status, co_length and co_allocated_size come from control
+ *           coroutines as well as from requests.
  *
- * What a request may look like   It lies inside the node and is aligned to the node's
- *                 request_alignment, with this exception: where the length is no multiple of the
- *                 alignment, a request may reach past the length, up to the next multiple. The
- * driver then reads zeros there, and keeps the length when it writes. It respects max_transfer,
- * max_iov, min_mem_alignment and the driver's supported flags. Writes come to writable, active
- * nodes only.
+ * Requests  A request lies inside the node and is aligned to the node's request_alignment, with
+ *           this exception: where the length is no multiple of the alignment, a request may reach
+ *           past the length, up to the next multiple. The driver then reads zeros there, and keeps
+ *           the length when it writes. A request respects max_transfer, max_iov, min_mem_alignment
+ *           and carries no flag but those that the driver says it handles. Writes come to writable,
+ *           active nodes only.
  *
- * Callbacks left out   Nodes of a driver with is_filter pass such a request on to their first
- * child. Otherwise: no co_pwritev: the node is read-only. No co_pwrite_zeroes: zero bytes are
- *                 written. No co_pdiscard: success. No co_flush: the children are flushed. No
- *                 co_truncate: -ENOTSUP. No co_block_status: all is data. No co_allocated_size: the
- * sum of the children, -ENOTSUP without any.
+ * Absent    What a driver leaves out, nodes of a filter (is_filter) pass on to their first child.
+ *           For others: without co_pwritev the node must be read-only; without co_pwrite_zeroes
+ *           zero bytes are written; without co_pdiscard a discard succeeds; without co_flush the
+ *           children are flushed; without co_truncate that is -ENOTSUP; without co_block_status all
+ *           is data; without co_allocated_size it is the sum of the children's.
  *
- * Errors          Control callbacks return false and fill @error with a message that needs no
- * further context (it names file or option); requests return 0 or -errno.
+ * Errors    Control callbacks return false and fill @error with a message that needs no further
+ *           context (it names file or option); requests return 0 or -errno.
  */
 #ifndef WHARF_BLOCK_DRIVER_H
 #define WHARF_BLOCK_DRIVER_H
@@ -40,10 +41,7 @@ typedef enum {
     BLOCK_CONCURRENT,
 } BlockConcurrency;
 
-/*
- * The common options of a node, after inheritance and defaults. Read by drivers, changed by the
- * core.
- */
+/* The common options of a node, after inheritance and defaults. Drivers read, the core changes. */
 typedef struct BlockNodeFlags {
     bool read_only; /* what holds now: with auto_read_only the driver may have set it in open */
     bool auto_read_only; /* if it cannot be opened writable, it may be opened read-only */
@@ -121,8 +119,9 @@ typedef struct BlockDriver {
      */
     int co_fn (*co_block_status)(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
                                  BlockStatus *status, uint64_t *map);
-    /* The exact length, or -errno. Asked after open, reopen and truncate. */
+    /* The exact length, or -errno. Asked after open, reopen and truncate. Any thread. */
     int64_t co_fn (*co_length)(BlockNode *node);
+    /* Bytes that the node takes up in its storage, or -errno. */
     int64_t co_fn (*co_allocated_size)(BlockNode *node);
 
     /*
@@ -173,8 +172,7 @@ const BlockNodeFlags *block_node_flags(BlockNode *node);
 /* The reopen that is under way for the node, between prepare and commit or abort; else NULL. */
 BlockReopen *block_node_reopen(BlockNode *node);
 
-/* In co_open only: the image can only be read (auto-read-only), or what the driver can do is less.
- */
+/* In co_open only: the image can only be read, and auto-read-only allows that. */
 void block_node_set_read_only(BlockNode *node, bool read_only);
 
 /*

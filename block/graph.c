@@ -549,27 +549,40 @@ bool block_node_reaches(BlockNode *top, const BlockNode *node)
 
 /* Commands on the graph */
 
-bool co_fn block_graph_co_add(BlockGraph *graph, const BlockdevOptions *opts, GError **error)
+bool block_graph_begin_command(BlockGraph *graph, GError **error)
 {
-    BlockNode *node;
-
     block_graph_assert_main(graph);
     if (graph->closing) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC, "the daemon is shutting down");
         return false;
     }
+    graph->commands++;
+    return true;
+}
+
+void block_graph_end_command(BlockGraph *graph)
+{
+    graph->commands--;
+    block_graph_wake(graph, &graph->closed);
+}
+
+bool co_fn block_graph_co_add(BlockGraph *graph, const BlockdevOptions *opts, GError **error)
+{
+    BlockNode *node;
+
     if (!opts->node_name) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
                     "'node-name' is missing: the node needs one, so that it can be used");
         return false;
     }
-    graph->adding++;
+    if (!block_graph_begin_command(graph, error)) {
+        return false;
+    }
     node = block_node_co_open(graph, opts, NULL, error);
-    graph->adding--;
     if (node) {
         node->monitor_owned = true;
     }
-    block_graph_wake(graph, &graph->closed);
+    block_graph_end_command(graph);
     return node != NULL;
 }
 
@@ -676,7 +689,7 @@ void co_fn block_graph_co_close_all(BlockGraph *graph)
 
     block_graph_assert_main(graph);
     graph->closing = true;
-    while (graph->adding > 0) {
+    while (graph->commands > 0) {
         block_graph_co_wait(graph, &graph->closed);
     }
     while ((node = graph_newest_owned(graph))) {

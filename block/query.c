@@ -3,8 +3,32 @@
 
 /* File names */
 
-/* Options that say how the node is used, not what it is. */
-static void drop_common_options(QValue *options)
+static QValue *object_without(const QValue *object, const char *key)
+{
+    QValue *copy = qvalue_object();
+
+    for (gsize i = 0; i < qvalue_object_size(object); i++) {
+        const char *k = qvalue_object_key(object, i);
+
+        if (!g_str_equal(k, key)) {
+            qvalue_object_set(copy, k, qvalue_ref(qvalue_object_value(object, i)));
+        }
+    }
+    return copy;
+}
+
+/* Whether the options mean the same without that member. */
+static bool is_default(const QValue *options, const char *key)
+{
+    g_autoptr(QValue) less = object_without(options, key);
+    g_autoptr(BlockdevOptions) parsed = blockdev_options_from_qvalue(less, NULL);
+    g_autoptr(QValue) complete = parsed ? blockdev_options_to_qvalue(parsed) : NULL;
+
+    return complete && qvalue_equal(complete, options);
+}
+
+/* Options that say how a node is used, not what it is. */
+static bool is_about_use(const char *key)
 {
     static const char *const names[] = {
         "node-name",      "discard",     "cache",         "read-only",
@@ -12,22 +36,30 @@ static void drop_common_options(QValue *options)
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
-        qvalue_object_remove(options, names[i]);
+        if (g_str_equal(key, names[i])) {
+            return true;
+        }
     }
+    return false;
 }
 
-/* What makes the node, with all that is below it. */
+/* What makes the node, with all that is below it, as short as it can be said. */
 static QValue *node_full_options(BlockNode *node)
 {
-    QValue *options = blockdev_options_to_qvalue(node->opts);
+    g_autoptr(QValue) options = blockdev_options_to_qvalue(node->opts);
+    QValue *full = qvalue_object();
 
-    drop_common_options(options);
-    for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
+    for (gsize i = 0; i < qvalue_object_size(options); i++) {
+        const char *key = qvalue_object_key(options, i);
+        BlockChild *child = block_node_child(node, key);
 
-        qvalue_object_set(options, child->name, node_full_options(child->node));
+        if (child) {
+            qvalue_object_set(full, key, node_full_options(child->node));
+        } else if (!is_about_use(key) && !is_default(options, key)) {
+            qvalue_object_set(full, key, qvalue_ref(qvalue_object_value(options, i)));
+        }
     }
-    return options;
+    return full;
 }
 
 char *block_node_plain_filename(BlockNode *node)

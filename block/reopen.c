@@ -561,14 +561,18 @@ static bool co_fn reopen_co_run(Reopen *r, const GPtrArray *options, GError **er
 
 bool co_fn block_graph_co_reopen(BlockGraph *graph, const GPtrArray *options, GError **error)
 {
-    Reopen r = {.graph = graph, .nodes = g_ptr_array_new()};
+    Reopen r = {.graph = graph};
     bool ok;
 
-    block_graph_assert_main(graph);
+    if (!block_graph_begin_command(graph, error)) {
+        return false;
+    }
     /* Two at a time could wait for each other's nodes. */
     co_mutex_lock(&graph->reopen_lock);
+    r.nodes = g_ptr_array_new();
     ok = reopen_co_run(&r, options, error);
     reopen_co_free(&r);
     co_mutex_unlock(&graph->reopen_lock);
+    block_graph_end_command(graph);
     return ok;
 }
