@@ -805,7 +805,6 @@ static void count_bytes(JsonParser *p, gsize n)
     }
     p->bytes += n;
     if (p->bytes + closing > p->limits.max_bytes && !p->dropping) {
-        p->token_start = p->here;
         break_value(p, "the value is too long");
         g_string_truncate(p->token, 0);
     }

@@ -503,7 +503,7 @@ static void append_string(GString *out, const char *s, gsize len)
     g_string_append_c(out, '"');
 }
 
-/* The shortest digits that read back as the same number. */
+/* The shortest digits that read back as the same number; zero has no sign. */
 static void append_double(GString *out, double d)
 {
     char buffer[G_ASCII_DTOSTR_BUF_SIZE];
@@ -512,7 +512,7 @@ static void append_double(GString *out, double d)
         char format[8];
 
         g_snprintf(format, sizeof(format), "%%.%dg", precision);
-        g_ascii_formatd(buffer, sizeof(buffer), format, d);
+        g_ascii_formatd(buffer, sizeof(buffer), format, d == 0 ? 0 : d);
         if (g_ascii_strtod(buffer, NULL) == d) {
             break;
         }

@@ -12,6 +12,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* The way to resynchronise, then a good value, and what that comes out as. */
+static const char resynchronise[] = "\xff{\"ok\": [1]}";
+static const char good[] = "{\"ok\": [1]}\n";
+
 static const JsonLimits small_limits = {.max_bytes = 100, .max_tokens = 20, .max_depth = 5};
 
 /* All that came out, as text. */
@@ -35,9 +39,8 @@ static char *run(const JsonLimits *limits, bool strict, const char *bytes, size_
     for (size_t i = 0; i < n; i += piece) {
         json_parser_feed(parser, bytes + i, MIN(piece, n - i));
     }
-    /* The way to resynchronise, then a good value. */
-    json_parser_feed(parser, "\xff{\"ok\": [1]}", 13);
-    g_assert_true(g_str_has_suffix(log->str, "{\"ok\": [1]}\n"));
+    json_parser_feed(parser, resynchronise, strlen(resynchronise));
+    g_assert_true(g_str_has_suffix(log->str, good));
     json_parser_end(parser);
     return g_string_free(log, FALSE);
 }

@@ -385,38 +385,19 @@ static void test_bytes(void)
                  NEXT_OUT NEXT_OUT "[12345678]\n!\n[12345678]\n");
 }
 
-/* The limits of the default: 2 Mi tokens fit, more do not. */
-static void test_default_tokens(void)
+/* The default is what qemu-storage-daemon allows; a value of a few MiB is nothing special. */
+static void test_default_limits(void)
 {
-    const gsize pairs = (json_limits_default.max_tokens - 4) / 2;
-    g_autofree char *body = repeat(",0", pairs);
-    g_autofree char *fits = g_strconcat("[{}", body, "]", NULL);
-    g_autofree char *too_many = g_strconcat("[{}", body, ",0]" NEXT, NULL);
-    g_autofree char *log = feed(NULL, false, too_many, strlen(too_many), 65536);
+    g_autofree char *body = repeat("1234567,", 100000);
+    g_autofree char *text = g_strconcat("[", body, "0]", NULL);
     g_autoptr(GError) error = NULL;
-    g_autoptr(QValue) v = qvalue_from_json(fits, -1, &error);
+    g_autoptr(QValue) v = qvalue_from_json(text, -1, &error);
 
     g_assert_no_error(error);
-    g_assert_cmpuint(qvalue_array_length(v), ==, pairs + 1);
-    g_assert_cmpstr(log, ==, "!\n" NEXT_OUT);
-}
-
-/* A long string, in pieces, and the limit of its length. */
-static void test_default_bytes(void)
-{
-    const gsize max = json_limits_default.max_bytes;
-    g_autofree char *text = g_malloc(max + 2);
-    g_autofree char *log = NULL;
-
-    memset(text, 'x', max + 2);
-    text[0] = text[max - 1] = '"';
-    log = feed(NULL, false, text, max, 100000);
-    g_assert_cmpuint(strlen(log), ==, max + 1);
-    g_free(log);
-    text[max - 1] = 'x';
-    text[max] = '"';
-    log = feed(NULL, false, text, max + 1, 100000);
-    g_assert_cmpstr(log, ==, "!\n");
+    g_assert_cmpuint(qvalue_array_length(v), ==, 100001);
+    g_assert_cmpuint(json_limits_default.max_bytes, ==, 64 * 1024 * 1024);
+    g_assert_cmpuint(json_limits_default.max_tokens, ==, 2 * 1024 * 1024);
+    g_assert_cmpuint(json_limits_default.max_depth, ==, 1024);
 }
 
 typedef struct {
@@ -533,7 +514,7 @@ static void test_many_members(void)
     GString *in = g_string_new("{");
     g_autofree char *log = NULL;
 
-    for (int i = 0; i < 200000; i++) {
+    for (int i = 0; i < 30000; i++) {
         g_string_append_printf(in, "%s\"k%d\":0", i ? "," : "", i);
     }
     g_string_append(in, ",\"k777\":1}" NEXT);
@@ -557,8 +538,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qapi/json-parser/depth", test_depth);
     g_test_add_func("/qapi/json-parser/tokens", test_tokens);
     g_test_add_func("/qapi/json-parser/bytes", test_bytes);
-    g_test_add_func("/qapi/json-parser/default-tokens", test_default_tokens);
-    g_test_add_func("/qapi/json-parser/default-bytes", test_default_bytes);
+    g_test_add_func("/qapi/json-parser/default-limits", test_default_limits);
     g_test_add_func("/qapi/json-parser/messages", test_messages);
     g_test_add_func("/qapi/json-parser/from-json", test_from_json);
     g_test_add_func("/qapi/json-parser/end", test_end);

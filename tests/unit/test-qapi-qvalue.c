@@ -24,6 +24,7 @@ static void test_scalars(void)
     check_json(qvalue_uint(UINT64_MAX), "18446744073709551615");
     check_json(qvalue_double(1.0), "1");
     check_json(qvalue_double(1e5), "100000");
+    check_json(qvalue_double(-0.0), "0");
     check_json(qvalue_double(0.1), "0.1");
     check_json(qvalue_double(1.0 / 3), "0.3333333333333333");
     check_json(qvalue_double(5e-324), "4.94065645841247e-324");
@@ -201,7 +202,7 @@ static void test_pretty(void)
 static void test_deep(void)
 {
     enum {
-        DEPTH = 1000000
+        DEPTH = 200000
     };
     QValue *v = qvalue_array();
     g_autoptr(GString) out = g_string_new(NULL);
