@@ -50,9 +50,11 @@ static bool check_options(const BlockdevOptionsFile *o, const BlockNodeFlags *fl
 
 static AioEngine engine_for(const BlockdevOptionsFile *o, const FileHandle *handle)
 {
-    bool threads = o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_THREADS;
-
-    return threads || handle->needs_threads ? AIO_ENGINE_THREADS : AIO_ENGINE_DEFAULT;
+    if ((o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_THREADS) || handle->needs_threads) {
+        return AIO_ENGINE_THREADS;
+    }
+    /* io_uring does not know that a file in memory will not wait, and hands it to a thread. */
+    return handle->in_memory ? AIO_ENGINE_INLINE : AIO_ENGINE_DEFAULT;
 }
 
 /* Opening, in a worker. */

@@ -141,7 +141,7 @@ static void look_at_file_system(FileHandle *h)
         return;
     }
     h->local = is_known_file_system((unsigned long)fs.f_type);
-    h->seek_is_instant = (unsigned long)fs.f_type == TMPFS_MAGIC;
+    h->in_memory = (unsigned long)fs.f_type == TMPFS_MAGIC;
     /* io_uring polls a file before the first write to it, and FUSE passes that on to the server. */
     h->needs_threads = (unsigned long)fs.f_type == FUSE_SUPER_MAGIC;
 }

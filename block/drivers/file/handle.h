@@ -32,7 +32,7 @@ typedef struct FileHandle {
     uint32_t zero_alignment;    /* of zeroing and discarding ranges: 1 for regular files */
     bool local;                 /* of a known kind on this machine: RWF_DSYNC does sync, and stat
                                    does not wait */
-    bool seek_is_instant;       /* SEEK_HOLE and SEEK_DATA do not wait either: all is in memory */
+    bool in_memory;             /* nothing waits but what takes memory */
     bool needs_threads;         /* even submitting a request to io_uring may wait for its server */
 } FileHandle;
 
