@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -46,10 +47,13 @@ ssize_t aio_request_run_sync(const AioRequest *req)
 AioEngine aio_engine_for_file(int fd)
 {
     struct statfs fs;
+    struct stat st;
     char byte;
     struct iovec one = {&byte, 1};
 
-    if (fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)) {
+    /* The file system of a device is that of its name, which is in memory, too. */
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && fstatfs(fd, &fs) == 0 &&
+        (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)) {
         return AIO_ENGINE_INLINE;
     }
     if (fcntl(fd, F_GETFL) & O_DIRECT) {
