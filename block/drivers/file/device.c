@@ -41,7 +41,7 @@ static int co_fn co_unmap_to_zeros(FileState *s, uint64_t offset, uint64_t bytes
         return -ENOTSUP;
     }
     return file_method_result(s, FILE_METHOD_PUNCH,
-                              aio_co_fallocate(file_slow_engine(s), s->handle.fd,
+                              aio_co_fallocate(s->engine, s->handle.fd,
                                                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
                                                bytes));
 }

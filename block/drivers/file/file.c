@@ -50,11 +50,9 @@ static bool check_options(const BlockdevOptionsFile *o, const BlockNodeFlags *fl
 
 static AioEngine engine_for(const BlockdevOptionsFile *o, const FileHandle *handle)
 {
-    if ((o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_THREADS) || handle->needs_threads) {
-        return AIO_ENGINE_THREADS;
-    }
-    /* io_uring does not know that a file in memory will not wait, and hands it to a thread. */
-    return handle->in_memory ? AIO_ENGINE_INLINE : AIO_ENGINE_DEFAULT;
+    bool threads = o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_THREADS;
+
+    return threads ? AIO_ENGINE_THREADS : handle->engine;
 }
 
 /* Opening, in a worker. */
@@ -381,8 +379,8 @@ static void co_fn file_co_reopen_commit(BlockReopen *reopen)
     FileChange c = {.s = s, .locks = locks_for(s->next_use_locks, s->perm, s->shared)};
 
     s->use_locks = s->next_use_locks;
-    s->engine = engine_for(file_options(reopen->opts), &s->handle);
     co_take(&c, !block_node_flags(reopen->node)->cache_no_flush);
+    s->engine = engine_for(file_options(reopen->opts), &s->handle);
 }
 
 static void co_fn file_co_reopen_abort(BlockReopen *reopen)

@@ -129,21 +129,25 @@ static bool is_known_file_system(unsigned long magic)
     }
 }
 
+/*
+ * io_uring polls a file before the first write to it, and FUSE passes that on to its server, which
+ * may be waiting for this very call.
+ */
+static bool is_bad_for_io_uring(unsigned long magic)
+{
+    return magic == FUSE_SUPER_MAGIC;
+}
+
 static void look_at_file_system(FileHandle *h)
 {
-    struct statfs fs;
+    struct statfs fs = {0};
 
-    if (h->kind == FILE_KIND_DEVICE) {
-        h->local = true;
-        return;
+    if (h->kind == FILE_KIND_REGULAR) {
+        fstatfs(h->fd, &fs);
     }
-    if (fstatfs(h->fd, &fs) < 0) {
-        return;
-    }
-    h->local = is_known_file_system((unsigned long)fs.f_type);
-    h->in_memory = (unsigned long)fs.f_type == TMPFS_MAGIC;
-    /* io_uring polls a file before the first write to it, and FUSE passes that on to the server. */
-    h->needs_threads = (unsigned long)fs.f_type == FUSE_SUPER_MAGIC;
+    h->local = h->kind == FILE_KIND_DEVICE || is_known_file_system((unsigned long)fs.f_type);
+    h->engine = is_bad_for_io_uring((unsigned long)fs.f_type) ? AIO_ENGINE_THREADS
+                                                              : aio_engine_for_file(h->fd);
 }
 
 static bool is_power_of_two(uint32_t n)
@@ -308,6 +312,7 @@ int file_handle_replace(FileHandle *handle, FileHandle *next)
         handle->direct = next->direct;
         handle->request_alignment = next->request_alignment;
         handle->memory_alignment = next->memory_alignment;
+        handle->engine = next->engine;
     }
     file_handle_close(next);
     return 0;

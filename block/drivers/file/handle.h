@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "aio/aio.h"
+
 /* What a file must be to be opened. */
 typedef enum FileKind {
     FILE_KIND_REGULAR,
@@ -32,8 +34,7 @@ typedef struct FileHandle {
     uint32_t zero_alignment;    /* of zeroing and discarding ranges: 1 for regular files */
     bool local;                 /* of a known kind on this machine: RWF_DSYNC does sync, and stat
                                    does not wait */
-    bool in_memory;             /* nothing waits but what takes memory */
-    bool needs_threads;         /* even submitting a request to io_uring may wait for its server */
+    AioEngine engine;           /* the fastest there is for it; INLINE says that it is in memory */
 } FileHandle;
 
 /* How to open; the same struct says what a handle was opened for. */

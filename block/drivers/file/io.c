@@ -288,9 +288,9 @@ static int co_fn change_range(FileState *s, FileMethod method, int mode, uint64_
     if (!file_method_usable(s, method)) {
         return -ENOTSUP;
     }
-    return file_method_result(s, method,
-                              aio_co_fallocate(file_slow_engine(s), s->handle.fd,
-                                               mode | FALLOC_FL_KEEP_SIZE, offset, bytes));
+    return file_method_result(
+        s, method,
+        aio_co_fallocate(s->engine, s->handle.fd, mode | FALLOC_FL_KEEP_SIZE, offset, bytes));
 }
 
 static int co_fn punch(FileState *s, uint64_t offset, uint64_t bytes)
@@ -359,7 +359,7 @@ static FileExtent co_fn co_find_extent(FileState *s, uint64_t offset)
 {
     Inquiry q = {.handle = &s->handle, .offset = offset};
 
-    if (s->handle.in_memory) {
+    if (s->handle.engine == AIO_ENGINE_INLINE) {
         return file_extent_find(s->handle.fd, offset);
     }
     aio_co_run_worker(find_extent, &q);
@@ -495,7 +495,7 @@ static int close_buffered_worker(void *opaque)
 /* fallocate() makes the file longer, too. */
 static int co_fn co_allocate_added(Truncation *t)
 {
-    return aio_co_fallocate(file_slow_engine(t->s), t->s->handle.fd, 0, t->from, t->to - t->from);
+    return aio_co_fallocate(t->s->engine, t->s->handle.fd, 0, t->from, t->to - t->from);
 }
 
 static int co_fn co_write_zeros(Truncation *t)

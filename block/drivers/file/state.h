@@ -71,12 +71,6 @@ int co_fn file_device_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byt
 int co_fn file_device_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                                   BlockRequestFlags flags, GError **error);
 
-/* The engine for what may take long even in memory. */
-static inline AioEngine file_slow_engine(const FileState *s)
-{
-    return s->engine == AIO_ENGINE_INLINE ? AIO_ENGINE_DEFAULT : s->engine;
-}
-
 /* Whether @method is worth a try. */
 bool file_method_usable(const FileState *s, FileMethod method);
 
