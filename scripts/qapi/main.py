@@ -6,7 +6,9 @@ Generate C and its reference page from a QAPI schema.
     lexer      text to expressions
     syntax     the form of expressions
     doc        documentation blocks
-    schema     the model: names resolved, contradictions refused
+    model      what a schema consists of
+    schema     expressions to the model: names resolved, contradictions refused
+    describe   documentation to the model
     types, commands, events, introspect    C text from the model
     reference  the page for people
 

@@ -244,26 +244,16 @@ def read_object(obj, static=''):
         '}']
 
 
-def _switch_branches(obj, statement):
+def _switch_branches(obj, subject, statement):
+    """A switch over the tag of @subject with what @statement makes of each branch."""
     branches = real_branches(obj)
     if not branches:
         return []
-    lines = [f'    switch ({statement.subject}->{obj.tag.c_name}) {{']
+    lines = [f'    switch ({subject}->{obj.tag.c_name}) {{']
     for branch in branches:
         lines += [f'    case {obj.tag.type.constant(branch.name)}:',
                   f'        {statement(branch)};', '        break;']
     return lines + ['    default:', '        break;', '    }']
-
-
-class _Statement:
-    """A statement about a branch; subject is the pointer that carries the tag."""
-
-    def __init__(self, subject, make):
-        self.subject = subject
-        self.make = make
-
-    def __call__(self, branch):
-        return self.make(branch)
 
 
 def clear_object(obj, static=''):
@@ -273,8 +263,8 @@ def clear_object(obj, static=''):
         if member.type.is_pointer:
             lines.append(f'    g_clear_pointer(&obj->{member.c_name}, '
                          f'{ctext.destroy(member.type)});')
-    lines += _switch_branches(obj, _Statement('obj', lambda b: f'qapi_clear_{b.type.snake}'
-                                                               f'(&obj->u.{b.c_name})'))
+    lines += _switch_branches(
+        obj, 'obj', lambda b: f'qapi_clear_{b.type.snake}(&obj->u.{b.c_name})')
     return lines + ['}']
 
 
@@ -286,8 +276,9 @@ def copy_object(obj):
         if member.type.is_pointer:
             source = ctext.copy(member.type, f'from->{member.c_name}')
             lines.append(f'    to->{member.c_name} = {source};')
-    lines += _switch_branches(obj, _Statement('from', lambda b: (
-        f'qapi_copy_into_{b.type.snake}(&to->u.{b.c_name}, &from->u.{b.c_name})')))
+    lines += _switch_branches(
+        obj, 'from',
+        lambda b: f'qapi_copy_into_{b.type.snake}(&to->u.{b.c_name}, &from->u.{b.c_name})')
     return lines + ['}']
 
 
@@ -297,8 +288,8 @@ def write_members(obj):
     for member in obj.all_members():
         lines += write_member(member, 'object', f'obj->{member.c_name}',
                               f'obj->has_{member.c_name}')
-    lines += _switch_branches(obj, _Statement('obj', lambda b: (
-        f'qapi_write_members_{b.type.snake}(object, &obj->u.{b.c_name})')))
+    lines += _switch_branches(
+        obj, 'obj', lambda b: f'qapi_write_members_{b.type.snake}(object, &obj->u.{b.c_name})')
     return lines + ['}']
 
 
