@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Operations on data: read, write, flush. */
 #include <errno.h>
+#include <fcntl.h>
 
 #include "export/fuse/fuse-internal.h"
 
@@ -87,12 +88,19 @@ static void co_fn fuse_co_undo_growth(FuseExport *fe, uint64_t grown_from, uint6
     }
 }
 
+/* Whether the write is to be on stable storage before it is answered. */
+static bool is_synchronous(const FuseExport *fe, const struct fuse_write_in *in)
+{
+    /* Of the open file or of the call itself; for direct I/O no FSYNC follows. */
+    return fe->common.writethrough || (in->flags & (O_DSYNC | O_SYNC));
+}
+
 int fuse_co_write(FuseCall *call)
 {
     const struct fuse_write_in *in = call->args;
     FuseExport *fe = call->fe;
     BlockBackend *blk = fuse_blk(fe);
-    BlockRequestFlags flags = fe->common.writethrough ? BLOCK_REQ_FUA : 0;
+    BlockRequestFlags flags = is_synchronous(fe, in) ? BLOCK_REQ_FUA : 0;
     uint64_t bytes = in->size;
     int64_t grown_from = -1;
     int ret;
