@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * block/drivers/file/state.h - what the files of the file driver share: a node's state, and its
- * requests (io.c, truncate.c, device.c), which file.c puts into the tables of `file` and `host_device`.
+ * requests (io.c, truncate.c, device.c), which file.c puts into the tables of `file` and
+ * `host_device`.
  */
 #ifndef WHARF_BLOCK_DRIVERS_FILE_STATE_H
 #define WHARF_BLOCK_DRIVERS_FILE_STATE_H
