@@ -125,9 +125,14 @@ static gboolean memory_zero_chunk(gpointer key, gpointer value, gpointer opaque)
 
 static void memory_zero_locked(MemoryState *s, uint64_t offset, uint64_t bytes)
 {
-    MemoryRange range = {offset, offset + bytes};
+    MemoryRange range;
     size_t piece;
 
+    if (offset + bytes >= s->size) {
+        /* The last chunk goes as a whole, though the node ends inside of it. */
+        bytes = s->size + CHUNK_SIZE - s->size % CHUNK_SIZE - offset;
+    }
+    range = (MemoryRange){offset, offset + bytes};
     if (bytes / CHUNK_SIZE > g_hash_table_size(s->chunks)) {
         g_hash_table_foreach_remove(s->chunks, memory_zero_chunk, &range);
         return;
