@@ -35,6 +35,8 @@ DEFINE_TRIP(TestOptional, test_optional)
 DEFINE_TRIP(TestDefaults, test_defaults)
 DEFINE_TRIP(TestRanges, test_ranges)
 DEFINE_TRIP(TestLists, test_lists)
+DEFINE_TRIP(TestIntLists, test_int_lists)
+DEFINE_TRIP(TestWord, test_word)
 DEFINE_TRIP(TestEmpty, test_empty)
 DEFINE_TRIP(TestDerived, test_derived)
 DEFINE_TRIP(TestShape, test_shape)
@@ -128,6 +130,10 @@ static void test_accepted(void)
          "\"choices\": [\"s\", null, {\"x\": 1}, [1, 2]]}"},
         {trip_test_lists, "{\"strs\": [], \"ints\": [], \"anys\": [], \"colors\": [], "
                           "\"points\": [], \"choices\": []}"},
+        {trip_test_int_lists,
+         "{\"i8\": [-128, 127], \"i16\": [-32768, 32767], \"i32\": [-2147483648, 2147483647], "
+         "\"u16\": [65535], \"u32\": [4294967295], \"u64\": [18446744073709551615]}"},
+        {trip_test_word, "{\"letter\": \"z\"}"},
         {trip_test_empty, "{}"},
         {trip_test_derived, "{\"x\": 1, \"y\": 2, \"z\": 3}"},
         {trip_test_shape, "{\"kind\": \"circle\", \"label\": \"l\", \"radius\": 9, "
@@ -219,6 +225,8 @@ static void test_refused(void)
          "Parameter 'enum' must be 'north' or '2d', not a string (\"\")"},
         {trip_test_optional, "{\"enum\": 0}",
          "Parameter 'enum' must be 'north' or '2d', not an integer (0)"},
+        {trip_test_word, "{\"letter\": \"A\"}",
+         "Parameter 'letter' must be a known value, not a string (\"A\")"},
         {trip_test_defaults, "{\"color\": \"infra\"}",
          "Parameter 'color' must be 'red', 'dark-blue', 'ultra' or 'sepia', not a string "
          "(\"infra\")"},
@@ -443,6 +451,19 @@ static void test_keyval_alternates(void)
     }
 }
 
+static void test_keyval_number_alternate(void)
+{
+    g_autoptr(QValue) number = qvalue_string_untyped("-1.5");
+    g_autoptr(QValue) word = qvalue_string_untyped("x");
+    g_autoptr(TestNumberChoice) choice = test_number_choice_from_keyval(number, NULL);
+    g_autoptr(GError) error = NULL;
+
+    g_assert_cmpint(choice->type, ==, QVALUE_DOUBLE);
+    g_assert_cmpfloat(choice->u.number, ==, -1.5);
+    g_assert_null(test_number_choice_from_keyval(word, &error));
+    g_assert_cmpstr(error->message, ==, "The option's value must be a number, not \"x\"");
+}
+
 static void test_members_in_c(void)
 {
     g_autoptr(QValue) v = parse("{'i': 1, 'i8': -1, 'i16': 2, 'i32': 3, 'i64': 4, 'u8': 5, "
@@ -616,6 +637,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qapi/convert/keyval-refused", test_keyval_refused);
     g_test_add_func("/qapi/convert/untyped-is-strict-elsewhere", test_untyped_is_strict_elsewhere);
     g_test_add_func("/qapi/convert/keyval-alternates", test_keyval_alternates);
+    g_test_add_func("/qapi/convert/keyval-number-alternate", test_keyval_number_alternate);
     g_test_add_func("/qapi/convert/members-in-c", test_members_in_c);
     g_test_add_func("/qapi/convert/optional-in-c", test_optional_in_c);
     g_test_add_func("/qapi/convert/copy-is-deep", test_copy_is_deep);

@@ -152,6 +152,9 @@ static QValue *sample(const char *last)
     QValue *o = qvalue_object();
     QValue *a = qvalue_array();
 
+    qvalue_array_append(a, qvalue_bool(true));
+    qvalue_array_append(a, qvalue_int(-1));
+    qvalue_array_append(a, qvalue_uint(UINT64_MAX));
     qvalue_array_append(a, qvalue_double(1.5));
     qvalue_array_append(a, qvalue_string(last));
     qvalue_object_set(o, "a", a);
@@ -187,6 +190,9 @@ static void test_pretty(void)
     g_assert_cmpstr(out->str, ==,
                     "{\r\n"
                     "    \"a\": [\r\n"
+                    "        true,\r\n"
+                    "        -1,\r\n"
+                    "        18446744073709551615,\r\n"
                     "        1.5,\r\n"
                     "        \"x\"\r\n"
                     "    ],\r\n"
