@@ -239,6 +239,37 @@ class Held(LockTest):
             self.assertEqual(self.other.sees(), seen)
 
 
+class Inactive(LockTest):
+    """An inactive node has given its image away."""
+
+    def setUp(self):
+        super().setUp()
+        self.daemon = self.wharfd()
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'blkdebug', 'node-name': 'd0',
+            'image': {'driver': 'file', 'filename': self.image, 'node-name': 'f0'},
+            'take-child-perms': ['write'], 'unshare-child-perms': ['resize']})
+
+    def set_active(self, active):
+        self.daemon.qmp.cmd('blockdev-set-active', {'node-name': 'd0', 'active': active})
+
+    def test_gives_back_and_takes_again(self):
+        self.assertEqual(self.other.sees(), [101, 203])
+        self.set_active(False)
+        self.assertEqual(self.other.sees(), [])
+        self.set_active(True)
+        self.assertEqual(self.other.sees(), [101, 203])
+
+    def test_taken_meanwhile(self):
+        self.set_active(False)
+        self.other.hold(201)
+        self.refused(['write', self.image], self.set_active, True)
+        self.assertEqual(self.other.sees(), [])
+        self.other.drop(201)
+        self.set_active(True)
+        self.assertEqual(self.other.sees(), [101, 203])
+
+
 class Daemon2(LockTest):
     """Two daemons on one image."""
 
@@ -398,6 +429,48 @@ class QemuTools(LockTest):
         self.add_node(daemon)
         self.export(daemon)
         self.refused(['write', self.image], self.export, daemon, export='e1', writable=True)
+
+
+    def qsd_with(self, *nodes):
+        """QSD with these nodes and an NBD server."""
+        qsd = self.qsd()
+        for node in nodes:
+            qsd.qmp.cmd('blockdev-add', node)
+        qsd.qmp.cmd('nbd-server-start', {'addr': {'type': 'unix',
+                                                  'data': {'path': self.path('nbd')}}})
+        return qsd
+
+    def test_qsd_exports_raw_over_nbd(self):
+        """It does not share resize, read-only or not."""
+        self.need_fuse()
+        qsd = self.qsd_with({'driver': 'raw', 'node-name': 'r',
+                             'file': {'driver': 'file', 'filename': self.image}})
+        qsd.qmp.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'r',
+                                         'writable': True})
+        self.assertEqual(self.other.sees(), [100, 101, 203])
+        daemon = self.wharfd()
+        self.add_node(daemon)
+        self.export(daemon, writable=True)
+        self.refused(['resize'], daemon.qmp.cmd, 'block_resize', {'node-name': 'n0', 'size': 0})
+        qsd.qmp.cmd('block-export-del', {'id': 'e'})
+        qsd.qmp.wait_event('BLOCK_EXPORT_DELETED')
+        daemon.qmp.cmd('block_resize', {'node-name': 'n0', 'size': 4096})
+
+    def test_qsd_holds_qcow2(self):
+        self.need_fuse()
+        run(self.qemu_img, 'create', '-f', 'qcow2', self.image, '1M')
+        qsd = self.qsd_with({'driver': 'qcow2', 'node-name': 'q',
+                             'file': {'driver': 'file', 'filename': self.image}})
+        self.assertEqual(self.other.sees(), [100, 101, 103, 201, 203])
+        daemon = self.wharfd()
+        self.add_node(daemon)
+        self.refused(['write', self.image], self.export, daemon, writable=True)
+        qsd.qmp.cmd('blockdev-del', {'node-name': 'q'})
+        self.export(daemon, export='e1', writable=True)
+        with self.assertRaises(QmpError) as caught:
+            qsd.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q',
+                                         'file': {'driver': 'file', 'filename': self.image}})
+        self.assertIn('write', caught.exception.desc)
 
 
 class SingleBytes(LockTest):
