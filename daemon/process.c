@@ -220,7 +220,7 @@ void pidfile_remove(Pidfile *pidfile)
 /* ---- signals ---- */
 
 /* How long the loop may take to get round to a second signal. */
-#define LAST_RESORT_S 5
+#define LAST_RESORT_S 10
 
 struct Signals {
     AioContext *ctx;

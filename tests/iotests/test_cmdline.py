@@ -604,23 +604,27 @@ class Process(CommandLine):
 
 
 class Logging(CommandLine):
-    def provoke(self, *args):
-        """A daemon that says something: the info line of wait=on. Returns its log."""
+    def provoke(self, *args, said=True):
+        """A daemon that says something: the info line of wait=on. Returns its log, on stderr and in a file."""
         path = self.path('c')
-        log = self.path('log')
         daemon = self.wharfd('--chardev', f'socket,id=c,path={path},server=on', '--monitor', 'c', *args,
                              qmp=False)
-        wait_until(lambda: os.path.exists(path))
+
+        def logs():
+            file = self.path('log')
+            return daemon.log(), open(file, encoding='utf-8').read() if os.path.exists(file) else ''
+
+        wait_until(lambda: 'waiting' in ''.join(logs()) if said else os.path.exists(path))
         daemon.terminate()
-        return daemon.log(), open(log, encoding='utf-8').read() if os.path.exists(log) else None
+        return logs()
 
     def test_text(self):
         text, _ = self.provoke()
         self.assertRegex(text, r'(?m)^wharfd: waiting for a client on .*c')
 
     def test_levels(self):
-        self.assertEqual(self.provoke('--log', 'warning')[0], '')
-        self.assertEqual(self.provoke('--log', 'level=error')[0], '')
+        self.assertEqual(self.provoke('--log', 'warning', said=False)[0], '')
+        self.assertEqual(self.provoke('--log', 'level=error', said=False)[0], '')
 
     def test_json(self):
         text, _ = self.provoke('--log', 'format=json')
