@@ -101,7 +101,7 @@ static bool co_fn server_co_start_item(Server *s, const StartItem *item, GError 
     case START_CHARDEV:
         return monitor_set_co_add_chardev(s->monitors, item->u.chardev, error);
     case START_MONITOR:
-        return monitor_set_co_add(s->monitors, item->u.monitor, error);
+        return monitor_set_co_add_object(s->monitors, s->objects, item->u.monitor, error);
     case START_BLOCKDEV:
         return block_graph_co_add(s->graph, item->u.blockdev, error);
     case START_EXPORT:
@@ -202,6 +202,7 @@ Server *server_new(const DaemonOptions *options, Log *log, GError **error)
     s->monitors = monitor_set_new(ctx, s->commands, on_quit, s);
     s->objects = object_registry_new();
     object_register_commands(s->objects, s->commands);
+    monitor_set_register_objects(s->monitors, s->objects);
     s->graph = block_graph_new(ctx, monitor_set_event_sink(s->monitors));
     block_register_commands(s->graph, s->commands);
     s->exports = export_registry_new(s->graph, s->objects, monitor_set_event_sink(s->monitors));

@@ -291,7 +291,7 @@ static bool check_monitor_options(const MonitorOptions *options, GError **error)
     return !options->id || name_check(options->id, "monitor id", error);
 }
 
-static Monitor *set_lookup_monitor(MonitorSet *set, const char *id)
+Monitor *monitor_set_lookup(MonitorSet *set, const char *id)
 {
     for (guint i = 0; i < set->monitors->len; i++) {
         Monitor *m = set->monitors->pdata[i];
@@ -305,7 +305,7 @@ static Monitor *set_lookup_monitor(MonitorSet *set, const char *id)
 
 static bool check_monitor_id_is_free(MonitorSet *set, const char *id, GError **error)
 {
-    if (set_lookup_monitor(set, id)) {
+    if (monitor_set_lookup(set, id)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
                     "there is a monitor '%s' already; choose another id", id);
         return false;
@@ -313,24 +313,30 @@ static bool check_monitor_id_is_free(MonitorSet *set, const char *id, GError **e
     return true;
 }
 
+/* The chardev of that name, lent, if no monitor is on it. */
+static Chardev *set_find_free_chardev(MonitorSet *set, const char *id, GError **error)
+{
+    Chardev *chardev = monitor_set_find_chardev(set, id, error);
+
+    if (chardev && chardev_is_attached(chardev)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "chardev '%s' serves another monitor already", id);
+        return NULL;
+    }
+    return chardev;
+}
+
 /* The chardev that the options name or ask for; lent. */
 static Chardev *co_fn set_co_chardev_for(MonitorSet *set, const char *id,
                                          const MonitorOptions *options, GError **error)
 {
     g_autoptr(ChardevConfig) config = NULL;
-    Chardev *chardev;
 
-    if (options->path) {
-        config = chardev_config_for_path(id, options->path, options->socket_mode, error);
-        return config ? set_co_make_chardev(set, config, error) : NULL;
+    if (!options->path) {
+        return set_find_free_chardev(set, options->chardev, error);
     }
-    chardev = monitor_set_find_chardev(set, options->chardev, error);
-    if (chardev && chardev_is_attached(chardev)) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "chardev '%s' serves another monitor already", options->chardev);
-        return NULL;
-    }
-    return chardev;
+    config = chardev_config_for_path(id, options->path, options->socket_mode, error);
+    return config ? set_co_make_chardev(set, config, error) : NULL;
 }
 
 static Monitor *monitor_new(MonitorSet *set, const char *id, Chardev *chardev,
@@ -361,37 +367,59 @@ static Monitor *monitor_new(MonitorSet *set, const char *id, Chardev *chardev,
     return m;
 }
 
-bool co_fn monitor_set_co_add(MonitorSet *set, const MonitorOptions *options, GError **error)
+static Monitor *set_enter_monitor(MonitorSet *set, const char *id, Chardev *chardev,
+                                  const MonitorOptions *options)
 {
-    g_autofree char *id = NULL;
-    Chardev *chardev;
-    Monitor *m;
+    Monitor *m = monitor_new(set, id, chardev, options);
 
-    if (!check_monitor_options(options, error)) {
-        return false;
-    }
-    id = options->id ? g_strdup(options->id)
-                     : g_strdup_printf("compat_monitor%u", set->next_compat_id);
-    if (!check_monitor_id_is_free(set, id, error)) {
-        return false;
-    }
-    chardev = set_co_chardev_for(set, id, options, error);
-    if (!chardev) {
-        return false;
-    }
-    if (!check_monitor_id_is_free(set, id, error)) {
-        if (options->path) {
-            monitor_set_drop_chardev(set, chardev);
-        }
-        return false;
-    }
-    set->next_compat_id += !options->id;
-    m = monitor_new(set, id, chardev, options);
     g_ptr_array_add(set->monitors, m);
     chardev_attach(chardev, on_connected, m);
     if (set->started) {
         chardev_set_accepting(chardev, true);
     }
+    return m;
+}
+
+const char *co_fn monitor_set_co_add(MonitorSet *set, const MonitorOptions *options, GError **error)
+{
+    g_autofree char *id = NULL;
+    Chardev *chardev;
+
+    if (!check_monitor_options(options, error)) {
+        return NULL;
+    }
+    id = options->id ? g_strdup(options->id)
+                     : g_strdup_printf("compat_monitor%u", set->next_compat_id);
+    if (!check_monitor_id_is_free(set, id, error)) {
+        return NULL;
+    }
+    chardev = set_co_chardev_for(set, id, options, error);
+    if (!chardev) {
+        return NULL;
+    }
+    if (!check_monitor_id_is_free(set, id, error)) {
+        if (options->path) {
+            monitor_set_drop_chardev(set, chardev);
+        }
+        return NULL;
+    }
+    set->next_compat_id += !options->id;
+    return set_enter_monitor(set, id, chardev, options)->id;
+}
+
+bool monitor_set_add_on_chardev(MonitorSet *set, const MonitorOptions *options, GError **error)
+{
+    Chardev *chardev;
+
+    if (!check_monitor_options(options, error) ||
+        !check_monitor_id_is_free(set, options->id, error)) {
+        return false;
+    }
+    chardev = set_find_free_chardev(set, options->chardev, error);
+    if (!chardev) {
+        return false;
+    }
+    set_enter_monitor(set, options->id, chardev, options);
     return true;
 }
 
@@ -412,7 +440,7 @@ static void set_detach_monitor(MonitorSet *set, Monitor *m)
 
 bool monitor_set_remove(MonitorSet *set, const char *id, GError **error)
 {
-    Monitor *m = set_lookup_monitor(set, id);
+    Monitor *m = monitor_set_lookup(set, id);
 
     if (!m) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND, "there is no monitor '%s'", id);

@@ -19,6 +19,7 @@
 
 #include "aio/aio.h"
 #include "monitor/chardev.h"
+#include "object/object.h"
 #include "qapi/qapi.h"
 #include "qapi/types-control.h"
 
@@ -43,8 +44,19 @@ const QapiEventSink *monitor_set_event_sink(MonitorSet *set);
  */
 bool co_fn monitor_set_co_add_chardev(MonitorSet *set, const ChardevConfig *config, GError **error);
 
-/* Put a monitor on a chardev, or on a socket of its own. */
-bool co_fn monitor_set_co_add(MonitorSet *set, const MonitorOptions *options, GError **error);
+/* Put a monitor on a chardev, or on a socket of its own. Returns its id, lent, or NULL. */
+const char *co_fn monitor_set_co_add(MonitorSet *set, const MonitorOptions *options,
+                                     GError **error);
+
+/*
+ * The same as an object of the type monitor-qmp in @registry, under the monitor's id, so that it can
+ * be listed and removed there.
+ */
+bool co_fn monitor_set_co_add_object(MonitorSet *set, ObjectRegistry *registry,
+                                     const MonitorOptions *options, GError **error);
+
+/* Let object-add make monitors of this set. The set must outlive the registry. */
+void monitor_set_register_objects(MonitorSet *set, ObjectRegistry *registry);
 
 /* Take the monitor @id away; clients that are connected stay until they leave. */
 bool monitor_set_remove(MonitorSet *set, const char *id, GError **error);

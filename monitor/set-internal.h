@@ -45,6 +45,12 @@ struct MonitorSet {
 
 Chardev *monitor_set_find_chardev(MonitorSet *set, const char *id, GError **error);
 
+/* The monitor of that id, or NULL. */
+Monitor *monitor_set_lookup(MonitorSet *set, const char *id);
+
+/* As monitor_set_co_add(), for options with an id and a chardev: never suspends. */
+bool monitor_set_add_on_chardev(MonitorSet *set, const MonitorOptions *options, GError **error);
+
 /* Close and forget it. */
 void monitor_set_drop_chardev(MonitorSet *set, Chardev *chardev);
 

@@ -137,7 +137,7 @@ bool qmp_object_add(QapiCall *call, const ObjectOptions *arg, GError **error)
 
 bool qmp_object_del(QapiCall *call, const char *id, GError **error)
 {
-    return object_registry_del(call->self, id, error);
+    return object_registry_del(call->self, id, call->client, error);
 }
 
 GPtrArray *qmp_qom_list(QapiCall *call, const char *path, GError **error)
@@ -216,6 +216,11 @@ bool qmp_qom_set(QapiCall *call, const char *path, const char *property, const Q
         return false;
     }
 
+    if (!place.object->class->reconfigure) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "properties of '%s' cannot be changed; remove it and make it anew", path);
+        return false;
+    }
     qvalue_object_set(values, property, qvalue_ref(value));
     changed = object_options_from_qvalue(values, error);
     if (!changed || !place.object->class->reconfigure(place.object->instance, changed, error)) {
@@ -232,19 +237,21 @@ bool qmp_qom_set(QapiCall *call, const char *path, const char *property, const Q
 GPtrArray *qmp_qom_list_types(QapiCall *call, const char *implements, bool abstract, GError **error)
 {
     GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)object_type_info_free);
+    const GArray *classes = ((ObjectRegistry *)call->self)->classes;
 
-    for (unsigned i = 0; object_classes[i]; i++) {
-        const char *name = object_type_to_string(object_classes[i]->type);
+    for (guint i = 0; i < classes->len; i++) {
+        const ObjectClass *class = g_array_index(classes, ObjectClassEntry, i).class;
+        const char *name = object_type_to_string(class->type);
         ObjectTypeInfo *info;
 
         if (implements && !g_str_equal(implements, name) &&
-            !g_str_equal(implements, object_classes[i]->parent) &&
-            !g_str_equal(implements, USER_OBJECTS) && !g_str_equal(implements, "object")) {
+            !g_str_equal(implements, class->parent) && !g_str_equal(implements, USER_OBJECTS) &&
+            !g_str_equal(implements, "object")) {
             continue;
         }
         info = g_new0(ObjectTypeInfo, 1);
         info->name = g_strdup(name);
-        info->parent = g_strdup(object_classes[i]->parent);
+        info->parent = g_strdup(class->parent);
         g_ptr_array_add(list, info);
     }
     return list;
@@ -262,7 +269,7 @@ static ObjectOptions *qom_default_options(const char *name)
 
 GPtrArray *qmp_qom_list_properties(QapiCall *call, const char *type_name, GError **error)
 {
-    const ObjectClass *class = object_class_find(type_name);
+    const ObjectClassEntry *class = object_registry_find_class(call->self, type_name);
     g_autoptr(ObjectOptions) options = NULL;
     GPtrArray *list;
 

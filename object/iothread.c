@@ -27,7 +27,7 @@ static bool iothread_options(const ObjectOptions *options, AioOptions *out, GErr
     return true;
 }
 
-static gpointer iothread_create(const ObjectOptions *options, GError **error)
+static gpointer iothread_create(gpointer self, const ObjectOptions *options, GError **error)
 {
     AioOptions aio;
 

@@ -21,6 +21,7 @@
 #include "qapi/types-object.h"
 
 typedef struct ObjectRegistry ObjectRegistry;
+typedef struct ObjectClass ObjectClass;
 
 ObjectRegistry *object_registry_new(void);
 
@@ -28,11 +29,27 @@ ObjectRegistry *object_registry_new(void);
 void object_registry_free(ObjectRegistry *registry);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ObjectRegistry, object_registry_free)
 
+/*
+ * Let objects of the type @class (object/class.h; static) be made. @self is passed to its create and
+ * must outlive the registry.
+ */
+void object_registry_add_class(ObjectRegistry *registry, const ObjectClass *class, gpointer self);
+
+/*
+ * Enter an object that exists already: @instance becomes the registry's, as if the class had just
+ * made it from @options. On failure it stays the caller's.
+ */
+bool object_registry_adopt(ObjectRegistry *registry, const ObjectOptions *options,
+                           gpointer instance, GError **error);
+
 /* Make the object that @options describe. Nothing is left behind by a failure. */
 bool object_registry_add(ObjectRegistry *registry, const ObjectOptions *options, GError **error);
 
-/* Remove the object @id. Refused while it has users; the message names them. */
-bool object_registry_del(ObjectRegistry *registry, const char *id, GError **error);
+/*
+ * Remove the object @id, on behalf of the monitor client @client (NULL: nobody's). Refused while it
+ * has users; the message names them.
+ */
+bool object_registry_del(ObjectRegistry *registry, const char *id, gpointer client, GError **error);
 
 /* The iothread called @id (a new reference), or NULL with @error if there is none. */
 Iothread *object_registry_get_iothread(ObjectRegistry *registry, const char *id, GError **error);

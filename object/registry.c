@@ -4,16 +4,19 @@
 #include "util/error.h"
 #include "util/name.h"
 
-const ObjectClass *const object_classes[] = {
+/* The types of this room, ended by NULL. */
+static const ObjectClass *const object_classes[] = {
     &object_class_iothread,
     NULL,
 };
 
-const ObjectClass *object_class_find(const char *name)
+const ObjectClassEntry *object_registry_find_class(const ObjectRegistry *registry, const char *name)
 {
-    for (unsigned i = 0; object_classes[i]; i++) {
-        if (g_str_equal(object_type_to_string(object_classes[i]->type), name)) {
-            return object_classes[i];
+    for (guint i = 0; i < registry->classes->len; i++) {
+        const ObjectClassEntry *entry = &g_array_index(registry->classes, ObjectClassEntry, i);
+
+        if (g_str_equal(object_type_to_string(entry->class->type), name)) {
+            return entry;
         }
     }
     return NULL;
@@ -21,15 +24,11 @@ const ObjectClass *object_class_find(const char *name)
 
 static void object_free(Object *object)
 {
-    if (object->instance) {
-        object->class->destroy(object->instance);
-    }
+    object->class->destroy(object->instance);
     object_options_free(object->options);
     g_ptr_array_unref(object->users);
     g_free(object);
 }
-
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(Object, object_free)
 
 ObjectRegistry *object_registry_new(void)
 {
@@ -37,7 +36,18 @@ ObjectRegistry *object_registry_new(void)
 
     registry->by_id = g_hash_table_new(g_str_hash, g_str_equal);
     registry->objects = g_ptr_array_new();
+    registry->classes = g_array_new(FALSE, FALSE, sizeof(ObjectClassEntry));
+    for (unsigned i = 0; object_classes[i]; i++) {
+        object_registry_add_class(registry, object_classes[i], NULL);
+    }
     return registry;
+}
+
+void object_registry_add_class(ObjectRegistry *registry, const ObjectClass *class, gpointer self)
+{
+    ObjectClassEntry entry = {class, self};
+
+    g_array_append_val(registry->classes, entry);
 }
 
 void object_registry_free(ObjectRegistry *registry)
@@ -53,33 +63,76 @@ void object_registry_free(ObjectRegistry *registry)
         object_free(newest);
     }
     g_ptr_array_unref(registry->objects);
+    g_array_unref(registry->classes);
     g_free(registry);
+}
+
+static bool object_registry_check_id(ObjectRegistry *registry, const char *id, GError **error)
+{
+    if (!name_check(id, "object id", error)) {
+        return false;
+    }
+    if (g_hash_table_contains(registry->by_id, id)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
+                    "there is already an object '%s'; choose another id", id);
+        return false;
+    }
+    return true;
+}
+
+/* @instance becomes the registry's. */
+static void object_registry_enter(ObjectRegistry *registry, const ObjectClass *class,
+                                  const ObjectOptions *options, gpointer instance)
+{
+    Object *object = g_new0(Object, 1);
+
+    object->class = class;
+    object->options = object_options_copy(options);
+    object->users = g_ptr_array_new_with_free_func(g_free);
+    object->instance = instance;
+    g_hash_table_insert(registry->by_id, object->options->id, object);
+    g_ptr_array_add(registry->objects, object);
+}
+
+static const ObjectClassEntry *object_registry_class_of(const ObjectRegistry *registry,
+                                                        const ObjectOptions *options,
+                                                        GError **error)
+{
+    const char *type = object_type_to_string(options->qom_type);
+    const ObjectClassEntry *entry = object_registry_find_class(registry, type);
+
+    if (!entry) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "objects of type '%s' cannot be made here", type);
+    }
+    return entry;
+}
+
+bool object_registry_adopt(ObjectRegistry *registry, const ObjectOptions *options,
+                           gpointer instance, GError **error)
+{
+    const ObjectClassEntry *entry = object_registry_class_of(registry, options, error);
+
+    if (!entry || !object_registry_check_id(registry, options->id, error)) {
+        return false;
+    }
+    object_registry_enter(registry, entry->class, options, instance);
+    return true;
 }
 
 bool object_registry_add(ObjectRegistry *registry, const ObjectOptions *options, GError **error)
 {
-    const char *type = object_type_to_string(options->qom_type);
-    g_autoptr(Object) object = NULL;
+    const ObjectClassEntry *entry = object_registry_class_of(registry, options, error);
+    gpointer instance;
 
-    if (!name_check(options->id, "object id", error)) {
+    if (!entry || !object_registry_check_id(registry, options->id, error)) {
         return false;
     }
-    if (g_hash_table_contains(registry->by_id, options->id)) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
-                    "there is already an object '%s'; choose another id", options->id);
+    instance = entry->class->create(entry->self, options, error);
+    if (!instance) {
         return false;
     }
-
-    object = g_new0(Object, 1);
-    object->class = object_class_find(type);
-    object->options = object_options_copy(options);
-    object->users = g_ptr_array_new_with_free_func(g_free);
-    object->instance = object->class->create(options, error);
-    if (!object->instance) {
-        return false;
-    }
-    g_hash_table_insert(registry->by_id, object->options->id, object);
-    g_ptr_array_add(registry->objects, g_steal_pointer(&object));
+    object_registry_enter(registry, entry->class, options, instance);
     return true;
 }
 
@@ -110,7 +163,7 @@ static char *object_users_to_string(const Object *object)
     return g_string_free(g_steal_pointer(&text), FALSE);
 }
 
-bool object_registry_del(ObjectRegistry *registry, const char *id, GError **error)
+bool object_registry_del(ObjectRegistry *registry, const char *id, gpointer client, GError **error)
 {
     Object *object = object_registry_find(registry, id, error);
 
@@ -122,6 +175,10 @@ bool object_registry_del(ObjectRegistry *registry, const char *id, GError **erro
 
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
                     "object '%s' is in use by %s; remove that first", id, users);
+        return false;
+    }
+    if (object->class->may_delete && client &&
+        !object->class->may_delete(object->instance, client, error)) {
         return false;
     }
     g_hash_table_remove(registry->by_id, id);

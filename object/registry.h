@@ -13,15 +13,20 @@ typedef struct Object {
     GPtrArray *users;       /* char *, one for each use */
 } Object;
 
+/* A type that objects can be of, and what its create gets. */
+typedef struct ObjectClassEntry {
+    const ObjectClass *class;
+    gpointer self;
+} ObjectClassEntry;
+
 struct ObjectRegistry {
+    GArray *classes;    /* ObjectClassEntry */
     GHashTable *by_id;  /* options->id -> Object, borrowed */
     GPtrArray *objects; /* Object, owned, oldest first */
 };
 
 /* The class of that name, or NULL. */
-const ObjectClass *object_class_find(const char *name);
-
-/* All classes, ended by NULL. */
-extern const ObjectClass *const object_classes[];
+const ObjectClassEntry *object_registry_find_class(const ObjectRegistry *registry,
+                                                   const char *name);
 
 #endif

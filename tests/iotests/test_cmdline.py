@@ -210,6 +210,7 @@ class Order(CommandLine):
         for option in (('--blockdev', 'null-co,node-name=x'), ('--object', 'iothread,id=x'),
                        ('--chardev', f'socket,id=x,path={self.path("x")},server=on,wait=off')):
             self.assert_refused(*option, *option, words='x')
+        self.assert_refused('--object', 'iothread,id=x', '--monitor', f'path={self.path("x")},id=x', words="'x'")
 
 
 class FailedStarts(CommandLine):

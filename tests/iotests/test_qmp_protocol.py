@@ -371,6 +371,56 @@ class Clients(Qmp):
         wait_until(lambda: len(self.daemon.fds()) <= before, what='closed connections to go')
 
 
+class MonitorObjects(Qmp):
+    def test_those_of_the_command_line(self):
+        daemon = self.wharfd('--monitor', f'path={self.path("a")},id=named', '--monitor', f'path={self.path("b")}')
+        objects = {o['name']: o['type'] for o in daemon.qmp.cmd('qom-list', path='/objects')}
+        for name in ('named', 'compat_monitor0', 'compat_monitor1'):
+            self.assertEqual(objects[name], 'child<monitor-qmp>')
+        self.assertEqual(daemon.qmp.cmd('qom-get', path='/objects/named', property='chardev'), 'named')
+
+    def add(self, name, chardev, **properties):
+        self.qmp.cmd('object-add', {'qom-type': 'monitor-qmp', 'id': name, 'chardev': chardev, **properties})
+
+    def test_at_run_time(self):
+        path = self.path('c')
+        self.qmp.cmd('chardev-add', {'id': 'c', 'backend': {'type': 'socket', 'data': {
+            'addr': {'type': 'unix', 'data': {'path': path}}}}})
+        for properties in ({'chardev': 'nope'}, {'chardev': 'wharfd-qmp'}, {}, {'chardev': 'c', 'mode': 'readline'}):
+            with self.assertRaises(QmpError) as caught:
+                self.qmp.cmd('object-add', {'qom-type': 'monitor-qmp', 'id': 'm', **properties})
+            self.assertEqual(caught.exception.cls, G)
+        self.add('m', 'c')
+        with self.assertRaises(QmpError):
+            self.add('m2', 'c')
+        with self.assertRaises(QmpError):
+            self.qmp.cmd('chardev-remove', id='c')
+        with QmpClient(path) as client:
+            with self.assertRaises(QmpError) as caught:
+                client.cmd('object-del', id='m')
+            self.assertEqual(caught.exception.cls, G)
+            with self.assertRaises(QmpError):
+                client.cmd('qom-set', path='/objects/m', property='pretty', value=True)
+            self.qmp.cmd('object-del', id='m')
+            # Its client stays, and so does the chardev.
+            self.assert_alive(client)
+        self.add('m', 'c', mode='jsonrpc')
+        with JsonRpcClient(path) as client:
+            self.assertIn('qemu', client.cmd('query-version'))
+            client.cmd('object-del', id='compat_monitor0')
+        self.assert_alive()
+        self.assertEqual([o['name'] for o in self.qmp.cmd('qom-list', path='/objects')], ['type', 'm'])
+
+    def test_one_name_space(self):
+        self.qmp.cmd('object-add', {'qom-type': 'iothread', 'id': 'x'})
+        self.qmp.cmd('chardev-add', {'id': 'c', 'backend': {'type': 'socket', 'data': {
+            'addr': {'type': 'unix', 'data': {'path': self.path('c')}}}}})
+        for name in ('x', 'compat_monitor0'):
+            with self.assertRaises(QmpError):
+                self.add(name, 'c')
+        self.qmp.cmd('chardev-remove', id='c')
+
+
 class Ending(Qmp):
     def test_quit_answers_then_closes(self):
         other = self.daemon.qmp_client()
