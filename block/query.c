@@ -139,7 +139,8 @@ static ImageInfo *co_fn image_co_info(BlockNode *node, bool flat)
 
     info->filename = block_node_filename(node);
     info->format = g_strdup(node->drv->name);
-    info->virtual_size = (block_node_length(node) + 511) & ~INT64_C(511);
+    info->length = block_node_length(node);
+    info->virtual_size = (info->length + 511) & ~INT64_C(511);
     info->has_actual_size = allocated >= 0;
     info->actual_size = MAX(allocated, 0);
     info->limits = limits_info(&node->limits);
