@@ -56,13 +56,13 @@ static bool graph_load(Graph *graph, const Ctl *ctl, GError **error)
 /* "NAME  DRIVER, SIZE, read-only, FILE" */
 static char *describe_node(const QValue *node)
 {
-    const QValue *image = ctl_json_object(node, "image");
     const QValue *children = ctl_json_array(node, "children");
     const char *file = ctl_json_string(node, "file");
+    guint64 length = ctl_nodes_length(node);
     GString *text = g_string_new(ctl_json_string(node, "drv"));
 
-    if (image && qvalue_object_has(image, "virtual-size")) {
-        g_autofree char *size = ctl_text_size(ctl_json_uint(image, "virtual-size", 0));
+    if (length != G_MAXUINT64) {
+        g_autofree char *size = ctl_text_size(length);
 
         g_string_append_printf(text, ", %s", size);
     }

@@ -45,7 +45,7 @@ static const char *find_image(const QValue *nodes, const QValue *node)
 static QValue *make_row(const QValue *export, const QValue *nodes, const char *socket)
 {
     const QValue *node = ctl_nodes_find(nodes, ctl_json_string(export, "node-name"));
-    const QValue *image = ctl_json_object(node, "image");
+    guint64 length = ctl_nodes_length(node);
     const char *file = find_image(nodes, node);
     QValue *row = qvalue_object();
 
@@ -56,8 +56,8 @@ static QValue *make_row(const QValue *export, const QValue *nodes, const char *s
     if (file) {
         qvalue_object_set(row, "image", qvalue_string(file));
     }
-    if (image && qvalue_object_has(image, "virtual-size")) {
-        qvalue_object_set(row, "size", qvalue_ref(qvalue_object_get(image, "virtual-size")));
+    if (length != G_MAXUINT64) {
+        qvalue_object_set(row, "size", qvalue_uint(length));
     }
     qvalue_object_set(row, "socket", qvalue_string(socket));
     return row;
@@ -129,6 +129,31 @@ static void print_row(CtlTable *table, const QValue *row)
     ctl_table_add(table, cells);
 }
 
+/* By id, then by file: neither the order of sockets in a directory nor age says anything. */
+static int compare_rows(gconstpointer a, gconstpointer b)
+{
+    const QValue *const *x = a, *const *y = b;
+    int order = g_strcmp0(ctl_json_string(*x, "id"), ctl_json_string(*y, "id"));
+
+    return order ? order
+                 : g_strcmp0(ctl_json_string(*x, "mountpoint"), ctl_json_string(*y, "mountpoint"));
+}
+
+static QValue *sort_rows(const QValue *rows)
+{
+    g_autoptr(GPtrArray) list = g_ptr_array_new();
+    QValue *sorted = qvalue_array();
+
+    for (gsize i = 0; i < qvalue_array_length(rows); i++) {
+        g_ptr_array_add(list, (gpointer)qvalue_array_get(rows, i));
+    }
+    g_ptr_array_sort(list, compare_rows);
+    for (guint i = 0; i < list->len; i++) {
+        qvalue_array_append(sorted, qvalue_ref(g_ptr_array_index(list, i)));
+    }
+    return sorted;
+}
+
 static void print_rows(const Ctl *ctl, const QValue *rows)
 {
     static const char *const header[] = {"ID", "TYPE", "MODE", ">SIZE", "IMAGE", "FILE", NULL};
@@ -152,6 +177,7 @@ static void print_rows(const Ctl *ctl, const QValue *rows)
 static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)
 {
     g_autoptr(QValue) rows = qvalue_array();
+    g_autoptr(QValue) sorted = NULL;
     g_autofree char *socket = ctl_place_socket(ctl->socket);
     bool named = ctl->socket || g_getenv("WHARF_SOCKET");
 
@@ -164,7 +190,8 @@ static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)
     if (!named) {
         collect_mounts(rows);
     }
-    print_rows(ctl, rows);
+    sorted = sort_rows(rows);
+    print_rows(ctl, sorted);
     return true;
 }
 

@@ -56,6 +56,13 @@ const QValue *ctl_nodes_find(const QValue *nodes, const char *name)
     return find_by(nodes, "node-name", name);
 }
 
+guint64 ctl_nodes_length(const QValue *node)
+{
+    const QValue *image = ctl_json_object(node, "image");
+
+    return ctl_json_uint(image, "length", ctl_json_uint(image, "virtual-size", G_MAXUINT64));
+}
+
 bool ctl_exports_watch(CtlClient *client, GError **error)
 {
     static const char *const names[] = {"BLOCK_EXPORT_DELETED", NULL};

@@ -19,6 +19,12 @@ QValue *ctl_nodes_query(CtlClient *client, GError **error);
 /* The one of @nodes called @name, or NULL; borrowed. */
 const QValue *ctl_nodes_find(const QValue *nodes, const char *name);
 
+/*
+ * The length of @node in bytes, or G_MAXUINT64 if that is not told: exact, but for daemons that only
+ * know multiples of 512.
+ */
+guint64 ctl_nodes_length(const QValue *node);
+
 /* Begin to hear of exports that end; to be called before what makes them end. */
 bool ctl_exports_watch(CtlClient *client, GError **error);
 

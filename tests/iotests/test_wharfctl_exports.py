@@ -166,7 +166,7 @@ class Export(ExportTest):
             self.ctl('export', image, self.path(f'm{size}'))
             self.assertEqual(self.read(self.path(f'm{size}'), 4096), b'x' * size)
         sizes = {row['id']: row['size'] for row in self.ctl_json('ls')}
-        self.assertEqual(set(sizes), {'d0', 'd1', 'd511'})
+        self.assertEqual(sizes, {'d0': 0, 'd1': 1, 'd511': 511})
 
     def test_device(self):
         self.need_loop()
