@@ -147,35 +147,52 @@ static char *input_describe(const QapiInput *in)
     return g_strdup_printf("Parameter '%s'", shown);
 }
 
-/* "a string ("abc")"; containers by their type alone. */
-static char *value_describe(const QValue *v)
+/* @v for a message; containers by their type alone. */
+static char *value_quote(const QValue *v)
 {
     g_autofree char *json = NULL;
-    g_autofree char *shown = NULL;
 
-    switch (qvalue_type(v)) {
-    case QVALUE_NULL:
-    case QVALUE_ARRAY:
-    case QVALUE_OBJECT:
+    if (qvalue_type(v) == QVALUE_ARRAY || qvalue_type(v) == QVALUE_OBJECT) {
         return g_strdup(qvalue_type_name(v));
-    default:
-        break;
     }
     json = qvalue_to_json_string(v);
-    shown = shorten(json);
-    if (qvalue_is_untyped(v)) {
+    return shorten(json);
+}
+
+/* The same with its type, "a string ("abc")", where the type is what is wrong. */
+static char *value_describe(const QValue *v)
+{
+    g_autofree char *shown = value_quote(v);
+    QValueType type = qvalue_type(v);
+
+    if (type == QVALUE_NULL || type == QVALUE_ARRAY || type == QVALUE_OBJECT ||
+        qvalue_is_untyped(v)) {
         return g_steal_pointer(&shown);
     }
     return g_strdup_printf("%s (%s)", qvalue_type_name(v), shown);
 }
 
-void qapi_input_refuse(const QapiInput *in, const char *expected, GError **error)
+static void refuse(const QapiInput *in, const char *expected, const char *found, GError **error)
 {
     g_autofree char *what = input_describe(in);
-    g_autofree char *found = value_describe(in->value);
 
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT, "%s must be %s, not %s", what,
                 expected, found);
+}
+
+/* Report that the value of @in, whose type is right, is not what was expected. */
+static void refuse_value(const QapiInput *in, const char *expected, GError **error)
+{
+    g_autofree char *found = value_quote(in->value);
+
+    refuse(in, expected, found, error);
+}
+
+void qapi_input_refuse(const QapiInput *in, const char *expected, GError **error)
+{
+    g_autofree char *found = value_describe(in->value);
+
+    refuse(in, expected, found, error);
 }
 
 /* ---- Objects and arrays ---- */
@@ -235,19 +252,6 @@ bool qapi_object_get(QapiObject *object, const char *name, QapiInput *member)
     return true;
 }
 
-bool qapi_object_require(QapiObject *object, const char *name, QapiInput *member, GError **error)
-{
-    g_autofree char *what = NULL;
-
-    if (qapi_object_get(object, name, member)) {
-        return true;
-    }
-    *member = (QapiInput){.parent = object->in, .name = name};
-    what = input_describe(member);
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT, "%s is missing", what);
-    return false;
-}
-
 /* Two names that differ only in what one easily mistypes: case, '_' for '-'. */
 static bool names_alike(const char *a, const char *b)
 {
@@ -272,17 +276,64 @@ static const char *find_alike(const GPtrArray *names, const char *name)
     return NULL;
 }
 
+/* The member of the client's object that looks like @name. */
+static const char *find_misspelt(const QValue *object, const char *name)
+{
+    for (gsize i = 0; i < qvalue_object_size(object); i++) {
+        if (names_alike(qvalue_object_key(object, i), name)) {
+            return qvalue_object_key(object, i);
+        }
+    }
+    return NULL;
+}
+
+bool qapi_object_require(QapiObject *object, const char *name, QapiInput *member, GError **error)
+{
+    g_autofree char *what = NULL;
+    const char *written;
+
+    if (qapi_object_get(object, name, member)) {
+        return true;
+    }
+    *member = (QapiInput){.parent = object->in, .name = name};
+    what = input_describe(member);
+    written = find_misspelt(object->in->value, name);
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT, "%s is missing%s%s%s", what,
+                written ? "; '" : "", written ? written : "", written ? "' is not the same" : "");
+    return false;
+}
+
+/* What was meant by the unexpected member @name, as the end of a message; may be empty. */
+static char *suggest(const QapiObject *object, const char *name)
+{
+    const char *alike = find_alike(object->known, name);
+    const char *dot = strchr(name, '.');
+    g_autofree char *first = NULL;
+
+    if (alike) {
+        return g_strdup_printf("; did you mean '%s'?", alike);
+    }
+    if (!dot) {
+        return g_strdup("");
+    }
+    first = g_strndup(name, (gsize)(dot - name));
+    if (!find_alike(object->known, first)) {
+        return g_strdup("");
+    }
+    return g_strdup_printf("; in JSON it belongs into an object '%s'", first);
+}
+
 static void refuse_unexpected(const QapiObject *object, gsize i, GError **error)
 {
     QapiInput member = input_child(object->in, qvalue_object_value(object->in->value, i));
     g_autofree char *what = NULL;
-    const char *meant;
+    g_autofree char *meant = NULL;
 
     member.name = qvalue_object_key(object->in->value, i);
     what = input_describe(&member);
-    meant = find_alike(object->known, member.name);
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT, "%s is unexpected%s%s%s", what,
-                meant ? "; did you mean '" : "", meant ? meant : "", meant ? "'?" : "");
+    meant = suggest(object, member.name);
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT, "%s is unexpected%s", what,
+                meant);
 }
 
 bool qapi_object_end(QapiObject *object, GError **error)
@@ -381,7 +432,7 @@ bool qapi_read_str(const QapiInput *in, char **out, GError **error)
     }
     text = qvalue_get_string(in->value, &len);
     if (strlen(text) != len) {
-        qapi_input_refuse(in, "a string without U+0000", error);
+        refuse_value(in, "a string without U+0000", error);
         return false;
     }
     *out = g_strndup(text, len);
@@ -433,12 +484,12 @@ bool qapi_read_number(const QapiInput *in, double min, double max, double *out, 
         *out = d;
         return true;
     }
-    if (min == -G_MAXDOUBLE && max == G_MAXDOUBLE) {
-        expected = g_strdup("a number");
-    } else {
-        expected = g_strdup_printf("a number from %g to %g", min, max);
+    if (!is_number) {
+        qapi_input_refuse(in, "a number", error);
+        return false;
     }
-    qapi_input_refuse(in, expected, error);
+    expected = g_strdup_printf("a number from %g to %g", min, max);
+    refuse_value(in, expected, error);
     return false;
 }
 
@@ -582,7 +633,7 @@ static bool read_integer(const QapiInput *in, Integer min, Integer max, bool siz
     }
     if (integer_less(i, min) || integer_less(max, i)) {
         expected = describe_range("an integer", min, max);
-        qapi_input_refuse(in, expected, error);
+        refuse_value(in, expected, error);
         return false;
     }
     *out = i;
@@ -655,7 +706,11 @@ bool qapi_read_enum(const QapiInput *in, const char *const *names, unsigned n, u
         }
     }
     expected = describe_names(names, n);
-    qapi_input_refuse(in, expected, error);
+    if (qvalue_type(in->value) == QVALUE_STRING) {
+        refuse_value(in, expected, error);
+    } else {
+        qapi_input_refuse(in, expected, error);
+    }
     return false;
 }
 
