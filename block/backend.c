@@ -226,6 +226,9 @@ static int request_end(const BackendRequest *req, uint64_t bytes, int refused, i
 
         block_stats_done(own, req->op, bytes, req->start_ns, end_ns, result);
         block_stats_done(node, req->op, bytes, req->start_ns, end_ns, result);
+        if (req->op == BLOCK_OP_WRITE || req->op == BLOCK_OP_UNMAP) {
+            block_notify_written(req->blk);
+        }
     }
     block_backend_leave(req->blk);
     return refused < 0 ? refused : result;
@@ -248,7 +251,6 @@ int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov
     int refused = check_write(blk, offset, iov->bytes, flags);
     int r = refused < 0 ? 0 : block_node_co_pwritev(blk->root.node, offset, iov, flags);
 
-    block_notify_written(blk);
     return request_end(&req, iov->bytes, refused, r);
 }
 
@@ -259,7 +261,6 @@ int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t byte
     int refused = check_write(blk, offset, bytes, flags);
     int r = refused < 0 ? 0 : block_node_co_pwrite_zeroes(blk->root.node, offset, bytes, flags);
 
-    block_notify_written(blk);
     return request_end(&req, bytes, refused, r);
 }
 
@@ -269,7 +270,6 @@ int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes)
     int refused = check_write(blk, offset, bytes, 0);
     int r = refused < 0 ? 0 : block_node_co_pdiscard(blk->root.node, offset, bytes);
 
-    block_notify_written(blk);
     return request_end(&req, bytes, refused, r);
 }
 
@@ -344,20 +344,52 @@ static void co_fn backend_co_drop_resize(BlockBackend *blk)
 }
 
 /* Making a node shorter waits for all requests: those past the new end must not run after it. */
-static int co_fn backend_co_resize(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+static int co_fn backend_co_shrink(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
                                    BlockRequestFlags flags, GError **error)
 {
     BlockNode *node = blk->root.node;
-    bool shorter = size < (uint64_t)block_node_length(node);
     int r;
 
-    if (shorter) {
-        block_node_co_drain_begin_but(node, blk);
-    }
+    block_backend_co_enter(blk);
+    block_node_co_drain_begin_but(node, blk);
     r = block_node_co_truncate(node, size, prealloc, flags, error);
-    if (shorter) {
-        block_node_co_drain_end(node);
+    block_node_co_drain_end(node);
+    block_notify_written(blk);
+    block_backend_leave(blk);
+    return r;
+}
+
+/* Making it longer runs beside everything else; if somebody else does the same, the longer one wins. */
+static int co_fn backend_co_grow(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+                                 BlockRequestFlags flags, GError **error)
+{
+    int r;
+
+    block_backend_co_enter(blk);
+    r = block_node_co_truncate(blk->root.node, size, prealloc, flags | BLOCK_REQ_GROW_ONLY, error);
+    block_notify_written(blk);
+    block_backend_leave(blk);
+    return r;
+}
+
+/* Only one truncate at a time makes a node shorter: two would wait for each other's requests. */
+static int co_fn backend_co_resize(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+                                   BlockRequestFlags flags, GError **error)
+{
+    CoRwlock *lock = &blk->graph->resize_lock;
+    bool longer;
+    int r;
+
+    co_rwlock_rdlock(lock);
+    longer = size >= (uint64_t)block_node_length(blk->root.node);
+    if (longer) {
+        r = backend_co_grow(blk, size, prealloc, flags, error);
+    } else {
+        co_rwlock_unlock(lock);
+        co_rwlock_wrlock(lock);
+        r = backend_co_shrink(blk, size, prealloc, flags, error);
     }
+    co_rwlock_unlock(lock);
     return r;
 }
 
@@ -370,13 +402,7 @@ static int co_fn backend_co_truncate_in_main(BlockBackend *blk, uint64_t size,
     if (!backend_co_take_resize(blk, error)) {
         return -EPERM;
     }
-    /* One at a time: two that make nodes shorter would wait for each other. */
-    co_mutex_lock(&blk->graph->resize_lock);
-    block_backend_co_enter(blk);
     r = backend_co_resize(blk, size, prealloc, flags, error);
-    block_notify_written(blk);
-    block_backend_leave(blk);
-    co_mutex_unlock(&blk->graph->resize_lock);
     backend_co_drop_resize(blk);
     return r;
 }

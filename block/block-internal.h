@@ -24,6 +24,9 @@
 /* Lengths end here, so that rounding up to any alignment cannot overflow. Also in the schema. */
 #define BLOCK_LENGTH_MAX (INT64_MAX - (INT64_C(64) << 20) + 1)
 
+/* Truncate, within the room: do nothing if the node is as long already. */
+#define BLOCK_REQ_GROW_ONLY ((BlockRequestFlags)(1 << 16))
+
 /* What the request path copies at once where it must, and what it writes of zeros. */
 #define BLOCK_BOUNCE_MAX (1024 * 1024)
 
@@ -53,8 +56,8 @@ struct BlockGraph {
      * while a request of the same coroutine is inside one.
      */
     CoMutex change_lock;
-    CoMutex resize_lock; /* one truncate at a time; taken after change_lock has been given back */
-    CoMutex reopen_lock; /* one reopen at a time; taken before change_lock */
+    CoRwlock resize_lock; /* written to make a node shorter; taken with change_lock given back */
+    CoMutex reopen_lock;  /* one reopen at a time; taken before change_lock */
 
     /* Waiters are all in the main thread; CoQueue wants a lock nevertheless. */
     GMutex wait_lock;

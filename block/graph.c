@@ -41,7 +41,7 @@ BlockGraph *block_graph_new(AioContext *main, const QapiEventSink *events)
     graph->events = events;
     graph->by_name = g_hash_table_new(g_str_hash, g_str_equal);
     co_mutex_init(&graph->change_lock);
-    co_mutex_init(&graph->resize_lock);
+    co_rwlock_init(&graph->resize_lock);
     co_mutex_init(&graph->reopen_lock);
     g_mutex_init(&graph->wait_lock);
     co_queue_init(&graph->drained);
@@ -187,7 +187,7 @@ static BlockNode *node_new(BlockGraph *graph, const BlockDriver *drv, const char
     if (drv->is_filter) {
         node->write_flags = BLOCK_REQ_FUA | BLOCK_REQ_WRITE_UNCHANGED;
         node->zero_flags = node->write_flags | BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK;
-        node->truncate_flags = BLOCK_REQ_ZERO;
+        node->truncate_flags = BLOCK_REQ_ZERO | BLOCK_REQ_GROW_ONLY;
     }
     if (name) {
         g_strlcpy(node->name, name, sizeof(node->name));

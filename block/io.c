@@ -886,8 +886,12 @@ static int co_fn truncate_co_untracked(BlockNode *node, uint64_t size, PreallocM
 {
     BlockRequestFlags handled = flags & block_node_truncate_flags(node);
     uint64_t old = block_node_length(node);
-    int r = driver_co_truncate(node, size, prealloc, handled, error);
+    int r;
 
+    if ((flags & BLOCK_REQ_GROW_ONLY) && size < old) {
+        return 0;
+    }
+    r = driver_co_truncate(node, size, prealloc, handled, error);
     if (r < 0) {
         return r;
     }

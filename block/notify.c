@@ -56,29 +56,38 @@ static void co_fn grown_co_entry(void *opaque)
     block_node_co_unref(node);
 }
 
-static void notify_act(void *opaque)
+/* One who is to be told, or NULL. A callback may free any backend, so each is looked for anew. */
+static BlockBackend *take_changed(BlockGraph *graph)
 {
-    BlockGraph *graph = opaque;
-    BlockNode *node;
-
-    while ((node = take_grown(graph))) {
-        aio_co_enter(graph->main, grown_co_entry, block_node_ref(node));
-    }
-    for (GList *l = graph->backends.head; l; l = l->next) {
-        BlockBackend *blk = l->data;
-
-        if (__atomic_exchange_n(&blk->wrote, false, __ATOMIC_SEQ_CST)) {
-            mark_readers(blk, blk->root.node);
-        }
-    }
     for (GList *l = graph->backends.head; l; l = l->next) {
         BlockBackend *blk = l->data;
 
         if (blk->changed) {
             blk->changed = false;
-            if (blk->notify) {
-                blk->notify(blk->notify_opaque);
-            }
+            return blk;
+        }
+    }
+    return NULL;
+}
+
+static void notify_act(void *opaque)
+{
+    BlockGraph *graph = opaque;
+    BlockNode *node;
+    BlockBackend *blk;
+
+    while ((node = take_grown(graph))) {
+        aio_co_enter(graph->main, grown_co_entry, block_node_ref(node));
+    }
+    for (GList *l = graph->backends.head; l; l = l->next) {
+        blk = l->data;
+        if (__atomic_exchange_n(&blk->wrote, false, __ATOMIC_SEQ_CST)) {
+            mark_readers(blk, blk->root.node);
+        }
+    }
+    while ((blk = take_changed(graph))) {
+        if (blk->notify) {
+            blk->notify(blk->notify_opaque);
         }
     }
 }

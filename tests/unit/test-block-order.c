@@ -370,6 +370,39 @@ static void test_truncate_waits(void)
     fixture_free_backend(f, other);
 }
 
+/* Of two that make a node longer the longer one wins; other nodes can be made longer meanwhile. */
+static void test_truncate_grows(void)
+{
+    g_autoptr(Fixture) f = order_new(1);
+    BlockBackend *blk = backend(f, "top");
+    BlockBackend *low = backend(f, "low");
+    BlockBackend *other;
+    Request longer = {.op = REQUEST_TRUNCATE, .blk = blk, .bytes = 90000};
+    Request shorter = {.op = REQUEST_TRUNCATE, .blk = low, .bytes = 80000};
+
+    fixture_add(f, "{'driver': 'memory', 'node-name': 'other', 'size': 0}");
+    other = backend(f, "other");
+    script_hold(SCRIPT_TRUNCATE);
+    request_start(&longer, fixture_thread(f, 0));
+    wait_held(f, SCRIPT_TRUNCATE, 1);
+    request_start(&shorter, fixture_thread(f, 1));
+    while (block_backend_in_flight(low) != 2) {
+        /* Once for the call, once for being inside, where it waits for the first. */
+        fixture_settle(f);
+    }
+    g_assert_cmpint(fixture_truncate(f, other, 1000, 0, NULL), ==, 0);
+    /* What was there can be written all the time. */
+    g_assert_cmpint(fixture_fill(f, blk, 0, 512, 1), ==, 0);
+    script_release(SCRIPT_TRUNCATE);
+    fixture_wait_count(f, &longer.done, 1);
+    fixture_wait_count(f, &shorter.done, 1);
+    g_assert_cmpint(longer.result | shorter.result, ==, 0);
+    g_assert_cmpint(blk_length(low), ==, 90000);
+    fixture_free_backend(f, blk);
+    fixture_free_backend(f, low);
+    fixture_free_backend(f, other);
+}
+
 /* A truncate that comes while a node is drained waits at the gate and holds nothing meanwhile. */
 static void test_truncate_during_drain(void)
 {
@@ -528,6 +561,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/order/rmw/race", test_rmw_race);
     g_test_add_func("/block/order/serialising", test_serialising);
     g_test_add_func("/block/order/truncate/waits", test_truncate_waits);
+    g_test_add_func("/block/order/truncate/grows", test_truncate_grows);
     g_test_add_func("/block/order/truncate/during-drain", test_truncate_during_drain);
     g_test_add_func("/block/order/notify", test_notify);
     return g_test_run();
