@@ -12,9 +12,10 @@
  *           Callbacks run in the owner thread, outside of any coroutine.
  * Lifetime  Contexts are reference counted. Watches, timers and bottom halves are freed by whoever
  *           made them, before the last reference to their context goes. Posting to a context needs
- * a reference, somebody's, that stays until the call has returned. Errors    Control calls fill a
- * GError; I/O returns a result or -errno. Loops     Only a thread's entry point or a test calls
- * aio_context_run() or aio_context_poll(), never a callback or a coroutine.
+ *           a reference, somebody's, that stays until the call has returned.
+ * Errors    Control calls fill a GError; I/O returns a result or -errno.
+ * Loops     Only a thread's entry point or a test calls aio_context_run() or aio_context_poll(),
+ *           never a callback or a coroutine.
  */
 #ifndef WHARF_AIO_AIO_H
 #define WHARF_AIO_AIO_H

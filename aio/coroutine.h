@@ -15,7 +15,7 @@
  *
  * Traps     A coroutine may go on in another thread after each suspension: it must not keep the
  *           address of a thread-local variable, errno included, nor a GMutex across one. A stack
- * has COROUTINE_STACK_SIZE bytes; large buffers belong on the heap.
+ *           has COROUTINE_STACK_SIZE bytes; large buffers belong on the heap.
  */
 #ifndef WHARF_AIO_COROUTINE_H
 #define WHARF_AIO_COROUTINE_H

@@ -7,7 +7,7 @@
  *
  * Threads   One. Calls block; waiting for an answer has no limit, since a command may take long.
  * Errors    CTL_ERROR_UNREACHABLE when there is no daemon or no longer one, CTL_ERROR_FAILED with
- * the daemon's own words when it refused.
+ *           the daemon's own words when it refused.
  */
 #ifndef WHARF_CTL_CLIENT_H
 #define WHARF_CTL_CLIENT_H
