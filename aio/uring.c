@@ -215,12 +215,15 @@ static bool queue_polls(UringState *s, bool but_probed)
     return true;
 }
 
-/* Fill the ring with all that is due. Returns false if it did not take everything. */
+/* Fill the ring with all that is due, in order. Returns false if it did not take everything. */
 static bool queue_all(AioContext *ctx, bool but_probed)
 {
     UringState *s = ctx->backend;
+    bool all = queue_cancels(s);
 
-    return queue_cancels(s) & queue_wake(ctx, s) & queue_polls(s, but_probed) & queue_waiting(s);
+    all = queue_wake(ctx, s) && all;
+    all = queue_polls(s, but_probed) && all;
+    return queue_waiting(s) && all;
 }
 
 /* Whether the kernel has completions that only show when it is entered. */

@@ -359,7 +359,7 @@ static int co_fn backend_co_shrink(BlockBackend *blk, uint64_t size, PreallocMod
     return r;
 }
 
-/* Making it longer runs beside everything else; if somebody else does the same, the longer one wins. */
+/* Growing runs beside everything else; if somebody else does the same, the longer one wins. */
 static int co_fn backend_co_grow(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error)
 {

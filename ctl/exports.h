@@ -20,8 +20,8 @@ QValue *ctl_nodes_query(CtlClient *client, GError **error);
 const QValue *ctl_nodes_find(const QValue *nodes, const char *name);
 
 /*
- * The length of @node in bytes, or G_MAXUINT64 if that is not told. Exact, but for daemons that know
- * multiples of 512 alone.
+ * The length of @node in bytes, or G_MAXUINT64 if that is not told. Exact, but for daemons that
+ * know multiples of 512 alone.
  */
 guint64 ctl_nodes_length(const QValue *node);
 

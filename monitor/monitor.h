@@ -49,8 +49,8 @@ const char *co_fn monitor_set_co_add(MonitorSet *set, const MonitorOptions *opti
                                      GError **error);
 
 /*
- * The same as an object of the type monitor-qmp in @registry, under the monitor's id, so that it can
- * be listed and removed there.
+ * The same as an object of the type monitor-qmp in @registry, under the monitor's id, so that it
+ * can be listed and removed there.
  */
 bool co_fn monitor_set_co_add_object(MonitorSet *set, ObjectRegistry *registry,
                                      const MonitorOptions *options, GError **error);

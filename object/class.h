@@ -20,8 +20,8 @@ struct ObjectClass {
     const char *parent; /* name of the type that it derives from, for qom-list-types */
 
     /*
-     * What stands behind an object, from checked options; NULL with @error on failure. @self is what
-     * the class was registered with.
+     * What stands behind an object, from checked options; NULL with @error on failure. @self is
+     * what the class was registered with.
      */
     gpointer (*create)(gpointer self, const ObjectOptions *options, GError **error);
     /* Ends what create made. It has no users any more. */

@@ -30,8 +30,8 @@ void object_registry_free(ObjectRegistry *registry);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ObjectRegistry, object_registry_free)
 
 /*
- * Let objects of the type @class (object/class.h; static) be made. @self is passed to its create and
- * must outlive the registry.
+ * Let objects of the type @class (object/class.h; static) be made. @self is passed to its create
+ * and must outlive the registry.
  */
 void object_registry_add_class(ObjectRegistry *registry, const ObjectClass *class, gpointer self);
 

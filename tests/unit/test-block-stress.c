@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Several clients change the graph at random while requests come from all threads. Nothing may hang,
- * crash or be left behind, and a request may only fail for a reason.
+ * Several clients change the graph at random while requests come from all threads. Nothing may
+ * hang, crash or be left behind, and a request may only fail for a reason.
  */
 #include <errno.h>
 #include <string.h>
