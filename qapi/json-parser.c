@@ -14,6 +14,7 @@
  */
 
 #define STRAY_QUOTE_MAX 32 /* bytes of a broken token that a message shows */
+#define NAME_SHOWN      60 /* how much of a member's name a message shows */
 
 const JsonLimits json_limits_default = {
     .max_bytes = 64 * 1024 * 1024,
@@ -56,9 +57,6 @@ typedef struct {
 typedef struct {
     guint64 line, column; /* from 1 */
 } Position;
-
-/* How much of a member's name a message shows. */
-#define NAME_SHOWN 60
 
 struct JsonParser {
     JsonLimits limits;

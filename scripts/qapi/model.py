@@ -35,6 +35,7 @@ class Member:
         self.info = info
         self.optional = optional
         self.features = list(features)
+        self.holds = True                # its condition
         self.has_default = False
         self.default = None
         self.min = None
@@ -99,6 +100,7 @@ class Branch:
         self.c_name = names.c_name(value)
         self.type = type_
         self.info = info
+        self.holds = True                # its condition
 
 
 class ObjectType(Type):
@@ -109,6 +111,7 @@ class ObjectType(Type):
         super().__init__(name, info, module)
         self.implicit = implicit
         self.base = None
+        self.declared = []               # its own members, also those left out
         self.members = []                # its own, without the base's
         self.tag = None                  # the discriminating Member
         self.branches = []

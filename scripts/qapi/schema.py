@@ -109,6 +109,7 @@ class Schema:
     # -- First pass: names
 
     def _declare(self):
+        """Make all definitions, also those that are left out, so that references can be checked."""
         for module, expr, doc in self._exprs:
             if expr is None:
                 module.contents.append(doc)
@@ -127,7 +128,6 @@ class Schema:
                 module.contents.append(definition)
             elif kind not in ('command', 'event'):
                 self._dropped.add(name)
-        # A definition left out stays known, so that references to it can be checked.
 
     def _make(self, kind, name, expr, module):
         info = expr.info_of(kind)
@@ -221,6 +221,8 @@ class Schema:
             return type_
         if type_.name == 'null':
             raise SchemaError(info, f'{where}: a list of null makes no sense')
+        if not self._holds(self._owner.expr):
+            return ArrayType(type_)
         return self.arrays.setdefault(name, ArrayType(type_))
 
     @staticmethod
@@ -263,7 +265,7 @@ class Schema:
             raise SchemaError(info, f"value '{name}' becomes {constant} in C, which "
                                     f"'{other.name}' has, too; one of them needs a 'prefix'")
 
-    def _members(self, data, owner, default_ok=True):
+    def _members(self, data, owner):
         """The members that the object @data of @owner lists."""
         members = []
         for key, item in data.items():
@@ -282,8 +284,6 @@ class Schema:
             member = Member(name, type_, info, optional, features)
             if isinstance(item, Object):
                 self._set_bounds(member, item)
-                if member.has_default and not default_ok:
-                    raise SchemaError(item.info_of('default'), 'no default is possible here')
             member.holds = self._holds(item)
             members.append(member)
         return members
@@ -313,22 +313,16 @@ class Schema:
             member.has_default = True
 
     def _define_object(self, obj, expr):
-        data = expr.get('data')
-        if 'struct' in expr:
-            members = self._members(data, obj.name)
-            if 'base' in expr:
-                obj.base = self._object_type(expr['base'], expr.info_of('base'), "'base'")
-                if obj.base.expr.get('union'):
-                    raise SchemaError(expr.info_of('base'), 'a union cannot be a base')
-        elif isinstance(expr['base'], Object):
-            members = self._members(expr['base'], obj.name)
-        else:
-            members = []
-            obj.base = self._object_type(expr['base'], expr.info_of('base'), "'base'")
-            if obj.base.expr.get('union'):
-                raise SchemaError(expr.info_of('base'), 'a union cannot be a base')
-        obj.declared = members
-        obj.members = [m for m in members if m.holds]
+        obj.declared = []
+        if isinstance(expr.get('base'), str):
+            info = expr.info_of('base')
+            obj.base = self._object_type(expr['base'], info, "'base'")
+            if 'union' in obj.base.expr:
+                raise SchemaError(info, 'a union cannot be a base')
+        own = expr['data'] if 'struct' in expr else expr['base']
+        if isinstance(own, Object):
+            obj.declared = self._members(own, obj.name)
+        obj.members = [m for m in obj.declared if m.holds]
 
     def _object_type(self, ref, info, where):
         type_ = self._type(ref, info, where)
@@ -387,14 +381,10 @@ class Schema:
             if member.c_name == 'u' and obj.branches:
                 raise SchemaError(member.info, "member name 'u' of a union is needed by the "
                                                'generated code')
-            keys = [member.c_name]
-            if member.has_flag:
-                keys.append('has_' + member.c_name)
-            other = seen.get(member.c_name)
-            if other and other is not member:
+            other = seen.setdefault(member.c_name, member)
+            if other is not member:
                 raise SchemaError(info, f"'{obj.name}': member '{member.name}' clashes with "
                                         f"'{other.name}' at {other.info}")
-            seen.update((key, member) for key in keys)
         for branch in obj.branches:
             self._check_names(branch.type, dict(seen), branch.info, stack + [obj])
         c_names = {}
@@ -405,8 +395,6 @@ class Schema:
                                                "the same name in C")
 
     def _define_alternate(self, alternate, expr):
-        if not expr['data']:
-            raise SchemaError(expr.info_of('data'), 'an alternate needs at least one branch')
         for name, item in expr['data'].items():
             info = expr['data'].info_of(name)
             check_member_name(name, info, 'branch')
@@ -414,6 +402,8 @@ class Schema:
             type_ = self._type_if_holds(item, ref, info, f"branch '{name}'")
             if self._holds(item):
                 alternate.branches.append(Member(name, type_, info))
+        if not alternate.branches:
+            raise SchemaError(expr.info_of('data'), 'an alternate needs at least one branch')
 
     @staticmethod
     def _check_alternate(alternate):

@@ -543,6 +543,13 @@ class TestConditions(GeneratorTest):
                 schema = self.load(doc('c') + f"{{ 'command': 'c', 'if': {cond} }}", A=True, B=False)
                 self.assertEqual(bool(schema.modules[0].of('command')), expected)
 
+    def test_dropped_lists(self):
+        schema = self.load(doc('Gone') + "{ 'struct': 'Gone', 'data': {}, 'if': 'OFF' }\n" +
+                           doc('S', '@l: x') +
+                           "{ 'struct': 'S', 'data': { 'l': [ 'Gone' ] }, 'if': 'OFF' }\n" +
+                           TestTypes.POINT, OFF=False)
+        self.assertNotIn('gone', dict(types.generate(schema))['types-main.c'])
+
     def test_dropped_parts(self):
         schema = self.load(
             doc('E', '@a: x', '@b: x') +
@@ -582,6 +589,8 @@ class TestConditions(GeneratorTest):
              " 'm': { 'type': 'Nope', 'if': { 'not': 'ON' } } } } # HERE", "there is no type 'Nope'"),
             (doc('E') + "{ 'enum': 'E', 'data': [ { 'name': 'a', 'if': { 'not': 'ON' } } ] } # HERE",
              'has no values'),
+            (doc('A') + "{ 'alternate': 'A', 'data': { 'a': { 'type': 'str',\n"
+             "  'if': { 'not': 'ON' } } } }", 'at least one branch'),
         )
         for text, message in cases:
             with self.subTest(message):
