@@ -221,6 +221,32 @@ static void co_fn test_direct(GraphRig *rig)
     }
 }
 
+/* Writes the sectors around the end of an odd file by themselves, whatever page they share. */
+static void co_fn test_direct_sectors_at_the_end(GraphRig *rig)
+{
+    BlockBackend *blk;
+    g_autofree char *content = NULL;
+    g_autofree uint8_t *wanted = g_malloc0(64 * KIB + 3000);
+    gsize size;
+
+    make_image(place_of(rig), 64 * KIB + 3000);
+    blk = graph_rig_co_use(co_add(rig, "f0", "'cache': {'direct': true}"), READ_WRITE);
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned at = 60 * KIB; at < 64 * KIB + 3000; at += 512) {
+            unsigned offset = round % 2 ? 124 * KIB + 3000 - at - 512 : at; /* there and back */
+            size_t n = MIN(512, 64 * KIB + 3000 - offset);
+
+            graph_rig_co_write(blk, offset, n, round + at, 0);
+            graph_rig_fill(wanted + offset, n, round + at);
+        }
+    }
+    g_assert_cmpint(blk_co_flush(blk), ==, 0);
+    g_assert_true(g_file_get_contents(place_of(rig)->path, &content, &size, NULL));
+    g_assert_cmpmem(content, size, wanted, 64 * KIB + 3000);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "f0");
+}
+
 static void co_fn test_native_needs_direct(GraphRig *rig)
 {
     g_autofree char *words = graph_rig_co_add_fails(rig, options(rig, "f0", "'aio': 'native'"));
@@ -701,6 +727,7 @@ static const TestCase cases[] = {
     {"read-write", test_read_write},
     {"odd-length", test_odd_length},
     {"direct", test_direct},
+    {"direct-sectors-at-the-end", test_direct_sectors_at_the_end},
     {"native-needs-direct", test_native_needs_direct},
     {"wrong-files", test_wrong_files},
     {"block-status", test_block_status},

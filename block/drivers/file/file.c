@@ -10,11 +10,10 @@
  */
 #include <limits.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "block/drivers/file/state.h"
 #include "util/error.h"
-
-#define PAGE_SIZE_BYTES 4096
 
 #define WRITING (BLOCK_PERM_WRITE | BLOCK_PERM_WRITE_UNCHANGED | BLOCK_PERM_RESIZE)
 
@@ -116,6 +115,7 @@ static bool co_fn open_kind(BlockNode *node, const BlockdevOptions *opts, FileKi
     }
     s->handle = o.handle;
     s->engine = engine_for(o.options, &s->handle);
+    s->page_size = (uint32_t)getpagesize();
     s->path = g_strdup(o.options->filename);
     s->use_locks = o.use_locks;
     s->shared = BLOCK_PERM_ALL;
@@ -399,7 +399,7 @@ static void file_limits(BlockNode *node, BlockLimits *limits)
     limits->preferred_io = h->block_size;
     limits->max_iov = IOV_MAX;
     limits->min_mem_alignment = h->memory_alignment;
-    limits->opt_mem_alignment = MAX(h->memory_alignment, PAGE_SIZE_BYTES);
+    limits->opt_mem_alignment = MAX(h->memory_alignment, s->page_size);
     limits->pwrite_zeroes_alignment = h->zero_alignment;
     limits->pdiscard_alignment = h->zero_alignment;
 }

@@ -159,7 +159,7 @@ static int co_fn write_within(BlockNode *node, uint64_t offset, const IoVector *
     return write_plainly(s, offset, iov, 0);
 }
 
-/* The last few bytes of a file whose length is no multiple of what direct I/O needs. */
+/* Bytes at the end of a file whose length is no multiple of what direct I/O needs. */
 typedef struct TailWrite {
     FileState *s;
     uint64_t offset;
@@ -199,26 +199,37 @@ static int write_tail(void *opaque)
 }
 
 /*
- * A direct write that reaches past the end of the file: the tail goes through the page cache, for
- * its length suits no direct write and padding would make the file longer. (The kernel keeps page
- * cache and direct I/O of one file in step.)
+ * Up to where direct writes may reach in a file of @length bytes. If no direct write can end with
+ * the file, its last page is left to the page cache as a whole: a direct write beside a page that
+ * is being written back from there could be undone by it.
+ */
+static uint64_t end_of_direct_writes(const FileState *s, uint64_t length)
+{
+    uint32_t unit = MAX(s->handle.request_alignment, s->page_size);
+
+    return length % s->handle.request_alignment ? length - length % unit : length;
+}
+
+/*
+ * A write that reaches past @direct_end, and perhaps past @length, with direct I/O. What lies behind
+ * the one goes through the page cache, which the kernel keeps in step with direct I/O; what lies
+ * behind the other is padding, and would make the file longer.
  */
 static int co_fn write_across_end(BlockNode *node, uint64_t offset, const IoVector *iov,
-                                  BlockRequestFlags flags, uint64_t length)
+                                  BlockRequestFlags flags, uint64_t direct_end, uint64_t length)
 {
-    FileState *s = block_node_state(node);
-    uint64_t inside = offset < length ? length - offset : 0;
-    size_t whole = inside - inside % s->handle.request_alignment;
+    uint64_t inside = offset < length ? MIN(iov->bytes, length - offset) : 0;
+    size_t direct = offset < direct_end ? direct_end - offset : 0;
     g_autofree struct iovec *part = g_new(struct iovec, iov->n);
-    g_autofree char *tail = g_malloc(inside - whole);
-    TailWrite t = {.s = s,
-                   .offset = offset + whole,
+    g_autofree char *tail = g_malloc(inside - direct);
+    TailWrite t = {.s = block_node_state(node),
+                   .offset = offset + direct,
                    .bytes = tail,
-                   .n = inside - whole,
+                   .n = inside - direct,
                    .sync = (flags & BLOCK_REQ_FUA) && !block_node_flags(node)->cache_no_flush};
 
-    if (whole) {
-        IoVector front = {.iov = part, .n = iov_slice(part, iov, 0, whole), .bytes = whole};
+    if (direct) {
+        IoVector front = {.iov = part, .n = iov_slice(part, iov, 0, direct), .bytes = direct};
         int r = write_within(node, offset, &front, flags);
 
         if (r < 0) {
@@ -228,7 +239,7 @@ static int co_fn write_across_end(BlockNode *node, uint64_t offset, const IoVect
     if (t.n == 0) {
         return 0;
     }
-    iov_to_buffer(iov, whole, tail, t.n);
+    iov_to_buffer(iov, direct, tail, t.n);
     return aio_co_run_worker(write_tail, &t);
 }
 
@@ -239,9 +250,10 @@ int co_fn file_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
 
     if (G_UNLIKELY(s->handle.direct)) {
         uint64_t length = (uint64_t)block_node_length(node);
+        uint64_t direct_end = end_of_direct_writes(s, length);
 
-        if (offset + iov->bytes > length) {
-            return write_across_end(node, offset, iov, flags, length);
+        if (offset + iov->bytes > direct_end) {
+            return write_across_end(node, offset, iov, flags, direct_end, length);
         }
     }
     return write_within(node, offset, iov, flags);

@@ -28,6 +28,7 @@ typedef struct FileState {
     /* Fixed while requests run. What handle.fd leads to may change under them: see handle.h. */
     FileHandle handle;
     AioEngine engine;
+    uint32_t page_size; /* of the kernel's page cache */
 
     /* Requests, any thread. */
     FileExtentCache extents;
