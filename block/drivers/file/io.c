@@ -211,7 +211,7 @@ static uint64_t end_of_direct_writes(const FileState *s, uint64_t length)
 }
 
 /*
- * A write that reaches past @direct_end, and perhaps past @length, with direct I/O. What lies behind
+ * A write with direct I/O that reaches past @direct_end, and perhaps past @length. What lies behind
  * the one goes through the page cache, which the kernel keeps in step with direct I/O; what lies
  * behind the other is padding, and would make the file longer.
  */
