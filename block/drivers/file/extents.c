@@ -37,7 +37,7 @@ void file_extent_cache_clear(FileExtentCache *cache)
 bool file_extent_cache_lookup(FileExtentCache *cache, uint64_t offset, uint64_t *end,
                               uint64_t *ticket)
 {
-    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&cache->lock);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&cache->lock);
 
     *ticket = cache->holes_made;
     if (offset < cache->start || offset >= cache->end) {
@@ -49,7 +49,7 @@ bool file_extent_cache_lookup(FileExtentCache *cache, uint64_t offset, uint64_t 
 
 void file_extent_cache_store(FileExtentCache *cache, uint64_t ticket, uint64_t start, uint64_t end)
 {
-    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&cache->lock);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&cache->lock);
 
     if (ticket == cache->holes_made) {
         cache->start = start;
@@ -59,7 +59,7 @@ void file_extent_cache_store(FileExtentCache *cache, uint64_t ticket, uint64_t s
 
 void file_extent_cache_forget(FileExtentCache *cache)
 {
-    g_autoptr(GMutexLocker) locker G_GNUC_UNUSED = g_mutex_locker_new(&cache->lock);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&cache->lock);
 
     cache->start = cache->end = 0;
     cache->holes_made++;
