@@ -272,27 +272,62 @@ static ssize_t channel_read(FuseChannel *channel, FuseRequest *req)
     return n < 0 ? -errno : n == 0 ? -ENODEV : n;
 }
 
+/* What a read of a message into @req has given: begin the request, or learn that all is over. */
+static bool channel_got(FuseQueue *queue, FuseRequest *req, ssize_t n)
+{
+    if (n >= 0) {
+        request_begin(req, n);
+        return true;
+    }
+    channel_give(&queue->channel, req);
+    if (n != -EAGAIN) {
+        channel_lost(queue, -n);
+    }
+    return false;
+}
+
 /* Take one request. False if there is none, or nothing to put it in. */
 static bool channel_take_request(FuseQueue *queue)
 {
     FuseChannel *channel = &queue->channel;
     FuseRequest *req = channel_take(queue);
-    ssize_t n;
 
     if (!req) {
         channel->paused = true;
         aio_watch_set_events(channel->watch, 0);
         return false;
     }
-    n = channel_read(channel, req);
-    if (n < 0) {
-        channel_give(channel, req);
-        if (n != -EAGAIN) {
-            channel_lost(queue, -n);
-        }
+    return channel_got(queue, req, channel_read(channel, req));
+}
+
+/* Begin what the probe has read already. */
+static bool channel_take_probed(FuseQueue *queue)
+{
+    FuseRequest *req = g_steal_pointer(&queue->channel.probed);
+
+    return !req || channel_got(queue, req, queue->channel.probed_bytes);
+}
+
+/* In the context's busy-wait: asking is as dear as reading, so read. */
+static bool channel_probe(void *opaque)
+{
+    FuseQueue *queue = opaque;
+    FuseChannel *channel = &queue->channel;
+    FuseRequest *req;
+
+    if (channel->probed) {
+        return true;
+    }
+    req = channel_take(queue);
+    if (!req) {
         return false;
     }
-    request_begin(req, n);
+    channel->probed_bytes = channel_read(channel, req);
+    if (channel->probed_bytes == -EAGAIN) {
+        channel_give(channel, req);
+        return false;
+    }
+    channel->probed = req;
     return true;
 }
 
@@ -300,8 +335,10 @@ static void channel_ready(void *opaque, short revents)
 {
     FuseQueue *queue = opaque;
     FuseChannel *channel = &queue->channel;
+    bool more = channel_take_probed(queue);
 
-    for (unsigned i = 0; i < CHANNEL_BATCH && channel->watch && channel_take_request(queue); i++) {
+    for (unsigned i = 0; i < CHANNEL_BATCH && channel->watch && more; i++) {
+        more = channel_take_request(queue);
     }
     if (!channel->used && channel->watch) {
         channel->used = true;
@@ -315,7 +352,7 @@ void fuse_channel_begin(FuseQueue *queue)
     AioContext *ctx = queue->common.ctx;
 
     channel->trim_timer = aio_timer_new(ctx, channel_trim, channel);
-    channel->watch = aio_watch_new(ctx, channel->fd, POLLIN, channel_ready, NULL, queue);
+    channel->watch = aio_watch_new(ctx, channel->fd, POLLIN, channel_ready, channel_probe, queue);
 }
 
 /* Fail what the kernel still has for us, so that its clients see ENOTCONN and not ECONNABORTED. */
@@ -361,6 +398,8 @@ void fuse_channel_stop(FuseQueue *queue, bool cut)
 {
     FuseChannel *channel = &queue->channel;
 
+    /* The kernel has handed this one over, so it counts as begun. */
+    channel_take_probed(queue);
     g_clear_pointer(&channel->watch, aio_watch_free);
     g_clear_pointer(&channel->trim_timer, aio_timer_free);
     if (cut) {

@@ -153,9 +153,9 @@ typedef struct FuseChannel {
     bool paused;          /* all buffers are taken: nothing is read until one is free */
     FuseRequest *free;
     FuseRequest *active;
-    unsigned n_requests; /* free and active */
-    FuseRequest *probed; /* already read */
-    ssize_t probed_bytes;
+    unsigned n_requests;  /* free and active */
+    FuseRequest *probed;  /* read in a busy-wait, not begun yet */
+    ssize_t probed_bytes; /* its message, or -errno */
 } FuseChannel;
 
 typedef struct FuseQueue {
