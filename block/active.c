@@ -113,7 +113,8 @@ static bool co_fn node_co_set_active(BlockNode *node, bool active, GError **erro
     return ok;
 }
 
-/* All nodes that no other node uses, with references: making these (in)active reaches all others.
+/*
+ * All nodes that no other node uses, with references: making these (in)active reaches all others.
  */
 static GPtrArray *graph_roots(BlockGraph *graph)
 {

@@ -89,7 +89,8 @@ int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov
 int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t bytes,
                                BlockRequestFlags flags);
 
-/* Advice that the content of the range is of no use any more; what reads give then is unspecified.
+/*
+ * Advice that the content of the range is of no use any more; what reads give then is unspecified.
  */
 int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes);
 

@@ -191,11 +191,15 @@ unsigned block_graph_new_visit(BlockGraph *graph);
 /* A command that opens, changes or holds nodes; the graph is not closed before its end. */
 bool block_graph_begin_command(BlockGraph *graph, GError **error);
 void block_graph_end_command(BlockGraph *graph);
+
+/* node.c */
 /* A new node with one reference. What it leaves out it has from @inherits_from (may be NULL). */
 BlockNode *co_fn block_node_co_open(BlockGraph *graph, const BlockdevOptions *opts,
                                     BlockNode *inherits_from, GError **error);
 /* Like block_node_unref(), but returns when a node that nobody needs any more is closed. */
 void co_fn block_node_co_unref(BlockNode *node);
+/* Flush it before its end; a failure is only logged. */
+void co_fn block_node_co_flush_last(BlockNode *node);
 /* The common options as @opts say, filled up from @inherit (NULL: by defaults), and checked. */
 bool block_node_flags_from(BlockNodeFlags *flags, const BlockdevOptions *opts,
                            const BlockNodeFlags *inherit, GError **error);
@@ -204,8 +208,7 @@ void block_node_refresh_limits(BlockNode *node);
 void block_node_update_depth(BlockNode *node);
 /* Put common options into force. */
 void block_node_set_flags(BlockNode *node, const BlockNodeFlags *flags);
-/* Ask the driver for the length, and tell those above if it has changed. 0 or -errno. Any thread.
- */
+/* Ask the driver for the length, and tell those above of a change. 0 or -errno. Any thread. */
 int co_fn block_node_co_refresh_length(BlockNode *node);
 /* Whether @node can be reached from @top (which is reached from itself). */
 bool block_node_reaches(BlockNode *top, const BlockNode *node);
@@ -263,8 +266,10 @@ void block_notify_update(BlockNode *node);
 /* @node goes away. */
 void block_notify_forget(BlockNode *node);
 
-/* io.c; requests to a node itself, in the thread of the request; not accounted, but for the end of
- * the highest write */
+/*
+ * io.c; requests to a node itself, in the thread of the request. Not accounted, but for the end of
+ * the highest write.
+ */
 int co_fn block_node_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
                                BlockRequestFlags flags);
 int co_fn block_node_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,

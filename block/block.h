@@ -92,7 +92,8 @@ void co_fn block_graph_co_close_all(BlockGraph *graph);
 /* Frees a graph that holds no node any more. Accepts NULL. */
 void block_graph_free(BlockGraph *graph);
 
-/* The open node called @name (borrowed), or NULL and WHARF_ERROR_NOT_FOUND (or IN_USE: not ready).
+/*
+ * The open node called @name (borrowed), or NULL and WHARF_ERROR_NOT_FOUND (or IN_USE: not ready).
  */
 BlockNode *block_graph_find(BlockGraph *graph, const char *name, GError **error);
 
@@ -147,7 +148,8 @@ bool block_node_read_only(const BlockNode *node);
 /* Whether the node is active (see block_graph_co_set_active()). Any thread. */
 bool block_node_active(const BlockNode *node);
 
-/* Bytes that the node takes up in its storage, or -errno (-ENOTSUP where there is no such thing).
+/*
+ * Bytes that the node takes up in its storage, or -errno (-ENOTSUP where there is no such thing).
  */
 int64_t co_fn block_node_co_allocated_size(BlockNode *node);
 

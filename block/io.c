@@ -149,7 +149,8 @@ static BlockRequestFlags effective_flags(const BlockNode *node, BlockRequestFlag
     return flags;
 }
 
-/* After a write with @result: what is left to do for its @flags, of which the driver did @handled.
+/*
+ * After a write with @result: what is left to do for its @flags, of which the driver did @handled.
  */
 static int co_fn write_co_finish(BlockNode *node, int result, BlockRequestFlags flags,
                                  BlockRequestFlags handled)
@@ -663,7 +664,8 @@ static int co_fn zero_co_untracked(BlockNode *node, uint64_t offset, uint64_t by
     return r;
 }
 
-/* One range with nothing else at work on it; partial blocks need that, so they come by themselves.
+/*
+ * One range with nothing else at work on it; partial blocks need that, so they come by themselves.
  */
 static int co_fn zero_co_tracked(BlockNode *node, uint64_t offset, uint64_t bytes,
                                  BlockRequestFlags flags)

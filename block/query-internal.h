@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* block/query-internal.h - what nodes look like in replies. Main thread; results are the caller's.
+/*
+ * block/query-internal.h - what nodes look like in replies. Main thread; results are the caller's.
  */
 #ifndef WHARF_BLOCK_QUERY_INTERNAL_H
 #define WHARF_BLOCK_QUERY_INTERNAL_H

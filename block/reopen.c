@@ -373,7 +373,8 @@ static unsigned deepest_above(const BlockNode *node)
     return deepest;
 }
 
-/* No node may be made from itself. Only after the switch, for several exchanges may make one loop.
+/*
+ * No node may be made from itself. Only after the switch, for several exchanges may make one loop.
  */
 static bool reopen_check_loops(const Reopen *r, GError **error)
 {

@@ -493,7 +493,8 @@ static void test_notify(void)
     fixture_free_backend(f, c);
 }
 
-/* Drains while requests come from all threads: none fails, none is lost, no drain sees one inside.
+/*
+ * Drains while requests come from all threads: none fails, none is lost, no drain sees one inside.
  */
 typedef struct Worker {
     BlockBackend *blk;
