@@ -260,8 +260,6 @@ static bool co_fn chardev_co_start_kind(Chardev *c, GError **error)
 
 bool co_fn chardev_co_start(Chardev *c, GError **error)
 {
-    g_autoptr(Chardev) keep = chardev_ref(c);
-
     c->starting = true;
     if (!chardev_co_start_kind(c, error)) {
         c->starting = false;

@@ -48,7 +48,7 @@ Chardev *chardev_new(AioContext *ctx, const ChardevConfig *config);
 
 /*
  * Begin: it listens, or has connected (unless it may try again later), when this returns; with
- * 'wait', a client has connected. Fails when it was closed meanwhile.
+ * 'wait', a client has connected. Fails when it was closed meanwhile. The caller holds a reference.
  */
 bool co_fn chardev_co_start(Chardev *chardev, GError **error);
 
