@@ -4,6 +4,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -131,6 +132,37 @@ class Commands(CtlTest):
         daemon = self.daemon()
         self.ctl('quit')
         self.assertEqual(daemon.wait(), 0)
+
+
+class Manuals(CtlTest):
+    """The manual pages tell of everything that the programs offer."""
+
+    @staticmethod
+    def manual(name):
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'docs', name)
+        with open(path, encoding='utf-8') as f:
+            return f.read().replace('\\-', '-')
+
+    def test_wharfctl(self):
+        page = self.manual('wharfctl.1')
+        general = self.ctl('--help').stdout
+        commands = re.findall(r'^  (\w+) {2,}', general.partition('Daily work')[2], re.MULTILINE)
+        self.assertIn('umount', commands)
+        for command in commands:
+            self.assertRegex(page, rf'\n\.SS "?{command}\b')
+            for option in re.findall(r'--[-\w]+', self.ctl(command, '--help').stdout):
+                self.assertIn(option, page)
+
+    def test_wharfd(self):
+        page = self.manual('wharfd.1')
+        usage = run(os.environ['WHARFD'], '--help').stdout
+        options = set(re.findall(r'^ +(?:-\w, )?(--[-\w]+)', usage, re.MULTILINE))
+        self.assertIn('--blockdev', options)
+        for option in options:
+            self.assertIn(option, page)
+        drivers = run(os.environ['WHARFD'], '--blockdev', 'help').stdout
+        for driver in re.findall(r'^  ([-\w]+)$', drivers, re.MULTILINE):
+            self.assertIn(driver, page)
 
 
 class Reaching(CtlTest):

@@ -6,7 +6,9 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
+import threading
 
 from wharf import *
 from wharf.ctl import REFUSED, UNREACHABLE, CtlTest
@@ -298,10 +300,58 @@ class Show(ExportTest):
         self.assertEqual(text.count('{'), text.count('}'))
 
 
+class Relay:
+    """Stands between a client and a daemon's socket, and can cut all connections."""
+
+    def __init__(self, path, target):
+        self.path = path
+        self.target = target
+        self.sockets = []
+        self.open()
+
+    def open(self):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen()
+        threading.Thread(target=self.serve, args=(self.listener,), daemon=True).start()
+
+    def serve(self, listener):
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            daemon = socket.socket(socket.AF_UNIX)
+            daemon.connect(self.target)
+            self.sockets += [client, daemon]
+            for source, sink in ((client, daemon), (daemon, client)):
+                threading.Thread(target=self.copy, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def copy(source, sink):
+        try:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def cut(self):
+        os.unlink(self.path)
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for sock in self.sockets:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # its other side has gone already
+        self.sockets.clear()
+
+
 class Events(ExportTest):
-    def start(self, *args):
+    def start(self, *args, sock=None):
         process = subprocess.Popen(
-            [os.environ['WHARFCTL'], '-s', self.socket, '--json', 'events', *args],
+            [os.environ['WHARFCTL'], '-s', sock or self.socket, '--json', 'events', *args],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env, text=True)
         self.addCleanup(self.end, process)
         return process
@@ -364,6 +414,28 @@ class Events(ExportTest):
         self.assertIn('connected again', process.stderr.readline())
         self.assertIn('new run', process.stderr.readline())
         self.assertEqual(self.first_event(process)['event'], 'BLOCK_EXPORT_DELETED')
+
+    def test_missed_events(self):
+        """What happened while the connection was lost comes after all, once and in order."""
+        self.daemon()
+        relay = Relay(self.path('relay'), self.socket)
+        process = self.start(sock=relay.path)
+        last = self.first_event(process)
+        relay.cut()
+        self.assertIn('lost', process.stderr.readline())
+        for i in range(3):
+            self.deleted(f'missed{i}', 1000 + i)
+        relay.open()
+        self.addCleanup(relay.cut)
+        self.assertIn('connected again', process.stderr.readline())
+        seen = []
+        while len(seen) < 3:
+            event = json.loads(process.stdout.readline())
+            self.assertEqual(event['seq'], last['seq'] + 1)
+            last = event
+            if event['data']['id'].startswith('missed'):
+                seen.append(event['data']['id'])
+        self.assertEqual(seen, ['missed0', 'missed1', 'missed2'])
 
     def test_no_reconnect(self):
         daemon = self.daemon()
