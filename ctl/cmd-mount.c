@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -121,6 +122,8 @@ static int launch_run(const Launch *launch, int messages_fd, GError **error)
     int status;
     GPid pid;
 
+    /* If whoever started us ignores its children there would be nothing to wait for. */
+    signal(SIGCHLD, SIG_DFL);
     /* The daemon's start has to be waited for; what goes on after it, in the background, has not.
      */
     if (!g_spawn_async_with_fds(NULL, (char **)argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
@@ -153,12 +156,12 @@ static char *read_messages(int fd)
 }
 
 /* Take what the user never typed, the options made up here, out of the daemon's message. */
-static char *simplify(const Launch *launch, const char *message)
+static char *simplify(const Launch *launch, char *message)
 {
     const char *const values[][2] = {{"--blockdev", launch->blockdev},
                                      {"--export", launch->export},
                                      {"--monitor", launch->monitor}};
-    GString *text = g_string_new(g_strstrip((char *)message));
+    GString *text = g_string_new(g_strstrip(message));
 
     if (g_str_has_prefix(text->str, "wharfd: ")) {
         g_string_erase(text, 0, strlen("wharfd: "));

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "ctl/complete.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ctl/args.h"
 #include "ctl/client.h"
@@ -12,6 +14,9 @@
 #include "ctl/place.h"
 
 #define FILES ":files"
+
+/* Nobody waits longer for a completion, whatever the daemon does, in seconds. */
+#define PATIENCE 3
 
 /* The word being completed, and what is known of those before it. */
 typedef struct Completion {
@@ -227,6 +232,8 @@ void ctl_complete(char **args)
     Completion c = {.word = n ? args[n - 1] : ""};
     g_autofree char **before = g_memdup2(args, (n + 1) * sizeof(*args));
 
+    signal(SIGALRM, _exit);
+    alarm(PATIENCE);
     if (n) {
         before[n - 1] = NULL;
     }

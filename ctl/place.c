@@ -93,16 +93,25 @@ char **ctl_place_mount_sockets(void)
     return (char **)g_ptr_array_free(found, FALSE);
 }
 
-char *ctl_place_absolute(const char *path)
+char *ctl_place_absolute(const char *path, GError **error)
 {
-    g_autofree char *here = NULL;
+    char *here, *absolute;
 
     if (g_path_is_absolute(path)) {
         return g_strdup(path);
     }
+    /* Not g_get_current_dir(), which makes up "/" for a directory that is gone. */
+    here = getcwd(NULL, 0);
+    if (!here) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
+                    "cannot tell where '%s' is: the current directory: %s", path,
+                    g_strerror(errno));
+        return NULL;
+    }
     /* Not g_canonicalize_filename(): "a/.." is not "." where a is a symbolic link. */
-    here = g_get_current_dir();
-    return g_build_filename(here, path, NULL);
+    absolute = g_build_filename(here, path, NULL);
+    free(here);
+    return absolute;
 }
 
 /* The directory part of @path without symbolic links, then its last part. */
@@ -125,8 +134,8 @@ static char *resolve_parent(const char *path, GError **error)
 
 char *ctl_place_resolve(const char *path, GError **error)
 {
-    g_autofree char *absolute = ctl_place_absolute(path);
-    g_autofree char *resolved = resolve_parent(absolute, error);
+    g_autofree char *absolute = ctl_place_absolute(path, error);
+    g_autofree char *resolved = absolute ? resolve_parent(absolute, error) : NULL;
     g_autofree char *fs = resolved ? ctl_place_mounted(resolved) : NULL;
     char *real;
 

@@ -32,8 +32,8 @@ char **ctl_place_mount_sockets(void);
  */
 char *ctl_place_resolve(const char *path, GError **error);
 
-/* @path made absolute, and otherwise left as it is. */
-char *ctl_place_absolute(const char *path);
+/* @path made absolute, and otherwise left as it is. NULL with an error. */
+char *ctl_place_absolute(const char *path, GError **error);
 
 /* The type of the topmost file system mounted at exactly @resolved, or NULL if none is. g_free().
  */

@@ -98,8 +98,11 @@ bool ctl_recipe_prepare(CtlRecipe *recipe, const CtlRecipeOptions *options, cons
                         const char *mountpoint, GError **error)
 {
     recipe->options = options;
-    recipe->image = ctl_place_absolute(image);
-    recipe->mountpoint = ctl_place_absolute(mountpoint);
+    recipe->image = ctl_place_absolute(image, error);
+    recipe->mountpoint = recipe->image ? ctl_place_absolute(mountpoint, error) : NULL;
+    if (!recipe->mountpoint) {
+        return false;
+    }
     if (options->growable && !options->writable) {
         g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE, "--growable needs --writable");
         return false;

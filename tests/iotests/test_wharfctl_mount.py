@@ -196,6 +196,43 @@ class Mount(MountTest):
         self.assertIn("Permission denied", said)
         self.assertFalse(os.path.exists(self.mnt))
 
+    def test_over_itself(self):
+        """An image may cover its own file; nobody notices."""
+        self.ctl('mount', self.image, self.image)
+        self.assertEqual(self.read(self.image, 5), b'hello')
+        self.ctl('umount', self.image)
+        self.assertEqual(self.read(self.image, 5), b'hello')
+        self.wait_over()
+
+    def test_of_an_export(self):
+        """An image may lie on an export, which cannot go before it."""
+        second = self.path('mnt2')
+        self.ctl('mount', self.image, self.mnt)
+        self.ctl('mount', self.mnt, second)
+        self.assertEqual(self.read(second, 5), b'hello')
+        self.assertIn('is in use', self.ctl('umount', self.mnt, status=REFUSED).stderr)
+        self.ctl('umount', second)
+        # The kernel tells of the close a little later than the daemon is gone.
+        wait_until(lambda: run(*self.as_user, self.binary, 'umount', self.mnt, check=False,
+                               env=self.env).returncode == 0)
+        self.wait_over()
+
+    def test_directory_gone(self):
+        gone = self.path('gone')
+        os.mkdir(gone)
+        self.own(gone)
+        done = run(*self.as_user, 'sh', '-c', 'rmdir "$1"; exec "$2" mount disk.img mnt', 'sh', gone,
+                   self.binary, cwd=gone, env=self.env, check=False)
+        self.assertEqual(done.returncode, REFUSED)
+        self.assertIn('current directory', done.stderr)
+
+    def test_children_ignored(self):
+        """Whoever ignores its children passes that on."""
+        run(*self.as_user, 'sh', '-c', 'trap "" CHLD; exec "$1" mount "$2" "$3"', 'sh', self.binary,
+            self.image, self.mnt, env=self.env)
+        self.ctl('umount', self.mnt)
+        self.wait_over()
+
     def test_a_daemon_is_named(self):
         said = self.ctl('-s', '/x', 'mount', self.image, self.mnt, status=USAGE).stderr
         self.assertIn('wharfctl export', said)
