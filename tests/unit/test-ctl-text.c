@@ -143,6 +143,30 @@ static void test_printable(void)
     }
 }
 
+static void test_wrap(void)
+{
+    static const struct {
+        const char *text;
+        gsize column, indent, width;
+        const char *wrapped;
+    } cases[] = {
+        {"one two three", 0, 0, 80, "one two three\n"},
+        {"one two three", 0, 2, 8, "one two\n  three\n"},
+        {"one two", 6, 6, 9, "one\n      two\n"},
+        {"one\ntwo", 2, 2, 80, "one\n  two\n"},
+        {"averylongword x", 0, 1, 5, "averylongword\n x\n"},
+        {"", 0, 0, 80, "\n"},
+        {"a\033[2Jb", 0, 0, 80, "a\\x1b[2Jb\n"},
+    };
+
+    for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(GString) out = g_string_new(NULL);
+
+        ctl_text_wrap(out, cases[i].text, cases[i].column, cases[i].indent, cases[i].width);
+        g_assert_cmpstr(out->str, ==, cases[i].wrapped);
+    }
+}
+
 static void test_shell_word(void)
 {
     g_autofree char *plain = ctl_text_shell_word("/a/b-c_1.img");
@@ -311,6 +335,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ctl/text/integers", test_integers);
     g_test_add_func("/ctl/text/sizes", test_sizes);
     g_test_add_func("/ctl/text/printable", test_printable);
+    g_test_add_func("/ctl/text/wrap", test_wrap);
     g_test_add_func("/ctl/text/shell-word", test_shell_word);
     g_test_add_func("/ctl/options/parse", test_options);
     g_test_add_func("/ctl/options/stop-at-word", test_options_stop);
