@@ -130,6 +130,9 @@ void ctl_text_wrap(GString *out, const char *text, gsize column, gsize indent, g
 {
     g_auto(GStrv) paragraphs = g_strsplit(text, "\n", -1);
 
+    if (!*text) { /* of which g_strsplit() makes no part at all */
+        g_string_append_c(out, '\n');
+    }
     for (char **paragraph = paragraphs; *paragraph; paragraph++) {
         g_autofree char *safe = ctl_text_printable(*paragraph, -1);
 
