@@ -56,8 +56,7 @@ static void on_connected(void *opaque, Stream *stream)
     Monitor *m = opaque;
 
     m->refs++;
-    g_ptr_array_add(m->clients, NULL);
-    m->clients->pdata[m->clients->len - 1] = monitor_client_new(&m->host, m->envelope, stream);
+    g_ptr_array_add(m->clients, monitor_client_new(&m->host, m->envelope, stream));
     if (m->clients->len >= CLIENTS_MAX) {
         chardev_set_accepting(m->chardev, false);
     }
