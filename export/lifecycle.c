@@ -109,16 +109,24 @@ static void co_fn export_co_begin_queues(Export *exp)
     aio_co_reschedule_self(exp->main);
 }
 
-static void co_fn export_co_stop_queues(Export *exp, bool cut)
+/* Stop all queues. Returns whether none has a request any more. */
+static bool co_fn export_co_stop_queues(Export *exp, bool cut)
 {
+    bool idle = true;
+
     for (unsigned i = 0; i < exp->n_queues; i++) {
-        aio_co_reschedule_self(exp->queues[i]->ctx);
-        exp->driver->stop(exp->queues[i], cut);
+        ExportQueue *queue = exp->queues[i];
+
+        aio_co_reschedule_self(queue->ctx);
+        exp->driver->stop(queue, cut);
+        /* Seen in its own context: if there is none, none is even in its last steps. */
+        idle = idle && queue->requests == 0;
     }
     aio_co_reschedule_self(exp->main);
+    return idle;
 }
 
-/* Wait until no queue has a request any more, or until @deadline_ns (false). */
+/* Wait until no stopped queue has a request any more, or until @deadline_ns (false). */
 static bool co_fn export_co_wait_idle(Export *exp, int64_t deadline_ns)
 {
     bool idle = true;
@@ -137,6 +145,30 @@ static bool co_fn export_co_wait_idle(Export *exp, int64_t deadline_ns)
     }
     aio_co_reschedule_self(exp->main);
     return idle;
+}
+
+/*
+ * Stop taking requests and see those that have begun to their end; those that take too long, or all
+ * if nobody is to wait, are cut off from their clients first.
+ */
+static void co_fn export_co_quiesce(Export *exp)
+{
+    bool hard = exp->deadline_ns == 0;
+    bool idle = export_co_stop_queues(exp, hard);
+
+    if (!idle && !hard) {
+        idle = export_co_wait_idle(exp, exp->deadline_ns);
+        if (!idle) {
+            g_message("%s: cutting off what does not end (requests: %u)", exp->user,
+                      export_requests(exp));
+            export_co_stop_queues(exp, true);
+        }
+    }
+    exp->cut = true;
+    if (!idle) {
+        export_set_state(exp, EXPORT_SHUTTING_DOWN); /* tells of the cut */
+        export_co_wait_idle(exp, INT64_MAX);
+    }
 }
 
 bool export_co_start(Export *exp, BlockNode *node, const BlockExportOptions *options,
@@ -172,15 +204,7 @@ static void co_fn export_co_shut_down(void *opaque)
     g_autoptr(Export) exp = opaque;
 
     exp->driver->co_withdraw(exp);
-    export_co_stop_queues(exp, exp->deadline_ns == 0);
-    if (exp->deadline_ns && !export_co_wait_idle(exp, exp->deadline_ns)) {
-        g_message("%s: cutting off %u requests that do not end", exp->user, export_requests(exp));
-        export_co_stop_queues(exp, true);
-    }
-    exp->cut = true;
-    export_set_state(exp, EXPORT_SHUTTING_DOWN);
-    export_co_wait_idle(exp, INT64_MAX);
-
+    export_co_quiesce(exp);
     export_co_flush(exp);
     exp->driver->co_end(exp);
     block_backend_co_free(g_steal_pointer(&exp->blk));

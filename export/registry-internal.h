@@ -19,6 +19,10 @@ struct ExportRegistry {
     gpointer gone_opaque;
 };
 
+/* export_registry_co_add() with the driver @driver; for tests with one of their own. */
+bool co_fn export_registry_co_add_as(ExportRegistry *registry, const ExportDriver *driver,
+                                     const BlockExportOptions *options, GError **error);
+
 /*
  * Bring a new export into service: permissions, what the driver needs, queues. On failure all is
  * undone, but for the entry in the registry.

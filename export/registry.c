@@ -290,10 +290,9 @@ static BlockNode *export_find_node(ExportRegistry *registry, const BlockExportOp
     return node;
 }
 
-bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *options,
-                            GError **error)
+bool export_registry_co_add_as(ExportRegistry *registry, const ExportDriver *driver,
+                               const BlockExportOptions *options, GError **error)
 {
-    const ExportDriver *driver = export_driver_find(options->type);
     g_autoptr(GPtrArray) iothreads = NULL;
     g_autoptr(Export) exp = NULL;
     BlockNode *node;
@@ -301,12 +300,6 @@ bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *
     if (registry->closing) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
                     "export '%s' cannot be added: the daemon is ending", options->id);
-        return false;
-    }
-    if (!driver) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "this build has no export of type '%s'; see query-qmp-schema or --version",
-                    block_export_type_to_string(options->type));
         return false;
     }
     if (!export_check_id(registry, options->id, error)) {
@@ -330,6 +323,20 @@ bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *
     }
     export_set_state(exp, EXPORT_RUNNING);
     return true;
+}
+
+bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *options,
+                            GError **error)
+{
+    const ExportDriver *driver = export_driver_find(options->type);
+
+    if (!driver) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "this build has no export of type '%s'; see query-qmp-schema or --version",
+                    block_export_type_to_string(options->type));
+        return false;
+    }
+    return export_registry_co_add_as(registry, driver, options, error);
 }
 
 static Export *export_registry_find(ExportRegistry *registry, const char *id, GError **error)

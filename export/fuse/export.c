@@ -363,9 +363,10 @@ static int fuse_unmount_worker(void *opaque)
 {
     FuseExport *fe = opaque;
     FuseShared *shared = fe->common.shared;
+    bool gone = __atomic_load_n(&fe->lost, __ATOMIC_RELAXED) == ENODEV; /* not there any more */
     g_autoptr(GError) error = NULL;
 
-    if (fuse_unmount(fe->mount.path, &fe->mount.id, &error) >= FUSE_UNMOUNT_COVERED) {
+    if (!gone && fuse_unmount(fe->mount.path, &fe->mount.id, &error) >= FUSE_UNMOUNT_COVERED) {
         g_warning("%s leaves its mount behind: %s", fe->common.user, error->message);
     } else {
         fuse_records_remove(shared->records, &fe->mount.id);
@@ -404,7 +405,7 @@ static void co_fn fuse_export_co_withdraw(Export *exp)
     unsigned open_files = __atomic_load_n(&fe->open_files, __ATOMIC_RELAXED);
 
     blk_set_change_notify(exp->blk, NULL, NULL);
-    if (open_files && !__atomic_load_n(&fe->lost, __ATOMIC_RELAXED)) {
+    if (open_files && __atomic_load_n(&fe->lost, __ATOMIC_RELAXED) == 0) {
         g_message("%s: %u open file%s at '%s' will be cut off", exp->user, open_files,
                   open_files == 1 ? "" : "s", fe->mount.path);
     }

@@ -46,7 +46,7 @@ typedef struct FuseExport {
     /* any thread */
     FuseAttributes attributes; /* atomic */
     unsigned open_files;       /* atomic */
-    bool lost;                 /* atomic: the kernel has told us that the connection is gone */
+    int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
     bool resized;              /* atomic: a client of ours has, since we last looked */
     int64_t length_told;       /* atomic: what the kernel knows or will find out by itself */
     CoMutex resize_lock;       /* from looking at the length to having changed it */
