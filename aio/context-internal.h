@@ -167,18 +167,16 @@ struct AioBackendOps {
 
     /*
      * Submit what is queued, wait for events until @timeout_ns have passed (-1: for ever, 0: not at
-     * all). Calls nobody.
+     * all). Calls nobody. @probing: the caller asks the watches' probes, so the descriptors of
+     * those that are asked need not be watched.
      */
-    void (*wait)(AioContext *ctx, int64_t timeout_ns);
+    void (*wait)(AioContext *ctx, int64_t timeout_ns, bool probing);
     /* Call back for the events that came. Returns whether there were any. */
     bool (*dispatch)(AioContext *ctx);
     /* Whether dispatch would find something; cheap. */
     bool (*peek)(AioContext *ctx);
-    /*
-     * Submit what is queued without waiting. @sleep: what comes after that makes fd readable; else
-     * the caller will ask probes, and their descriptors need not be watched.
-     */
-    void (*flush)(AioContext *ctx, bool sleep);
+    /* Submit what is queued. Without @probing fd then becomes readable when an event comes. */
+    void (*flush)(AioContext *ctx, bool probing);
     int (*fd)(AioContext *ctx);
 
     void (*watch_added)(AioWatch *watch);

@@ -12,6 +12,9 @@
 /* The first busy-wait after a time without any. */
 #define POLL_START_NS 4000
 
+/* So long the context may keep other sources of its GMainContext waiting. */
+#define DISPATCH_NS_MAX 1000000
+
 int64_t aio_now_ns(void)
 {
     struct timespec ts;
@@ -160,9 +163,14 @@ static void context_leave(AioContext *outer)
 
 /* Polling */
 
+static uint64_t load_option(const uint64_t *option)
+{
+    return __atomic_load_n(option, __ATOMIC_RELAXED);
+}
+
 static void poll_grow(AioContext *ctx, uint64_t max)
 {
-    uint64_t factor = __atomic_load_n(&ctx->poll_grow, __ATOMIC_RELAXED);
+    uint64_t factor = load_option(&ctx->poll_grow);
 
     factor = factor ? factor : 2;
     if (ctx->poll_ns == 0) {
@@ -175,7 +183,7 @@ static void poll_grow(AioContext *ctx, uint64_t max)
 
 static void poll_shrink(AioContext *ctx)
 {
-    uint64_t divisor = __atomic_load_n(&ctx->poll_shrink, __ATOMIC_RELAXED);
+    uint64_t divisor = load_option(&ctx->poll_shrink);
 
     ctx->poll_ns = divisor ? ctx->poll_ns / divisor : 0;
 }
@@ -193,12 +201,27 @@ static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
     }
 }
 
-/* Wait actively until something happens or @end. Returns whether it did, called back or not. */
-static bool busy_wait(AioContext *ctx, int64_t end, bool *progress)
+/*
+ * Wait actively for what comes within @timeout_ns (-1: whenever), no longer than has been worth it
+ * lately. Returns whether something came; *@progress says whether a probe called back for it.
+ */
+static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress)
 {
+    uint64_t span = MIN(ctx->poll_ns, load_option(&ctx->poll_max_ns));
+    int64_t end;
+
+    if (span == 0) {
+        return false;
+    }
+    if (timeout_ns > 0) {
+        span = MIN(span, (uint64_t)timeout_ns);
+    }
+    end = aio_now_ns() + span;
+    ctx->ops->flush(ctx, true);
     do {
-        *progress = aio_watches_probe(ctx);
+        *progress |= aio_watches_probe(ctx);
         if (*progress || has_ready(ctx) || ctx->ops->peek(ctx)) {
+            ctx->ops->wait(ctx, 0, true);
             return true;
         }
 #if defined(__x86_64__)
@@ -210,60 +233,54 @@ static bool busy_wait(AioContext *ctx, int64_t end, bool *progress)
 
 /* Turns */
 
-static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
+typedef enum TurnKind {
+    TURN_TAKE,  /* what is there */
+    TURN_AWAIT, /* what comes, actively as long as that is worth it */
+    TURN_SLEEP, /* what comes, however long it takes */
+} TurnKind;
+
+/* Sleep until something comes or @timeout_ns (-1: none) have passed since @start. */
+static void sleep_in_backend(AioContext *ctx, int64_t start, int64_t timeout_ns)
 {
+    if (start && timeout_ns > 0) {
+        int64_t left = timeout_ns - (aio_now_ns() - start);
+
+        timeout_ns = MAX(left, 0);
+    }
     __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&ctx->incoming, __ATOMIC_SEQ_CST)) {
         timeout_ns = 0;
     }
-    ctx->ops->wait(ctx, timeout_ns);
+    ctx->ops->wait(ctx, timeout_ns, false);
     __atomic_store_n(&ctx->sleeping, 0, __ATOMIC_RELAXED);
 }
 
-/* Wait for events, at most @timeout_ns (-1: for ever): first actively, then asleep. */
-static bool wait_for_events(AioContext *ctx, int64_t timeout_ns)
+/* Wait for events, at most @timeout_ns (-1: for ever). Returns whether a probe called back. */
+static bool wait_for_events(AioContext *ctx, TurnKind kind, int64_t timeout_ns)
 {
-    uint64_t max = __atomic_load_n(&ctx->poll_max_ns, __ATOMIC_RELAXED);
+    uint64_t max = load_option(&ctx->poll_max_ns);
+    int64_t start = max ? aio_now_ns() : 0;
     bool progress = false;
-    int64_t start;
 
-    if (max == 0) {
-        sleep_in_backend(ctx, timeout_ns);
-        return false;
+    if (busy_wait(ctx, timeout_ns, &progress) || kind == TURN_AWAIT) {
+        return progress;
     }
-
-    start = aio_now_ns();
-    if (ctx->poll_ns) {
-        uint64_t span = MIN(ctx->poll_ns, max);
-
-        if (timeout_ns > 0) {
-            span = MIN(span, (uint64_t)timeout_ns);
-        }
-        ctx->ops->flush(ctx, false);
-        if (busy_wait(ctx, start + span, &progress)) {
-            ctx->ops->wait(ctx, 0);
-            return progress;
-        }
-        if (timeout_ns > 0) {
-            int64_t left = timeout_ns - (aio_now_ns() - start);
-
-            timeout_ns = MAX(left, 0);
-        }
+    sleep_in_backend(ctx, start, timeout_ns);
+    if (max) {
+        poll_adjust(ctx, aio_now_ns() - start, max);
     }
-    sleep_in_backend(ctx, timeout_ns);
-    poll_adjust(ctx, aio_now_ns() - start, max);
     return false;
 }
 
-static bool turn(AioContext *ctx, bool blocking)
+static bool turn(AioContext *ctx, TurnKind kind)
 {
-    int64_t timeout_ns = blocking && !has_ready(ctx) ? aio_timers_timeout(ctx) : 0;
+    int64_t timeout_ns = has_ready(ctx) ? 0 : aio_timers_timeout(ctx);
     bool progress = false;
 
-    if (timeout_ns != 0) {
-        progress = wait_for_events(ctx, timeout_ns);
+    if (kind == TURN_TAKE || timeout_ns == 0) {
+        ctx->ops->wait(ctx, 0, false);
     } else {
-        ctx->ops->wait(ctx, 0);
+        progress = wait_for_events(ctx, kind, timeout_ns);
     }
     progress |= ctx->ops->dispatch(ctx);
     progress |= aio_timers_run(ctx);
@@ -274,7 +291,7 @@ static bool turn(AioContext *ctx, bool blocking)
 bool aio_context_poll(AioContext *ctx, bool blocking)
 {
     AioContext *outer = context_enter(ctx, false);
-    bool progress = turn(ctx, blocking);
+    bool progress = turn(ctx, blocking ? TURN_SLEEP : TURN_TAKE);
 
     context_leave(outer);
     return progress;
@@ -285,9 +302,9 @@ void aio_context_run(AioContext *ctx, const bool *stop)
     AioContext *outer = context_enter(ctx, false);
 
     while (!__atomic_load_n(stop, __ATOMIC_ACQUIRE)) {
-        turn(ctx, true);
+        turn(ctx, TURN_SLEEP);
     }
-    while (turn(ctx, false)) {
+    while (turn(ctx, TURN_TAKE)) {
     }
     context_leave(outer);
 }
@@ -303,6 +320,7 @@ typedef struct AioSource {
     GSource base;
     AioContext *ctx;
     AioContext *outer; /* the thread's current context before */
+    int64_t last_ns;   /* when the last event had been dealt with; 0 before the first */
 } AioSource;
 
 static gint timeout_to_ms(int64_t timeout_ns)
@@ -318,7 +336,7 @@ static gboolean source_prepare(GSource *source, gint *timeout)
     if (timeout_ns != 0) {
         /* From here on a post writes to wake_fd; what came before it is seen below. */
         __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
-        ctx->ops->flush(ctx, true);
+        ctx->ops->flush(ctx, false);
         if (has_ready(ctx) || ctx->ops->peek(ctx)) {
             __atomic_store_n(&ctx->sleeping, 0, __ATOMIC_RELAXED);
             timeout_ns = 0;
@@ -336,9 +354,25 @@ static gboolean source_check(GSource *source)
     return has_ready(ctx) || ctx->ops->peek(ctx) || aio_timers_timeout(ctx) == 0;
 }
 
+/*
+ * Other sources have their turn when nothing has come for a while, but also when there is no end to
+ * what comes.
+ */
 static gboolean source_dispatch(GSource *source, GSourceFunc callback, gpointer user_data)
 {
-    turn(((AioSource *)source)->ctx, false);
+    AioSource *s = (AioSource *)source;
+    uint64_t max = load_option(&s->ctx->poll_max_ns);
+    int64_t start = max ? aio_now_ns() : 0;
+
+    if (max && s->last_ns) {
+        poll_adjust(s->ctx, start - s->last_ns, max);
+    }
+    turn(s->ctx, TURN_TAKE);
+    if (max) {
+        do {
+            s->last_ns = aio_now_ns();
+        } while (s->last_ns - start < DISPATCH_NS_MAX && turn(s->ctx, TURN_AWAIT));
+    }
     return G_SOURCE_CONTINUE;
 }
 
@@ -507,10 +541,10 @@ void aio_context_get_options(AioContext *ctx, AioOptions *opts)
 {
     *opts = (AioOptions){
         .backend = ctx->ops == &aio_backend_epoll ? AIO_BACKEND_EPOLL : AIO_BACKEND_IO_URING,
-        .poll_max_ns = __atomic_load_n(&ctx->poll_max_ns, __ATOMIC_RELAXED),
-        .poll_grow = __atomic_load_n(&ctx->poll_grow, __ATOMIC_RELAXED),
-        .poll_shrink = __atomic_load_n(&ctx->poll_shrink, __ATOMIC_RELAXED),
-        .max_batch = __atomic_load_n(&ctx->max_batch, __ATOMIC_RELAXED),
+        .poll_max_ns = load_option(&ctx->poll_max_ns),
+        .poll_grow = load_option(&ctx->poll_grow),
+        .poll_shrink = load_option(&ctx->poll_shrink),
+        .max_batch = load_option(&ctx->max_batch),
     };
     aio_workers_get_limits(ctx->workers, &opts->workers_min, &opts->workers_max);
 }

@@ -104,7 +104,7 @@ static int wait_ns(int epfd, struct epoll_event *events, int64_t timeout_ns)
     return n;
 }
 
-static void epoll_backend_wait(AioContext *ctx, int64_t timeout_ns)
+static void epoll_backend_wait(AioContext *ctx, int64_t timeout_ns, bool probing)
 {
     EpollState *s = ctx->backend;
     struct epoll_event events[EVENTS_MAX];
@@ -146,14 +146,14 @@ static bool epoll_backend_peek(AioContext *ctx)
     EpollState *s = ctx->backend;
 
     if (!s->pending.length) {
-        epoll_backend_wait(ctx, 0);
+        epoll_backend_wait(ctx, 0, false);
     }
     /* The wake-up that was read may be for work that the caller has looked for in vain just before.
      */
     return s->pending.length > 0 || s->woken;
 }
 
-static void epoll_backend_flush(AioContext *ctx, bool sleep)
+static void epoll_backend_flush(AioContext *ctx, bool probing)
 {
 }
 

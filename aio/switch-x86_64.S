@@ -53,7 +53,11 @@ coroutine_cpu_switch:
     popq    %rbp
     .cfi_adjust_cfa_offset -8
     .cfi_restore %rbp
-    ret
+    /* Not ret: the processor would expect to return to where this was called from. */
+    popq    %rcx
+    .cfi_adjust_cfa_offset -8
+    .cfi_register %rip, %rcx
+    jmpq    *%rcx
     .cfi_endproc
     .size   coroutine_cpu_switch, . - coroutine_cpu_switch
 

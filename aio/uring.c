@@ -189,8 +189,8 @@ static bool queue_cancels(UringState *s)
     return true;
 }
 
-/* Arm all watches that wait for it, but for those that are being probed if @but_probed. */
-static bool queue_polls(UringState *s, bool but_probed)
+/* Arm all watches that wait for it, but for those that are being probed if @probing. */
+static bool queue_polls(UringState *s, bool probing)
 {
     GList *next;
 
@@ -199,7 +199,7 @@ static bool queue_polls(UringState *s, bool but_probed)
         struct io_uring_sqe *sqe;
 
         next = l->next;
-        if (but_probed && poll->watch->probed) {
+        if (probing && poll->watch->probed) {
             continue;
         }
         sqe = get_sqe(s);
@@ -216,13 +216,13 @@ static bool queue_polls(UringState *s, bool but_probed)
 }
 
 /* Fill the ring with all that is due, in order. Returns false if it did not take everything. */
-static bool queue_all(AioContext *ctx, bool but_probed)
+static bool queue_all(AioContext *ctx, bool probing)
 {
     UringState *s = ctx->backend;
     bool all = queue_cancels(s);
 
     all = queue_wake(ctx, s) && all;
-    all = queue_polls(s, but_probed) && all;
+    all = queue_polls(s, probing) && all;
     return queue_waiting(s) && all;
 }
 
@@ -232,22 +232,22 @@ static bool needs_enter(UringState *s)
     return IO_URING_READ_ONCE(*s->ring.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
 }
 
-static void uring_flush(AioContext *ctx, bool sleep)
+static void uring_flush(AioContext *ctx, bool probing)
 {
     UringState *s = ctx->backend;
 
-    queue_all(ctx, !sleep);
+    queue_all(ctx, probing);
     if (io_uring_sq_ready(&s->ring)) {
         io_uring_submit(&s->ring);
     }
 }
 
-static void uring_wait(AioContext *ctx, int64_t timeout_ns)
+static void uring_wait(AioContext *ctx, int64_t timeout_ns, bool probing)
 {
     UringState *s = ctx->backend;
     struct io_uring_cqe *cqe;
 
-    if (!queue_all(ctx, false)) {
+    if (!queue_all(ctx, probing)) {
         timeout_ns = 0; /* there will be room once completions have been taken */
     }
     if (timeout_ns < 0) {
