@@ -4,10 +4,12 @@
 static void co_run(AioWork *work)
 {
     Coroutine *co = (Coroutine *)((char *)work - offsetof(Coroutine, wake));
+    int state = COROUTINE_RUNNING;
 
-    /* Was it sent here before it had yielded elsewhere? That is about to happen; look again. */
-    if (__atomic_load_n(&co->running, __ATOMIC_ACQUIRE)) {
-        aio_context_post(aio_context_current(), work);
+    /* If it was sent here before it has yielded elsewhere, it comes again when it has. */
+    co->wanted_by = aio_context_current();
+    if (__atomic_compare_exchange_n(&co->state, &state, COROUTINE_WANTED, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE)) {
         return;
     }
     __atomic_store_n(&co->scheduled, false, __ATOMIC_RELAXED);
@@ -20,6 +22,12 @@ void aio_co_schedule(AioContext *ctx, Coroutine *co)
         g_error("a coroutine was woken again before it could run");
     }
     co->wake.run = co_run;
+    if (co == coroutine_self()) {
+        /* Nobody can do anything with it yet. */
+        co->wanted_by = ctx;
+        __atomic_store_n(&co->state, COROUTINE_WANTED, __ATOMIC_RELAXED);
+        return;
+    }
     aio_context_post(ctx, &co->wake);
 }
 

@@ -11,6 +11,12 @@
 
 typedef struct AioContext AioContext;
 
+typedef enum CoroutineState {
+    COROUTINE_PARKED,  /* not entered: its stack holds all it needs to go on */
+    COROUTINE_RUNNING, /* entered */
+    COROUTINE_WANTED,  /* entered; who parks it posts it to @wanted_by */
+} CoroutineState;
+
 struct Coroutine {
     /* Fixed at creation */
     CoroutineStack stack; /* all zero for a thread's own stack */
@@ -23,10 +29,12 @@ struct Coroutine {
 
     /* Any thread, atomic */
     AioContext *context; /* where it last ran */
-    int running;         /* entered, and its state not saved yet */
-    int scheduled;       /* @wake is queued */
+    int state;           /* CoroutineState */
+    int scheduled;       /* somebody has asked for it to be entered */
 
-    AioWork wake; /* owned by whoever set @scheduled */
+    /* Owned by whoever set @scheduled */
+    AioWork wake;
+    AioContext *wanted_by;
 };
 
 /* What a thread keeps. Reached by coroutine_thread() only: see there. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "aio/coroutine-internal.h"
+#include "aio/context-internal.h"
 
 /* More than this many idle stacks of a thread go back to the system. */
 #define POOL_MAX 128
@@ -91,6 +91,7 @@ Coroutine *coroutine_create(CoroutineEntry *entry, void *opaque)
     co->entry = entry;
     co->opaque = opaque;
     co->caller = NULL;
+    __atomic_store_n(&co->state, COROUTINE_PARKED, __ATOMIC_RELAXED);
     return co;
 }
 
@@ -109,7 +110,6 @@ void coroutine_enter(Coroutine *co)
 {
     CoroutineThread *t = coroutine_thread();
     Coroutine *self;
-    bool ended;
 
     if (G_UNLIKELY(!t->current)) {
         thread_begin(t);
@@ -119,15 +119,18 @@ void coroutine_enter(Coroutine *co)
 
     co->caller = self;
     __atomic_store_n(&co->context, t->context, __ATOMIC_RELAXED);
-    __atomic_store_n(&co->running, true, __ATOMIC_RELAXED);
+    __atomic_store_n(&co->state, COROUTINE_RUNNING, __ATOMIC_RELAXED);
     t->current = co;
     coroutine_stack_switch(&self->stack, &co->stack, false);
 
     /* Whoever enters a coroutine returns in the same thread, so @t still holds. */
-    ended = !co->entry;
-    __atomic_store_n(&co->running, false, __ATOMIC_RELEASE);
-    if (ended) {
+    if (!co->entry) {
         coroutine_release(t, co);
+        return;
+    }
+    /* As soon as it is parked, and not wanted, somebody else may enter it and @co be gone. */
+    if (__atomic_exchange_n(&co->state, COROUTINE_PARKED, __ATOMIC_ACQ_REL) == COROUTINE_WANTED) {
+        aio_context_post(co->wanted_by, &co->wake);
     }
 }
 

@@ -435,22 +435,6 @@ static void test_backend_name(void)
     }
 }
 
-static void test_backend_unknown(void)
-{
-    g_autofree char *before = g_strdup(g_getenv("WHARF_AIO"));
-    g_autoptr(GError) error = NULL;
-
-    g_setenv("WHARF_AIO", "select", TRUE);
-    g_assert_null(aio_context_new(NULL, &error));
-    g_assert_nonnull(error);
-    g_assert_nonnull(g_strstr_len(error->message, -1, "select"));
-    if (before) {
-        g_setenv("WHARF_AIO", before, TRUE);
-    } else {
-        g_unsetenv("WHARF_AIO");
-    }
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -470,6 +454,5 @@ int main(int argc, char **argv)
     g_test_add_func("/context/glib/coroutine", test_glib_coroutine);
     g_test_add_func("/context/options", test_options);
     g_test_add_func("/context/backend/name", test_backend_name);
-    g_test_add_func("/context/backend/unknown", test_backend_unknown);
     return g_test_run();
 }

@@ -267,17 +267,17 @@ static void run_stress(CoroutineEntry *entry, unsigned rounds, unsigned expected
 
 static void test_mutex_threads(void)
 {
-    run_stress(mutex_worker, 400, 400 * THREADS * PER_THREAD);
+    run_stress(mutex_worker, 200, 200 * THREADS * PER_THREAD);
 }
 
 static void test_mutex_traveller(void)
 {
-    run_stress(traveller, 200, 200 * THREADS * PER_THREAD);
+    run_stress(traveller, 60, 60 * THREADS * PER_THREAD);
 }
 
 static void test_rwlock_threads(void)
 {
-    run_stress(rwlock_worker, 400, 100 * THREADS * PER_THREAD);
+    run_stress(rwlock_worker, 200, 50 * THREADS * PER_THREAD);
 }
 
 /* A bounded buffer between producers in some threads and consumers in others. */
@@ -293,7 +293,7 @@ typedef struct Buffer {
 } Buffer;
 
 #define BUFFER_MAX   4
-#define BUFFER_ITEMS 300
+#define BUFFER_ITEMS 150
 
 static void buffer_ended(void *opaque)
 {
