@@ -7,9 +7,9 @@
  * monitor/jsonrpc.c the envelopes). Commands run as coroutines on the main context: those of one
  * client in order, different clients independently of each other.
  *
- * A client costs a bounded amount of memory and of the main thread's time: a message may have 16 MiB
- * and 1024 levels, one that does not read its replies is not read from, and between messages others
- * have their turn. At most 256 clients are served on a monitor at a time.
+ * A client costs a bounded amount of memory and of the main thread's time: a message may have
+ * 16 MiB and 1024 levels, one that does not read its replies is not read from, and between messages
+ * others have their turn. At most 256 clients are served on a monitor at a time.
  *
  * Life of a set: new, add chardevs and monitors, start, ..., co_quiesce, (the owner takes exports
  * and nodes down), co_close, free. Nothing is accepted before the start, so that the first client
