@@ -8,6 +8,7 @@
 #include "ctl/help.h"
 #include "ctl/output.h"
 #include "ctl/text.h"
+#include "util/stdio.h"
 
 /* Messages quote names and the daemon's words, both of which may hold anything. */
 static int report(const GError *error)
@@ -101,6 +102,7 @@ int main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
 
+    stdio_fill_gaps();
     setlocale(LC_CTYPE, "");
     if (argc > 1 && strcmp(argv[1], "--complete") == 0) {
         ctl_complete(argv + 2);

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "daemon/server.h"
+#include "util/stdio.h"
 
 #define PROGRAM "wharfd"
 
@@ -39,19 +38,6 @@ static bool uses_stdio(const DaemonOptions *options)
         }
     }
     return false;
-}
-
-/* Whatever is opened later must not be taken for stdin, stdout or stderr. */
-static void occupy_standard_descriptors(void)
-{
-    int fd;
-
-    do {
-        fd = open("/dev/null", O_RDWR);
-    } while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0) {
-        close(fd);
-    }
 }
 
 /* Many exports need many descriptors, and what a shell allows by default is few. */
@@ -99,7 +85,7 @@ int main(int argc, char **argv)
     GError *error = NULL;
     Log *log;
 
-    occupy_standard_descriptors();
+    stdio_fill_gaps();
     options = daemon_options_parse(argc, argv, &answer, &error);
     if (answer) {
         return print_answer(answer);

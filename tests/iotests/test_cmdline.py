@@ -495,6 +495,25 @@ class Process(CommandLine):
         # Relative names are removed, too, though the daemon's directory was another one.
         self.assertEqual(sorted(os.listdir(self.dir)), ['img', 'log'])
 
+    def test_closed_standard_descriptors_are_filled(self):
+        def close_all():
+            for fd in range(3):
+                os.close(fd)
+        for args in ((), ('--daemonize',)):
+            daemon = subprocess.Popen([self.binary, '--pidfile', 'pid', *args], cwd=self.dir,
+                                      preexec_fn=close_all)
+            self.addCleanup(daemon.wait)
+            self.addCleanup(daemon.kill)
+            if args:
+                self.assertEqual(daemon.wait(TIMEOUT), 0)
+            path = self.path('pid')
+            wait_until(lambda: os.path.exists(path) and os.path.getsize(path) > 0)
+            with open(path, encoding='ascii') as f:
+                pid = int(f.read())
+            for fd in range(3):
+                self.assertEqual(os.readlink(f'/proc/{pid}/fd/{fd}'), '/dev/null')
+            self.end(pid)
+
     def test_relative_image_and_mountpoint(self):
         self.need_fuse()
         self.mountpoint('mnt')
