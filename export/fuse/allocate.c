@@ -7,9 +7,6 @@
 
 #include "export/fuse/fuse-internal.h"
 
-/* How far one question about the allocation reaches at most. */
-#define STATUS_BYTES (1 * G_GUINT64_CONSTANT(1073741824))
-
 /* Make the node @end bytes long if it is shorter. *@length is what it was. */
 static int co_fn fuse_co_grow(FuseExport *fe, uint64_t end, PreallocMode prealloc, uint64_t *length)
 {
@@ -89,7 +86,8 @@ static int64_t co_fn fuse_co_find(FuseExport *fe, uint64_t offset, bool data)
     for (;;) {
         uint64_t pnum;
         BlockStatus status;
-        int ret = blk_co_block_status(fuse_blk(fe), offset, STATUS_BYTES, &pnum, &status);
+        /* To the end in one go: an image may be so large that steps would never get there. */
+        int ret = blk_co_block_status(fuse_blk(fe), offset, INT64_MAX, &pnum, &status);
 
         if (ret < 0) {
             return ret;

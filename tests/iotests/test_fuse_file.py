@@ -538,6 +538,11 @@ class Seek(FileTest):
         self.assertEqual(self.worker.lseek(fd, 7, os.SEEK_HOLE), 7)
         self.refuses(errno.ENXIO, 'lseek', fd, 0, os.SEEK_DATA)
 
+    def test_size_of_a_hole_takes_no_time(self):
+        self.export_null(size=1 << 62)
+        fd = self.open(os.O_RDONLY)
+        self.refuses(errno.ENXIO, 'lseek', fd, 0, os.SEEK_DATA)
+
 
 class Durability(FileTest):
     """Flushes are counted at the node (query-blockstats)."""
