@@ -13,7 +13,8 @@
 
 #include "export/fuse/mount.h"
 
-#define LOCK_NAME "lock"
+#define LOCK_NAME        "lock"
+#define DIRECTORY_PREFIX "fuse-" /* of what a daemon keeps for itself in the base directory */
 
 struct FuseRecords {
     char *directory; /* this daemon's; NULL: none are kept */
@@ -64,19 +65,26 @@ bool fuse_record_parse(const char *text, gsize length, uint64_t *mount, char **p
     return true;
 }
 
-static bool record_read(const char *file, const char *name, FuseMountId *id, char **path)
+/* Whether a file called @name is a record, and if so of which mount. */
+static bool record_parse_name(const char *name, FuseMountId *id)
 {
-    g_autofree char *text = NULL;
-    gsize length;
     int end = 0;
 
     return sscanf(name, "%u:%u:%" SCNu64 "%n", &id->dev_major, &id->dev_minor, &id->unique, &end) ==
                3 &&
-           !name[end] && g_file_get_contents(file, &text, &length, NULL) &&
+           !name[end];
+}
+
+static bool record_read(const char *file, FuseMountId *id, char **path)
+{
+    g_autofree char *text = NULL;
+    gsize length;
+
+    return g_file_get_contents(file, &text, &length, NULL) &&
            fuse_record_parse(text, length, &id->mount, path);
 }
 
-/* Unmount what the record @name of a dead daemon tells of, and remove it. */
+/* Unmount what the record @name of a dead daemon tells of, and remove it. What is none stays. */
 static void clear_record(const char *directory, const char *name)
 {
     g_autofree char *file = g_build_filename(directory, name, NULL);
@@ -84,7 +92,10 @@ static void clear_record(const char *directory, const char *name)
     g_autofree char *path = NULL;
     FuseMountId id;
 
-    if (record_read(file, name, &id, &path)) {
+    if (!record_parse_name(name, &id)) {
+        return;
+    }
+    if (record_read(file, &id, &path)) {
         switch (fuse_unmount_dead(path, &id, &error)) {
         case FUSE_UNMOUNT_DONE:
             g_message("cleared '%s', a mount that a killed daemon had left", path);
@@ -135,7 +146,10 @@ static void clear_leftovers(const char *base)
     while (dir && (name = g_dir_read_name(dir))) {
         g_autofree char *directory = g_build_filename(base, name, NULL);
 
-        clear_directory(directory);
+        /* Others may keep their things here, too: sockets, say. */
+        if (g_str_has_prefix(name, DIRECTORY_PREFIX)) {
+            clear_directory(directory);
+        }
     }
 }
 
@@ -159,7 +173,7 @@ FuseRecords *fuse_records_open(const char *base)
         return records;
     }
     clear_leftovers(base);
-    directory = g_strdup_printf("%s/fuse-%d-XXXXXX", base, (int)getpid());
+    directory = g_strdup_printf("%s/" DIRECTORY_PREFIX "%d-XXXXXX", base, (int)getpid());
     if (!g_mkdtemp(directory)) {
         return records;
     }

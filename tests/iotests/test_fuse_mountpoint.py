@@ -386,6 +386,20 @@ class DeadDaemons(MountTest):
             self.assertFalse(self.mounted(path))
             self.assert_plain(path)
 
+    def test_things_of_others_beside_the_records_stay(self):
+        self.killed()
+        base = os.path.join(self.runtime, 'wharf')
+        left, = os.listdir(base)
+        files = [os.path.join(base, d, name) for d in ('mine', left) for name in ('lock', 'notes')]
+        os.mkdir(os.path.join(base, 'mine'))
+        for path in files:
+            with open(path, 'a', encoding='ascii'):
+                pass
+        self.daemon = self.start(name='second')
+        self.add()
+        self.assert_exported()
+        self.assertEqual([os.path.exists(path) for path in files], [True, True, False, True])
+
     def test_living_daemons_are_left_alone(self):
         self.add()
         other = self.make_file('other', content=self.PLAIN)
@@ -440,7 +454,7 @@ class DeadDaemons(MountTest):
                 f.write(content)
         self.add()
         self.assert_exported()
-        self.assertFalse(os.path.exists(base))
+        self.assertEqual(os.listdir(base), ['nonsense'])  # no record: not ours to remove
 
 
 class Endings(MountTest):
