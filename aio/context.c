@@ -89,6 +89,7 @@ void aio_context_post(AioContext *ctx, AioWork *work)
         /* What had been posted elsewhere before comes first, whoever knew of it. */
         take_incoming(ctx);
         work_list_append(&ctx->ready, work);
+        wake_up(ctx); /* under GLib another source may post when this one is ready to sleep */
         return;
     }
 
@@ -361,6 +362,7 @@ static gboolean source_check(GSource *source)
 static gboolean source_dispatch(GSource *source, GSourceFunc callback, gpointer user_data)
 {
     AioSource *s = (AioSource *)source;
+    AioContext *outer = context_enter(s->ctx, true);
     uint64_t max = load_option(&s->ctx->poll_max_ns);
     int64_t start = max ? aio_now_ns() : 0;
 
@@ -373,6 +375,7 @@ static gboolean source_dispatch(GSource *source, GSourceFunc callback, gpointer 
             s->last_ns = aio_now_ns();
         } while (s->last_ns - start < DISPATCH_NS_MAX && turn(s->ctx, TURN_AWAIT));
     }
+    context_leave(outer);
     return G_SOURCE_CONTINUE;
 }
 

@@ -406,6 +406,85 @@ static void test_glib_coroutine(void)
     g_source_unref(source);
 }
 
+/* Two contexts in one thread: what runs from each knows where it is. */
+
+typedef struct Place {
+    AioContext *ctx;
+    unsigned *left;
+} Place;
+
+static void co_fn know_place(void *opaque)
+{
+    Place *p = opaque;
+
+    for (int i = 0; i < 20; i++) {
+        g_assert_true(aio_context_current() == p->ctx);
+        aio_co_sleep_ns(1000);
+    }
+    --*p->left;
+}
+
+static void test_glib_two(void)
+{
+    g_autoptr(AioContext) a = new_context();
+    g_autoptr(AioContext) b = new_context();
+    GSource *sources[] = {aio_context_attach_glib(a, NULL), aio_context_attach_glib(b, NULL)};
+    unsigned left = 2;
+    Place places[] = {{a, &left}, {b, &left}};
+
+    aio_co_enter(a, know_place, &places[0]);
+    aio_co_enter(b, know_place, &places[1]);
+    while (left) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    for (int i = 1; i >= 0; i--) {
+        g_source_destroy(sources[i]);
+        g_source_unref(sources[i]);
+    }
+    g_assert_null(aio_context_current());
+}
+
+/* Posted by a source of GLib's that is asked after the context's own, right before the sleep. */
+
+typedef struct LateSource {
+    GSource base;
+    AioBh *bh; /* to be scheduled at the next prepare */
+} LateSource;
+
+static gboolean late_prepare(GSource *source, gint *timeout)
+{
+    LateSource *late = (LateSource *)source;
+
+    if (late->bh) {
+        aio_bh_schedule(g_steal_pointer(&late->bh));
+    }
+    *timeout = -1;
+    return FALSE;
+}
+
+static gboolean late_dispatch(GSource *source, GSourceFunc callback, gpointer opaque)
+{
+    return G_SOURCE_CONTINUE;
+}
+
+static void test_glib_late_post(void)
+{
+    static GSourceFuncs funcs = {.prepare = late_prepare, .dispatch = late_dispatch};
+    g_autoptr(AioContext) ctx = new_context();
+    g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
+    GSource *source = aio_context_attach_glib(ctx, NULL);
+    GSource *late = g_source_new(&funcs, sizeof(LateSource));
+    g_autoptr(AioBh) bh = aio_bh_new(ctx, quit, loop);
+
+    ((LateSource *)late)->bh = bh;
+    g_source_attach(late, NULL);
+    g_main_loop_run(loop);
+    g_source_destroy(late);
+    g_source_unref(late);
+    g_source_destroy(source);
+    g_source_unref(source);
+}
+
 /* Options */
 
 static void test_options(void)
@@ -452,6 +531,8 @@ int main(int argc, char **argv)
     g_test_add_func("/context/kick", test_kick);
     g_test_add_func("/context/glib/post", test_glib);
     g_test_add_func("/context/glib/coroutine", test_glib_coroutine);
+    g_test_add_func("/context/glib/two", test_glib_two);
+    g_test_add_func("/context/glib/late-post", test_glib_late_post);
     g_test_add_func("/context/options", test_options);
     g_test_add_func("/context/backend/name", test_backend_name);
     return g_test_run();
