@@ -65,13 +65,15 @@ static void sleep_done(void *opaque)
 
 int co_fn aio_co_sleep_ns(int64_t ns)
 {
+    AioContext *ctx = aio_context_current();
     int64_t deadline;
     AioTimer timer;
 
+    g_assert(ctx && coroutine_in());
     if (__builtin_add_overflow(aio_now_ns(), ns, &deadline)) {
         deadline = INT64_MAX;
     }
-    aio_timer_init(&timer, aio_context_current(), sleep_done, coroutine_self());
+    aio_timer_init(&timer, ctx, sleep_done, coroutine_self());
     aio_timer_arm(&timer, deadline);
     coroutine_yield();
     return 0;

@@ -208,7 +208,8 @@ static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
  */
 static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress)
 {
-    uint64_t span = MIN(ctx->poll_ns, load_option(&ctx->poll_max_ns));
+    uint64_t max = load_option(&ctx->poll_max_ns);
+    uint64_t span = MIN(ctx->poll_ns, max);
     int64_t end;
 
     if (span == 0) {
