@@ -281,16 +281,43 @@ static int co_fn blkdebug_co_preadv(BlockNode *node, uint64_t offset, const IoVe
     return r < 0 ? r : block_child_co_preadv(s->image, offset, iov, flags);
 }
 
+/*
+ * What of a request lies in the node: not the padding behind a length that is no multiple of the
+ * alignment, which would make the child longer.
+ */
+static uint64_t without_padding(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    uint64_t length = (uint64_t)block_node_length(node);
+
+    return MIN(bytes, length - MIN(offset, length));
+}
+
+static int co_fn co_write_image(BlockNode *node, uint64_t offset, const IoVector *iov,
+                                BlockRequestFlags flags)
+{
+    BlkdebugState *s = block_node_state(node);
+    uint64_t bytes = without_padding(node, offset, iov->bytes);
+    g_autofree struct iovec *array = NULL;
+    IoVector part = {.bytes = bytes};
+
+    if (G_LIKELY(bytes == iov->bytes)) {
+        return block_child_co_pwritev(s->image, offset, iov, flags);
+    }
+    array = g_new(struct iovec, iov->n);
+    part.iov = array;
+    part.n = iov_slice(array, iov, 0, bytes);
+    return block_child_co_pwritev(s->image, offset, &part, flags);
+}
+
 static int co_fn blkdebug_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
                                      BlockRequestFlags flags)
 {
-    BlkdebugState *s = block_node_state(node);
     Request req = {BLKDEBUG_IO_TYPE_WRITE, offset, iov->bytes};
     int r =
         HAPPEN(node, req, BLKDEBUG_EVENT_NONE, BLKDEBUG_EVENT_WRITE_AIO, BLKDEBUG_EVENT_PWRITEV);
 
     if (r == 0) {
-        r = block_child_co_pwritev(s->image, offset, iov, flags);
+        r = co_write_image(node, offset, iov, flags);
     }
     return r < 0 ? r : HAPPEN(node, req, BLKDEBUG_EVENT_PWRITEV_DONE);
 }
@@ -303,7 +330,8 @@ static int co_fn blkdebug_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uin
     int r = HAPPEN(node, req, BLKDEBUG_EVENT_NONE, BLKDEBUG_EVENT_PWRITEV_ZERO);
 
     if (r == 0) {
-        r = block_child_co_pwrite_zeroes(s->image, offset, bytes, flags);
+        r = block_child_co_pwrite_zeroes(s->image, offset, without_padding(node, offset, bytes),
+                                         flags);
     }
     return r < 0 ? r : HAPPEN(node, req, BLKDEBUG_EVENT_PWRITEV_DONE);
 }

@@ -287,6 +287,46 @@ static void co_fn test_limits(GraphRig *rig)
     co_tear_down(rig, blk);
 }
 
+/* A node of 1000 bytes in blocks of 512: what is written of the last one leaves the length. */
+static void co_fn test_odd_length(GraphRig *rig)
+{
+    BlockNode *m = graph_rig_co_add(
+        rig, graph_rig_options("{'driver': 'memory', 'node-name': 'm', 'size': 1000}"));
+    BlockNode *d = graph_rig_co_add(
+        rig, graph_rig_options("{'driver': 'blkdebug', 'node-name': 'd', 'image': 'm',"
+                               " 'align': 512, 'take-child-perms': ['resize']}"));
+    BlockBackend *blk = graph_rig_co_use(d, BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE);
+
+    graph_rig_co_write(blk, 990, 10, 1, 0);
+    g_assert_cmpint(block_node_length(m), ==, 1000);
+    graph_rig_co_expect(blk, 990, 10, 1);
+    g_assert_cmpint(blk_co_pwrite_zeroes(blk, 600, 400, 0), ==, 0);
+    g_assert_cmpint(block_node_length(m), ==, 1000);
+    graph_rig_co_expect_zeros(blk, 600, 400);
+    co_tear_down(rig, blk);
+}
+
+/* Blocks larger than those of the image: one that is partly a hole is data. */
+static void co_fn test_status_of_larger_blocks(GraphRig *rig)
+{
+    BlockNode *m = graph_rig_co_add(
+        rig, graph_rig_options("{'driver': 'memory', 'node-name': 'm', 'size': 262144}"));
+    BlockNode *d =
+        graph_rig_co_add(rig, graph_rig_options("{'driver': 'blkdebug', 'node-name': 'd',"
+                                                " 'image': 'm', 'align': 131072}"));
+    BlockBackend *below = graph_rig_co_use(m, BLOCK_PERM_WRITE);
+    BlockBackend *blk = graph_rig_co_use(d, BLOCK_PERM_CONSISTENT_READ);
+    BlockStatus status;
+    uint64_t n;
+
+    graph_rig_co_write(below, 70000, 100, 1, 0); /* in the second 64 KiB; the first are a hole */
+    g_assert_cmpint(blk_co_block_status(blk, 70000, 1000, &n, &status), ==, 0);
+    g_assert_cmphex(status & BLOCK_STATUS_DATA, ==, BLOCK_STATUS_DATA);
+    g_assert_cmpuint(n, ==, 1000);
+    block_backend_co_free(below);
+    co_tear_down(rig, blk);
+}
+
 static void co_fn test_wrong_options(GraphRig *rig)
 {
     static const char *const wrong[][2] = {
@@ -352,6 +392,8 @@ int main(int argc, char **argv)
         {"delay", test_delay},
         {"reopen", test_reopen},
         {"limits", test_limits},
+        {"odd-length", test_odd_length},
+        {"status-of-larger-blocks", test_status_of_larger_blocks},
         {"wrong-options", test_wrong_options},
         {"permissions", test_permissions},
     };
