@@ -488,6 +488,15 @@ static int co_fn write_co_pieces(BlockNode *node, uint64_t offset, const IoVecto
     return 0;
 }
 
+/*
+ * Whether the range still lies in the node. The node may have been made shorter while the request
+ * waited for its turn; what were written behind its end would come to light when it grows again.
+ */
+static bool is_inside(const BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    return offset + bytes <= (uint64_t)block_node_length(node);
+}
+
 /* The driver's part of a write, in pieces if need be; the caller has seen to the order. */
 static int co_fn write_co_untracked(BlockNode *node, uint64_t offset, const IoVector *iov,
                                     BlockRequestFlags flags)
@@ -509,7 +518,8 @@ static int co_fn write_co_data(BlockNode *node, uint64_t offset, const IoVector 
 
     block_tracked_co_begin(node, &t, round_down(offset, alignment),
                            round_up(offset + iov->bytes, alignment), alone);
-    r = write_co_untracked(node, offset, iov, flags);
+    r = G_LIKELY(is_inside(node, offset, iov->bytes)) ? write_co_untracked(node, offset, iov, flags)
+                                                      : -EIO;
     r = write_co_finish(node, r, flags, block_node_write_flags(node));
     block_tracked_end(node, &t);
     if (G_LIKELY(r == 0)) {
@@ -628,17 +638,18 @@ typedef struct RangeSplit {
     uint64_t head, middle, tail;
 } RangeSplit;
 
-static RangeSplit split_range(const BlockNode *node, uint64_t offset, uint64_t bytes)
+/*
+ * The last block of a node, @length bytes long, is whole even where the node ends inside of it. The
+ * length holds still only for a tracked request; others give UINT64_MAX.
+ */
+static RangeSplit split_range(const BlockNode *node, uint64_t offset, uint64_t bytes,
+                              uint64_t length)
 {
     uint64_t alignment = node->limits.request_alignment;
     uint64_t end = offset + bytes;
     uint64_t from = round_up(offset, alignment);
-    uint64_t to = round_down(end, alignment);
+    uint64_t to = end >= length ? round_up(end, alignment) : round_down(end, alignment);
 
-    /* The last block of a node is whole even where the node ends inside of it. */
-    if (end >= (uint64_t)block_node_length(node)) {
-        to = round_up(end, alignment);
-    }
     if (from >= to) {
         return (RangeSplit){.head = bytes};
     }
@@ -652,7 +663,7 @@ static RangeSplit split_range(const BlockNode *node, uint64_t offset, uint64_t b
 static int co_fn zero_co_untracked(BlockNode *node, uint64_t offset, uint64_t bytes,
                                    BlockRequestFlags flags)
 {
-    RangeSplit split = split_range(node, offset, bytes);
+    RangeSplit split = split_range(node, offset, bytes, block_node_length(node));
     int r = zero_co_write_bytes(node, offset, split.head, flags);
 
     if (r == 0) {
@@ -680,29 +691,32 @@ static int co_fn zero_co_tracked(BlockNode *node, uint64_t offset, uint64_t byte
     }
     block_tracked_co_begin(node, &t, round_down(offset, alignment),
                            round_up(offset + bytes, alignment), alone);
-    r = zero_co_untracked(node, offset, bytes, flags);
+    r = is_inside(node, offset, bytes) ? zero_co_untracked(node, offset, bytes, flags) : -EIO;
     block_tracked_end(node, &t);
     return r;
 }
 
 /* Whether the request may only be done if it is cheap, and is not. */
-static bool refuses_fallback(const BlockNode *node, const RangeSplit *split,
+static bool refuses_fallback(const BlockNode *node, uint64_t offset, uint64_t bytes,
                              BlockRequestFlags flags)
 {
+    RangeSplit split = split_range(node, offset, bytes, block_node_length(node));
+
     return (flags & BLOCK_REQ_NO_FALLBACK) &&
-           (split->head || split->tail || !(block_node_zero_flags(node) & BLOCK_REQ_NO_FALLBACK));
+           (split.head || split.tail || !(block_node_zero_flags(node) & BLOCK_REQ_NO_FALLBACK));
 }
 
-static int co_fn zero_co_range(BlockNode *node, uint64_t offset, const RangeSplit *split,
+static int co_fn zero_co_range(BlockNode *node, uint64_t offset, uint64_t bytes,
                                BlockRequestFlags flags)
 {
-    int r = zero_co_tracked(node, offset, split->head, flags);
+    RangeSplit split = split_range(node, offset, bytes, UINT64_MAX);
+    int r = zero_co_tracked(node, offset, split.head, flags);
 
     if (r == 0) {
-        r = zero_co_tracked(node, offset + split->head, split->middle, flags);
+        r = zero_co_tracked(node, offset + split.head, split.middle, flags);
     }
     if (r == 0) {
-        r = zero_co_tracked(node, offset + split->head + split->middle, split->tail, flags);
+        r = zero_co_tracked(node, offset + split.head + split.middle, split.tail, flags);
     }
     return r;
 }
@@ -710,20 +724,19 @@ static int co_fn zero_co_range(BlockNode *node, uint64_t offset, const RangeSpli
 int co_fn block_node_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                                       BlockRequestFlags flags)
 {
-    RangeSplit split = split_range(node, offset, bytes);
     BlockRequestFlags handled = block_node_zero_flags(node);
     int r;
 
     if (bytes == 0) {
         return 0;
     }
-    if (refuses_fallback(node, &split, flags)) {
+    if (refuses_fallback(node, offset, bytes, flags)) {
         return -ENOTSUP;
     }
     flags = effective_flags(node, flags);
     /* Only what both ways of writing zeros can do need not be done at the end. */
     handled &= block_node_write_flags(node);
-    r = zero_co_range(node, offset, &split, flags);
+    r = zero_co_range(node, offset, bytes, flags);
     r = write_co_finish(node, r, flags, handled);
     if (r == 0) {
         block_stats_wrote_up_to(&node->stats, offset + bytes);
@@ -754,17 +767,21 @@ static int co_fn discard_co_aligned(BlockNode *node, uint64_t offset, uint64_t b
 
 int co_fn block_node_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
-    RangeSplit split = split_range(node, offset, bytes);
+    uint64_t alignment = node->limits.request_alignment;
     BlockTracked t;
-    int r;
+    int r = 0;
 
-    if (!node->flags.discard_unmap || split.middle == 0) {
+    if (!node->flags.discard_unmap || bytes == 0) {
         return 0;
     }
-    offset += split.head;
-    block_tracked_co_begin(node, &t, offset, offset + split.middle, false);
-    r = discard_co_aligned(node, offset, split.middle);
-    set_dirty(node);
+    block_tracked_co_begin(node, &t, round_down(offset, alignment),
+                           round_up(offset + bytes, alignment), false);
+    if (is_inside(node, offset, bytes)) {
+        RangeSplit split = split_range(node, offset, bytes, block_node_length(node));
+
+        r = discard_co_aligned(node, offset + split.head, split.middle);
+        set_dirty(node);
+    }
     block_tracked_end(node, &t);
     return r;
 }

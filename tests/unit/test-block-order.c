@@ -403,6 +403,39 @@ static void test_truncate_grows(void)
     fixture_free_backend(f, other);
 }
 
+/* Another window into a node writes behind the end that a truncate is just moving: not any more. */
+static void test_truncate_cuts_off(void)
+{
+    g_autoptr(Fixture) f = order_new(1);
+    BlockBackend *blk, *side;
+    char buffer[512] = {1};
+    Request cut, write, zero;
+
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'side', 'file': 'low'}");
+    blk = backend(f, "top");
+    side = backend(f, "side");
+    cut = (Request){.op = REQUEST_TRUNCATE, .blk = blk, .bytes = 4096};
+    write = write_request(side, 8192, 512, buffer);
+    zero = (Request){.op = REQUEST_ZERO, .blk = side, .offset = 8192, .bytes = 512};
+
+    script_hold(SCRIPT_TRUNCATE);
+    request_start(&cut, fixture_thread(f, 0));
+    wait_held(f, SCRIPT_TRUNCATE, 1);
+    request_start(&write, fixture_thread(f, 1));
+    request_start(&zero, fixture_thread(f, 2));
+    let_others_run(f);
+    script_release(SCRIPT_TRUNCATE);
+    fixture_wait_count(f, &cut.done, 1);
+    fixture_wait_count(f, &write.done, 1);
+    fixture_wait_count(f, &zero.done, 1);
+    g_assert_cmpint(cut.result, ==, 0);
+    g_assert_cmpint(write.result, ==, -EIO);
+    g_assert_cmpint(zero.result, ==, -EIO);
+    g_assert_cmpuint(script_count(SCRIPT_WRITE) + script_count(SCRIPT_ZERO), ==, 0);
+    fixture_free_backend(f, blk);
+    fixture_free_backend(f, side);
+}
+
 /* A truncate that comes while a node is drained waits at the gate and holds nothing meanwhile. */
 static void test_truncate_during_drain(void)
 {
@@ -563,6 +596,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/order/serialising", test_serialising);
     g_test_add_func("/block/order/truncate/waits", test_truncate_waits);
     g_test_add_func("/block/order/truncate/grows", test_truncate_grows);
+    g_test_add_func("/block/order/truncate/cuts-off", test_truncate_cuts_off);
     g_test_add_func("/block/order/truncate/during-drain", test_truncate_during_drain);
     g_test_add_func("/block/order/notify", test_notify);
     return g_test_run();
