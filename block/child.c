@@ -72,7 +72,9 @@ static int co_fn child_co_grow(BlockChild *child, uint64_t end)
     if (end <= (uint64_t)block_node_length(node)) {
         return 0;
     }
-    return block_node_co_truncate(node, end, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL);
+    /* Others, who hold no such lock, may make it longer still before this has its turn. */
+    return block_node_co_truncate(node, end, PREALLOC_MODE_OFF,
+                                  BLOCK_REQ_ZERO | BLOCK_REQ_GROW_ONLY, NULL);
 }
 
 static int co_fn child_co_prepare_write(BlockChild *child, uint64_t offset, uint64_t bytes)
