@@ -77,7 +77,9 @@ static void notify_act(void *opaque)
     BlockBackend *blk;
 
     while ((node = take_grown(graph))) {
-        aio_co_enter(graph->main, grown_co_entry, block_node_ref(node));
+        if (node->phase == BLOCK_NODE_OPEN) { /* else nobody holds it any more, nor listens */
+            aio_co_enter(graph->main, grown_co_entry, block_node_ref(node));
+        }
     }
     for (GList *l = graph->backends.head; l; l = l->next) {
         blk = l->data;
