@@ -936,6 +936,12 @@ int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode pr
     BlockTracked t;
     int r;
 
+    if (size > (uint64_t)BLOCK_LENGTH_MAX) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "block node '%s': a length of %" G_GUINT64_FORMAT " bytes is too large",
+                    node->name, size);
+        return -EFBIG;
+    }
     block_tracked_co_begin(node, &t, round_down(MIN(size, length), node->limits.request_alignment),
                            UINT64_MAX, true);
     r = truncate_co_untracked(node, size, prealloc, flags, error);

@@ -54,6 +54,26 @@ static void test_raw_offset(void)
     fixture_free_backend(f, raw);
 }
 
+/* A length that is fine for the window, but not for what it looks at, changes nothing. */
+static void test_raw_too_long(void)
+{
+    g_autoptr(Fixture) f = fixture_new();
+    g_autoptr(GError) error = NULL;
+    BlockBackend *blk;
+
+    fixture_add(f, "{'driver': 'memory', 'node-name': 'm', 'size': 1000}");
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'r', 'file': 'm', 'offset': 100}");
+    blk = fixture_backend(f, "r", "test", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
+    g_assert_cmpint(fixture_truncate(f, blk, INT64_C(9223372036787666944), BLOCK_REQ_ZERO, &error),
+                    ==, -EFBIG);
+    assert_error(&error, "too large");
+    g_assert_cmpint(blk_length(blk), ==, 900);
+    g_assert_cmpint(block_node_length(block_graph_find(f->graph, "m", NULL)), ==, 1000);
+    g_assert_cmpint(fixture_truncate(f, blk, 950, BLOCK_REQ_ZERO, &error), ==, 0);
+    g_assert_cmpint(block_node_length(block_graph_find(f->graph, "m", NULL)), ==, 1050);
+    fixture_free_backend(f, blk);
+}
+
 /* Without a size the node goes up to the end of its file, wherever that is. */
 static void test_raw_follows(void)
 {
@@ -203,6 +223,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/block/drivers/raw/offset", test_raw_offset);
+    g_test_add_func("/block/drivers/raw/too-long", test_raw_too_long);
     g_test_add_func("/block/drivers/raw/follows", test_raw_follows);
     g_test_add_func("/block/drivers/raw/cut", test_raw_cut);
     g_test_add_func("/block/drivers/null/basic", test_null);
