@@ -571,6 +571,29 @@ static void co_fn test_locks_between_nodes(GraphRig *rig)
     graph_rig_co_del(rig, "b");
 }
 
+/* A reopen for writing takes locks beside those that its new descriptor holds: its own. */
+static void co_fn test_reopen_takes_locks(GraphRig *rig)
+{
+    static const char *const filter = "{'driver': 'blkdebug', 'node-name': 'd', 'image': 'f0', %s"
+                                      " 'take-child-perms': ['%s'],"
+                                      " 'unshare-child-perms': ['write']}";
+    g_autoptr(GPtrArray) list =
+        g_ptr_array_new_with_free_func((GDestroyNotify)blockdev_options_free);
+    g_autofree char *reading = g_strdup_printf(filter, "'read-only': true,", "consistent-read");
+    g_autofree char *writing = g_strdup_printf(filter, "", "write");
+    BlockNode *node = co_add(rig, "f0", "'read-only': true");
+    g_autoptr(GError) error = NULL;
+
+    graph_rig_co_add(rig, graph_rig_options(reading));
+    g_ptr_array_add(list, options(rig, "f0", ""));
+    g_ptr_array_add(list, graph_rig_options(writing));
+    block_graph_co_reopen(rig->graph, list, &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(open_flags(node) & O_ACCMODE, ==, O_RDWR);
+    graph_rig_co_del(rig, "d");
+    graph_rig_co_del(rig, "f0");
+}
+
 /* Every FUA write is synced, the very first one and the first one after a flush, too. */
 static void co_fn test_every_fua_write_is_synced(GraphRig *rig)
 {
@@ -740,6 +763,7 @@ static const TestCase cases[] = {
     {"read-only", test_read_only},
     {"reopen", test_reopen},
     {"reopen-fails", test_reopen_fails},
+    {"reopen-takes-locks", test_reopen_takes_locks},
     {"locks-between-nodes", test_locks_between_nodes},
     {"every-fua-write-is-synced", test_every_fua_write_is_synced},
     {"no-flush-never-syncs", test_no_flush_never_syncs},

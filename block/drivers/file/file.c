@@ -216,6 +216,10 @@ static int prepare_step(void *opaque)
     FileChange *c = opaque;
     FileLockSet before = c->s->locks;
 
+    /* What `next` holds since an earlier step of a reopen would seem to be somebody else's. */
+    if (!includes(before, c->locks)) {
+        file_handle_close(&c->s->next);
+    }
     if (!file_locks_acquire(c->s->handle.fd, &c->s->locks, c->locks, c->s->path, &c->error)) {
         return -1;
     }
