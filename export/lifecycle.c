@@ -216,7 +216,7 @@ void export_shut_down(Export *exp, BlockExportEndReason reason, int64_t wait_ns)
 {
     g_assert(exp->state == EXPORT_RUNNING);
     exp->reason = reason;
-    exp->deadline_ns = wait_ns ? export_now_ns() + wait_ns : 0;
+    exp->deadline_ns = wait_ns ? aio_now_ns() + wait_ns : 0;
     export_set_state(exp, EXPORT_SHUTTING_DOWN);
     aio_co_enter(exp->main, export_co_shut_down, export_ref(exp));
 }

@@ -391,8 +391,9 @@ static bool co_fn export_co_quit(Export *exp, int64_t deadline_ns)
 {
     export_co_wait_started(exp);
     if (exp->state == EXPORT_RUNNING) {
-        export_shut_down(exp, BLOCK_EXPORT_END_REASON_SHUTDOWN,
-                         MAX(deadline_ns - export_now_ns(), 0));
+        int64_t left_ns = deadline_ns - aio_now_ns();
+
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_SHUTDOWN, MAX(left_ns, 0));
     }
     while (exp->state != EXPORT_GONE &&
            export_co_wait_change(exp, deadline_ns + EXPORT_QUIT_GRACE_NS)) {
@@ -402,7 +403,7 @@ static bool co_fn export_co_quit(Export *exp, int64_t deadline_ns)
 
 bool export_registry_co_shutdown_all(ExportRegistry *registry)
 {
-    int64_t deadline_ns = export_now_ns() + EXPORT_QUIT_WAIT_NS;
+    int64_t deadline_ns = aio_now_ns() + EXPORT_QUIT_WAIT_NS;
     g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)export_unref);
     bool gone = true;
 

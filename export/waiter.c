@@ -10,11 +10,6 @@ typedef struct Deadline {
     bool passed;
 } Deadline;
 
-int64_t export_now_ns(void)
-{
-    return g_get_monotonic_time() * 1000;
-}
-
 static void deadline_passed(void *opaque)
 {
     Deadline *deadline = opaque;

@@ -26,7 +26,4 @@ bool co_fn export_waiter_co_wait(ExportWaiter *waiter, int64_t deadline_ns);
 /* Ends the wait; does nothing if it has ended. */
 void export_waiter_wake(ExportWaiter *waiter);
 
-/* CLOCK_MONOTONIC in nanoseconds. */
-int64_t export_now_ns(void);
-
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How exports of any type begin and end: the order of a driver's callbacks, who waits for whom, what
- * a deletion refuses. The driver is one of the test's own; its requests do nothing but last.
+ * How exports of any type begin and end: the order of a driver's callbacks, who waits for whom,
+ * what a deletion refuses. The driver is one of the test's own; its requests do nothing but last.
  */
 #include <string.h>
 
@@ -318,7 +318,7 @@ static void co_fn body_bookkeeping(GraphRig *rig)
     co_clear_stage(rig);
 }
 
-/* A hard deletion returns at once; the export is listed until its requests have run to their end. */
+/* A hard deletion returns at once; the export is listed until its requests have ended. */
 static void co_fn body_hard(GraphRig *rig)
 {
     g_autoptr(GPtrArray) list = NULL;
