@@ -287,6 +287,13 @@ static BlockNode *export_find_node(ExportRegistry *registry, const BlockExportOp
                     options->id);
         return NULL;
     }
+    if (node && options->allow_inactive && !block_node_active(node)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "node '%s' is inactive, and an export of type '%s' cannot leave it so; leave "
+                    "'allow-inactive' out to make it active",
+                    options->node_name, block_export_type_to_string(options->type));
+        return NULL;
+    }
     return node;
 }
 

@@ -26,7 +26,8 @@ static int64_t now_realtime(void)
 {
     struct timespec ts;
 
-    clock_gettime(CLOCK_REALTIME_COARSE, &ts);
+    /* Not the coarse clock: a change soon after another one shows, too. */
+    clock_gettime(CLOCK_REALTIME, &ts);
     return ts.tv_sec * NS_PER_S + ts.tv_nsec;
 }
 

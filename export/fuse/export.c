@@ -98,19 +98,23 @@ static void fuse_shared_remove(FuseShared *shared, const FuseMountId *id, const 
     }
 }
 
-/* Keep others from covering the file that @key names; false if somebody is at it. */
-static bool fuse_shared_reserve(FuseShared *shared, const char *key)
+/*
+ * Keep other exports away from @path, before anything that asks a server about it: whoever waited
+ * for a mount that is just being made would hold a worker that serving it may need. False if
+ * another is at it.
+ */
+static bool fuse_shared_reserve(FuseShared *shared, const char *path)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
 
-    return g_hash_table_add(shared->covering, g_strdup(key));
+    return g_hash_table_add(shared->covering, g_strdup(path));
 }
 
-static void fuse_shared_release(FuseShared *shared, const char *key)
+static void fuse_shared_release(FuseShared *shared, const char *path)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&shared->lock);
 
-    g_hash_table_remove(shared->covering, key);
+    g_hash_table_remove(shared->covering, path);
 }
 
 /* Starting, in a worker */
@@ -172,12 +176,12 @@ static bool start_clear_stale(FuseStart *start, const char *path)
     return true;
 }
 
-/* Make sure that there is a regular file to cover; @key names it. */
-static bool start_check_file(FuseStart *start, const char *path, char **key)
+/* Make sure that there is a regular file to cover. */
+static bool start_check_file(FuseStart *start, const char *path)
 {
     /* One dead mount may lie upon another. */
     for (unsigned i = 0; i < 16; i++) {
-        switch (fuse_mountpoint_inspect(path, key, &start->error)) {
+        switch (fuse_mountpoint_inspect(path, &start->error)) {
         case FUSE_PLACE_FILE:
             return true;
         case FUSE_PLACE_UNFIT:
@@ -245,31 +249,39 @@ static bool start_mount(FuseStart *start, const char *path)
     return false;
 }
 
+static bool start_at(FuseStart *start, const char *path)
+{
+    FuseExport *fe = start->fe;
+    FuseShared *shared = fe->common.shared;
+    FuseRecords *records = fuse_shared_records(shared);
+
+    if (!start_check_own(start, path) || !start_check_file(start, path) ||
+        !start_mount(start, path)) {
+        return false;
+    }
+    fuse_shared_insert(shared, &fe->mount.id, fe->common.id);
+    fuse_records_add(records, &fe->mount.id, path);
+    return true;
+}
+
 static int fuse_start_worker(void *opaque)
 {
     FuseStart *start = opaque;
     FuseShared *shared = start->fe->common.shared;
-    FuseRecords *records = fuse_shared_records(shared);
     g_autofree char *path = fuse_mountpoint_resolve(start->path, &start->error);
-    g_autofree char *key = NULL;
-    bool mounted;
+    bool started;
 
-    if (!path || !start_check_own(start, path) || !start_check_file(start, path, &key)) {
+    if (!path) {
         return -1;
     }
-    if (!fuse_shared_reserve(shared, key)) {
+    if (!fuse_shared_reserve(shared, path)) {
         g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
                     "another export is just being added at mountpoint '%s'", path);
         return -1;
     }
-    /* Once more: whoever had the reservation before may have mounted. */
-    mounted = start_check_own(start, path) && start_mount(start, path);
-    if (mounted) {
-        fuse_shared_insert(shared, &start->fe->mount.id, start->fe->common.id);
-        fuse_records_add(records, &start->fe->mount.id, path);
-    }
-    fuse_shared_release(shared, key);
-    return mounted ? 0 : -1;
+    started = start_at(start, path);
+    fuse_shared_release(shared, path);
+    return started ? 0 : -1;
 }
 
 /* The mountpoint as it is meant now, whatever the working directory becomes. */

@@ -18,6 +18,11 @@
 #define INIT_TIMEOUT_MS     10000
 #define INIT_SMALL_IN       offsetof(struct fuse_init_in, flags2) /* before protocol 7.36 */
 
+/*
+ * What is asked for. Not among it, though the kernel offers it: the write-back cache and cached
+ * opens, also those without a message (FUSE_NO_OPEN_SUPPORT), for then programs would not see at
+ * once what others write; and locks, which are local and work without us.
+ */
 static const struct {
     uint64_t flag;
     const char *name;

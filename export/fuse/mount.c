@@ -208,7 +208,7 @@ FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError *
 
 FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GError **error)
 {
-    if (!is_on_top(path, id) || fuse_mountpoint_inspect(path, NULL, NULL) != FUSE_PLACE_STALE) {
+    if (!is_on_top(path, id) || fuse_mountpoint_inspect(path, NULL) != FUSE_PLACE_STALE) {
         return FUSE_UNMOUNT_GONE;
     }
     return detach(path, error) ? FUSE_UNMOUNT_DONE : FUSE_UNMOUNT_FAILED;

@@ -83,7 +83,7 @@ static const char *file_kind(mode_t mode)
     }
 }
 
-FusePlaceKind fuse_mountpoint_inspect(const char *path, char **key, GError **error)
+FusePlaceKind fuse_mountpoint_inspect(const char *path, GError **error)
 {
     struct stat st;
 
@@ -102,9 +102,6 @@ FusePlaceKind fuse_mountpoint_inspect(const char *path, char **key, GError **err
                     "mountpoint '%s' is %s; it must be a regular file", path,
                     file_kind(st.st_mode));
         return FUSE_PLACE_UNFIT;
-    }
-    if (key) {
-        *key = g_strdup_printf("%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
     }
     return FUSE_PLACE_FILE;
 }

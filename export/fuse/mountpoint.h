@@ -40,7 +40,7 @@ typedef enum {
     FUSE_PLACE_UNFIT, /* anything else: @error is set */
 } FusePlaceKind;
 
-/* What is at the resolved @path. @key (unless NULL) names the file for FUSE_PLACE_FILE. */
-FusePlaceKind fuse_mountpoint_inspect(const char *path, char **key, GError **error);
+/* What is at the resolved @path. Asks the server of whatever is mounted there. */
+FusePlaceKind fuse_mountpoint_inspect(const char *path, GError **error);
 
 #endif

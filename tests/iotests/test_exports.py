@@ -145,9 +145,13 @@ class Adding(ExportTest):
         self.add(node_name='below')
         self.assertEqual(sorted(self.ids()), ['e0', 'e1'])
 
-    def test_allow_inactive_changes_nothing_for_an_active_node(self):
-        self.add(allow_inactive=False)
-        self.assertEqual(self.ids(), ['e0'])
+    def test_inactive_nodes(self):
+        self.node('n1', active=False)
+        self.add_refused('n1', 'inactive', node_name='n1', allow_inactive=True)
+        self.add(node_name='n1')
+        active = {n['node-name']: n['active'] for n in self.daemon.qmp.cmd('query-named-block-nodes')}
+        self.assertTrue(active['n1'])
+        self.add(id='e1', mountpoint=self.mountpoint('m1'), allow_inactive=True)
 
 
 class Iothreads(ExportTest):
