@@ -11,6 +11,9 @@
 #include "monitor/monitor.h"
 #include "object/object.h"
 
+/* How long the end waits for commands that run; one may hang in a file system. */
+#define COMMANDS_WAIT_NS (10 * G_GINT64_CONSTANT(1000000000))
+
 struct Server {
     const DaemonOptions *options;
     Log *log;
@@ -27,7 +30,7 @@ struct Server {
     BlockGraph *graph;
     ExportRegistry *exports;
 
-    bool hanging;        /* requests below exports do not end: nodes cannot be closed */
+    bool hanging;        /* commands, or requests below exports, do not end: nodes stay open */
     bool stopping;       /* told to end */
     Coroutine *sleeping; /* the main coroutine, while there is nothing for it to do */
     int exit_code;
@@ -81,13 +84,21 @@ static void on_export_gone(void *opaque)
 /* Exports go first, since they use nodes; monitors last, since they tell of it. */
 static void co_fn server_co_take_down(Server *s)
 {
+    bool gone, quiet;
+
     notify_service_manager("STOPPING=1");
-    monitor_set_co_quiesce(s->monitors);
-    s->hanging = !export_registry_co_shutdown_all(s->exports);
+    monitor_set_co_quiesce(s->monitors, COMMANDS_WAIT_NS);
+    gone = export_registry_co_shutdown_all(s->exports);
+    quiet = monitor_set_co_quiesce(s->monitors, 0);
+    s->hanging = !gone || !quiet;
     if (!s->hanging) {
         block_graph_co_close_all(s->graph);
     }
-    monitor_set_co_close(s->monitors);
+    if (quiet) {
+        monitor_set_co_close(s->monitors);
+    } else {
+        monitor_set_abandon(s->monitors);
+    }
     pidfile_remove(g_steal_pointer(&s->pidfile));
 }
 
@@ -176,7 +187,7 @@ int server_run(Server *s, Background *background)
     g_main_loop_run(s->loop);
     if (s->hanging) {
         /* What still waits below uses what would be freed. */
-        log_error(s->log, "some requests did not end; leaving them behind");
+        log_error(s->log, "some commands or requests did not end; leaving them behind");
         _exit(EXIT_FAILURE);
     }
     return s->exit_code;

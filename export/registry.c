@@ -396,7 +396,11 @@ bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExpor
 /* Shut down one export for the end of the daemon. Returns whether it is gone. */
 static bool co_fn export_co_quit(Export *exp, int64_t deadline_ns)
 {
-    export_co_wait_started(exp);
+    while (exp->state == EXPORT_STARTING) {
+        if (!export_co_wait_change(exp, deadline_ns)) {
+            return false;
+        }
+    }
     if (exp->state == EXPORT_RUNNING) {
         int64_t left_ns = deadline_ns - aio_now_ns();
 
@@ -408,22 +412,36 @@ static bool co_fn export_co_quit(Export *exp, int64_t deadline_ns)
     return exp->state == EXPORT_GONE;
 }
 
+static void export_warn_stuck(const Export *exp)
+{
+    if (exp->state == EXPORT_STARTING) {
+        g_warning("%s: adding it does not end; giving up on it", exp->user);
+    } else {
+        g_warning("%s: %u requests to its node do not end; giving up on them", exp->user,
+                  export_requests(exp));
+    }
+}
+
 bool export_registry_co_shutdown_all(ExportRegistry *registry)
 {
     int64_t deadline_ns = aio_now_ns() + EXPORT_QUIT_WAIT_NS;
     g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)export_unref);
+    unsigned n_running = 0;
     bool gone = true;
 
     registry->closing = true;
     for (GList *l = registry->exports.head; l; l = l->next) {
-        g_ptr_array_add(all, export_ref(l->data));
+        Export *exp = l->data;
+
+        /* A start may hang; those that run are not to wait for it. */
+        g_ptr_array_insert(all, exp->state == EXPORT_STARTING ? -1 : (int)n_running++,
+                           export_ref(exp));
     }
     for (unsigned i = 0; i < all->len; i++) {
         Export *exp = g_ptr_array_index(all, i);
 
         if (!export_co_quit(exp, deadline_ns)) {
-            g_warning("%s: %u requests to its node do not end; giving up on them", exp->user,
-                      export_requests(exp));
+            export_warn_stuck(exp);
             gone = false;
         }
     }

@@ -471,15 +471,35 @@ void co_fn monitor_set_co_quit(MonitorSet *set)
     set->n_running++;
 }
 
-void co_fn monitor_set_co_quiesce(MonitorSet *set)
+static void on_quiesce_timeout(void *opaque)
+{
+    MonitorSet *set = opaque;
+
+    set->out_of_patience = true;
+    set_wake(set);
+}
+
+/* Begin no more commands. */
+static void set_quiesce(MonitorSet *set)
 {
     set->quiescing = true;
     for (guint i = 0; i < set->monitors->len; i++) {
         chardev_set_accepting(((Monitor *)set->monitors->pdata[i])->chardev, false);
     }
-    while (set->n_running > 0) {
+}
+
+bool co_fn monitor_set_co_quiesce(MonitorSet *set, int64_t wait_ns)
+{
+    AioTimer *timer = aio_timer_new(set->ctx, on_quiesce_timeout, set);
+
+    set_quiesce(set);
+    set->out_of_patience = wait_ns == 0;
+    aio_timer_arm(timer, aio_now_ns() + wait_ns);
+    while (set->n_running > 0 && !set->out_of_patience) {
         set_co_wait(set);
     }
+    aio_timer_free(timer);
+    return set->n_running == 0;
 }
 
 /* End all clients: once they have read what is on its way, or at once. */
@@ -514,7 +534,10 @@ void co_fn monitor_set_co_close(MonitorSet *set)
 {
     Coroutine *quit;
 
-    monitor_set_co_quiesce(set);
+    set_quiesce(set);
+    while (set->n_running > 0) {
+        set_co_wait(set);
+    }
     while ((quit = g_queue_pop_head(&set->quit_waiters))) {
         aio_co_wake(quit);
     }

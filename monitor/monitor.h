@@ -74,12 +74,16 @@ void monitor_set_start(MonitorSet *set);
 /* Let chardevs that wait for a client or a connection fail now, because the daemon is ending. */
 void monitor_set_cancel_starts(MonitorSet *set);
 
-/* Begin no more commands, and wait for those that run, 'quit' excepted. Events still go out. */
-void co_fn monitor_set_co_quiesce(MonitorSet *set);
+/*
+ * Begin no more commands, and wait for those that run, 'quit' excepted, for @wait_ns at most: one
+ * may hang below, in a file system that does not answer. Returns whether all have ended; may be
+ * called again. Events still go out.
+ */
+bool co_fn monitor_set_co_quiesce(MonitorSet *set, int64_t wait_ns);
 
 /*
  * Answer 'quit', give clients a bounded time to read what is on its way, end all connections and
- * remove the sockets. Implies co_quiesce.
+ * remove the sockets. Begins no more commands, and waits for those that run however long it takes.
  */
 void co_fn monitor_set_co_close(MonitorSet *set);
 

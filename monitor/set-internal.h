@@ -32,11 +32,12 @@ struct MonitorSet {
     unsigned next_compat_id;
     bool started;
 
-    bool quiescing;      /* begin no more commands */
-    unsigned n_running;  /* commands that run, 'quit' excepted */
-    unsigned n_monitors; /* Monitor objects that still exist */
-    Coroutine *waiter;   /* co_quiesce or co_close */
-    GQueue quit_waiters; /* Coroutine */
+    bool quiescing;       /* begin no more commands */
+    bool out_of_patience; /* with those that run */
+    unsigned n_running;   /* commands that run, 'quit' excepted */
+    unsigned n_monitors;  /* Monitor objects that still exist */
+    Coroutine *waiter;    /* co_quiesce or co_close */
+    GQueue quit_waiters;  /* Coroutine */
     AioTimer *close_timer;
 
     void (*quit)(void *opaque);

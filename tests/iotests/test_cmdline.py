@@ -592,6 +592,24 @@ class Process(CommandLine):
         self.assertFalse(os.path.exists(daemon.qmp_path))
         self.assertFalse(os.path.exists(self.path('pid')))
 
+    def test_command_that_hangs_does_not_keep_it(self):
+        self.need_fuse()
+        below, daemon = self.wharfd(name='below'), self.wharfd()
+        hanging, point = self.mountpoint('hanging'), self.mountpoint()
+        self.add_file_export(below, self.image, hanging)
+        self.add_file_export(daemon, self.make_file('other', 1 << 20), point)
+        os.kill(below.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, below.pid, signal.SIGCONT)
+        daemon.qmp_client().send({'execute': 'block-export-add', 'arguments': {
+            'type': 'fuse', 'id': 'e1', 'node-name': 'n0', 'mountpoint': hanging}})
+        for _ in range(3):  # then the command has certainly begun
+            daemon.qmp.cmd('query-version')
+        os.kill(daemon.pid, signal.SIGTERM)
+        self.assertEqual(daemon.wait(), 1)
+        self.assertIn('did not end', daemon.log())
+        self.assertFalse(self.mounted(point))
+        self.assertFalse(os.path.exists(daemon.qmp_path))
+
     def test_service_manager(self):
         path = self.path('notify')
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
