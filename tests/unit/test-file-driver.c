@@ -656,6 +656,33 @@ static void co_fn test_sync_error_is_kept(GraphRig *rig)
     }
 }
 
+/* Neither is the tail of a file that direct I/O cannot write whole. */
+static void co_fn test_sync_error_of_direct_tail(GraphRig *rig)
+{
+    BlockBackend *blk;
+
+    if (!hooks_see(rig)) {
+        return;
+    }
+    make_image(place_of(rig), MIB + 100);
+    blk = graph_rig_co_use(co_add(rig, "f0", "'cache': {'direct': true}"), READ_WRITE);
+    graph_rig_co_write(blk, 0, 4096, 1, 0);
+    g_atomic_int_set(&hooks.sync_error, EIO);
+    g_assert_cmpint(blk_co_flush(blk), ==, -EIO);
+    g_atomic_int_set(&hooks.sync_error, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, 0);
+
+    graph_rig_co_write(blk, MIB, 100, 1, 0);
+    g_atomic_int_set(&hooks.sync_error, EIO);
+    g_assert_cmpint(blk_co_flush(blk), ==, -EIO);
+    g_atomic_int_set(&hooks.sync_error, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, -EIO);
+    block_backend_co_free(blk);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*data may be lost*");
+    graph_rig_co_del(rig, "f0");
+    g_test_assert_expected_messages();
+}
+
 #define TOGGLES 20
 
 /* Reads and writes in a thread of its own, in a part of the image that is its own. */
@@ -768,6 +795,7 @@ static const TestCase cases[] = {
     {"every-fua-write-is-synced", test_every_fua_write_is_synced},
     {"no-flush-never-syncs", test_no_flush_never_syncs},
     {"sync-error-is-kept", test_sync_error_is_kept},
+    {"sync-error-of-direct-tail", test_sync_error_of_direct_tail},
     {"exchange-under-load", test_exchange_under_load},
     {"writers-come-and-go", test_writers_come_and_go},
 };

@@ -100,7 +100,7 @@ static int remember_sync_error(FileState *s, int r)
 {
     int none = 0;
 
-    if (r == -EAGAIN || s->handle.direct) {
+    if (r == -EAGAIN || (s->handle.direct && !atomic_load(&s->tail_cached))) {
         return r;
     }
     atomic_compare_exchange_strong(&s->sync_error, &none, r);
@@ -192,7 +192,7 @@ static int write_tail(void *opaque)
         }
     }
     if (r == 0 && t->sync && fdatasync(buffered.fd) < 0) {
-        r = -errno;
+        r = remember_sync_error(t->s, -errno);
     }
     file_handle_close(&buffered);
     return r;
@@ -240,6 +240,7 @@ static int co_fn write_across_end(BlockNode *node, uint64_t offset, const IoVect
         return 0;
     }
     iov_to_buffer(iov, direct, tail, t.n);
+    atomic_store(&t.s->tail_cached, true);
     return aio_co_run_worker(write_tail, &t);
 }
 

@@ -37,9 +37,11 @@ typedef struct FileState {
      * The first error of a sync, negative. A page that could not be written is clean to the kernel
      * from then on: a later sync would succeed without it. So the node never again claims that all
      * is on stable storage, until it is opened anew. Not set for direct I/O, where no page cache is
-     * in between and each sync speaks for itself.
+     * in between and each sync speaks for itself; but once the tail of a file of odd length has
+     * gone through it, it is.
      */
     atomic_int sync_error;
+    atomic_bool tail_cached;
     atomic_uint_fast64_t discards_ok, discards_failed, discarded_bytes;
 
     /* Control coroutines only. */
