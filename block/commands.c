@@ -97,6 +97,9 @@ GPtrArray *co_fn qmp_query_named_block_nodes(QapiCall *call, bool flat, GError *
     block_graph_foreach(call->self, hold_open, nodes);
     for (unsigned i = nodes->len; i-- > 0;) {
         g_ptr_array_add(reply, block_query_co_node(g_ptr_array_index(nodes, i), flat));
+    }
+    /* Not one by one: a reopen may have put any of them below one that was asked later. */
+    for (unsigned i = nodes->len; i-- > 0;) {
         let_go(g_ptr_array_index(nodes, i));
     }
     return reply;
