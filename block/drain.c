@@ -145,8 +145,11 @@ static void co_fn backend_co_enter_slow(BlockBackend *blk)
         }
         g_mutex_unlock(&blk->gate_lock);
         inside = gate_enter(&blk->gate);
+        if (!inside) {
+            /* By trying it was counted for a moment, and whoever drains may have seen that. */
+            block_graph_kick(blk->graph);
+        }
     }
-    /* Also: by trying it was counted for a moment, and whoever drains may have seen that. */
     block_backend_release(blk);
 }
 
