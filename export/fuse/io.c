@@ -47,11 +47,10 @@ int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
 }
 
 /*
- * Make room for a write past the end, or make it shorter where there can be none. @grown_from is
- * the former length if the node was made longer, else -1.
+ * Make room for a write past the end, or make it shorter where there can be none. If the write then
+ * fails, the new length stays: what others have written there meanwhile must not be cut off.
  */
-static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *bytes,
-                                   int64_t *grown_from)
+static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *bytes)
 {
     uint64_t length;
     int ret;
@@ -64,9 +63,6 @@ static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *by
     }
     if (fe->growable) {
         ret = fuse_co_resize_locked(fe, offset + *bytes, PREALLOC_MODE_OFF);
-        if (ret == 0) {
-            *grown_from = length;
-        }
         if (ret != -ENOTSUP) {
             return ret;
         }
@@ -76,16 +72,6 @@ static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *by
     }
     *bytes = length - offset;
     return 0;
-}
-
-/* A write that failed leaves no new length behind, unless others have made it longer still. */
-static void co_fn fuse_co_undo_growth(FuseExport *fe, uint64_t grown_from, uint64_t grown_to)
-{
-    CO_MUTEX_GUARD(&fe->resize_lock);
-
-    if ((uint64_t)blk_length(fuse_blk(fe)) == grown_to) {
-        fuse_co_resize_locked(fe, grown_from, PREALLOC_MODE_OFF);
-    }
 }
 
 /* Whether the write is to be on stable storage before it is answered. */
@@ -102,7 +88,6 @@ int fuse_co_write(FuseCall *call)
     BlockBackend *blk = fuse_blk(fe);
     BlockRequestFlags flags = is_synchronous(fe, in) ? BLOCK_REQ_FUA : 0;
     uint64_t bytes = in->size;
-    int64_t grown_from = -1;
     int ret;
 
     if (in->size != call->payload_bytes) {
@@ -115,16 +100,13 @@ int fuse_co_write(FuseCall *call)
         return -EFBIG;
     }
     if (in->offset + bytes > (uint64_t)blk_length(blk)) {
-        ret = fuse_co_make_room(fe, in->offset, &bytes, &grown_from);
+        ret = fuse_co_make_room(fe, in->offset, &bytes);
         if (ret < 0) {
             return ret;
         }
     }
     ret = bytes ? blk_co_pwritev(blk, in->offset, IOV_LOCAL(call->payload, bytes), flags) : 0;
     if (ret < 0) {
-        if (grown_from >= 0) {
-            fuse_co_undo_growth(fe, grown_from, in->offset + bytes);
-        }
         return ret;
     }
     fuse_touch(fe);
