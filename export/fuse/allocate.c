@@ -25,20 +25,25 @@ static int co_fn fuse_co_grow(FuseExport *fe, uint64_t end, PreallocMode preallo
     return ret;
 }
 
-/* Make the part of the range that lies before @length read as zeros. */
-static int co_fn fuse_co_zero(FuseExport *fe, uint64_t offset, uint64_t end, uint64_t length,
+/* Make the range from @offset to @end read as zeros, as far as the node reaches. */
+static int co_fn fuse_co_zero(FuseExport *fe, uint64_t offset, uint64_t end,
                               BlockRequestFlags flags)
 {
     int ret;
 
-    end = MIN(end, length);
-    if (offset >= end) {
-        return 0;
-    }
     if (fe->common.writethrough) {
         flags |= BLOCK_REQ_FUA;
     }
-    ret = blk_co_pwrite_zeroes(fuse_blk(fe), offset, end - offset, flags);
+    do {
+        uint64_t length = blk_length(fuse_blk(fe));
+
+        end = MIN(end, length);
+        if (offset >= end) {
+            return 0;
+        }
+        ret = blk_co_pwrite_zeroes(fuse_blk(fe), offset, end - offset, flags);
+    } while (fuse_was_shortened(fe, ret, end));
+
     if (ret == 0) {
         fuse_touch(fe);
     }
@@ -49,7 +54,7 @@ int fuse_co_fallocate(FuseCall *call)
 {
     const struct fuse_fallocate_in *in = call->args;
     FuseExport *fe = call->fe;
-    uint64_t end, length = blk_length(fuse_blk(fe));
+    uint64_t end, length;
     int ret;
 
     if (!fe->common.writable) {
@@ -69,12 +74,12 @@ int fuse_co_fallocate(FuseCall *call)
     case FALLOC_FL_KEEP_SIZE:
         return 0; /* nothing promises space below, and past the end there is none */
     case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
-        return fuse_co_zero(fe, in->offset, end, length, BLOCK_REQ_MAY_UNMAP);
+        return fuse_co_zero(fe, in->offset, end, BLOCK_REQ_MAY_UNMAP);
     case FALLOC_FL_ZERO_RANGE:
         ret = fuse_co_grow(fe, end, PREALLOC_MODE_OFF, &length);
-        return ret < 0 ? ret : fuse_co_zero(fe, in->offset, end, length, 0);
+        return ret < 0 ? ret : fuse_co_zero(fe, in->offset, MIN(end, length), 0);
     case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE:
-        return fuse_co_zero(fe, in->offset, end, length, 0);
+        return fuse_co_zero(fe, in->offset, end, 0);
     default:
         return -EOPNOTSUPP;
     }

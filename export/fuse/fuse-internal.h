@@ -18,6 +18,7 @@
 #ifndef WHARF_EXPORT_FUSE_INTERNAL_H
 #define WHARF_EXPORT_FUSE_INTERNAL_H
 
+#include <errno.h>
 #include <linux/fuse.h>
 
 #include "aio/lock.h"
@@ -128,6 +129,12 @@ int co_fn fuse_co_statfs(FuseCall *call);
 static inline BlockBackend *fuse_blk(FuseExport *fe)
 {
     return fe->common.blk;
+}
+
+/* Whether @ret, of a request up to @end, is due to somebody making the node shorter meanwhile. */
+static inline bool fuse_was_shortened(FuseExport *fe, int ret, uint64_t end)
+{
+    return ret == -EIO && end > (uint64_t)blk_length(fuse_blk(fe));
 }
 
 /* The data has changed: mtime and ctime move. */

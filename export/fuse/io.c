@@ -24,7 +24,7 @@ int fuse_co_read(FuseCall *call)
         }
         bytes = MIN(in->size, length - in->offset);
         ret = blk_co_preadv(blk, in->offset, IOV_LOCAL(call->payload, bytes), 0);
-    } while (ret == -EIO && in->offset + bytes > (uint64_t)blk_length(blk));
+    } while (fuse_was_shortened(call->fe, ret, in->offset + bytes));
 
     call->data_bytes = ret < 0 ? 0 : bytes;
     return ret;
@@ -99,13 +99,17 @@ int fuse_co_write(FuseCall *call)
     if (in->offset > INT64_MAX - bytes) {
         return -EFBIG;
     }
-    if (in->offset + bytes > (uint64_t)blk_length(blk)) {
-        ret = fuse_co_make_room(fe, in->offset, &bytes);
-        if (ret < 0) {
-            return ret;
+    /* Again if the node was made shorter under the request. */
+    do {
+        if (in->offset + bytes > (uint64_t)blk_length(blk)) {
+            ret = fuse_co_make_room(fe, in->offset, &bytes);
+            if (ret < 0) {
+                return ret;
+            }
         }
-    }
-    ret = bytes ? blk_co_pwritev(blk, in->offset, IOV_LOCAL(call->payload, bytes), flags) : 0;
+        ret = bytes ? blk_co_pwritev(blk, in->offset, IOV_LOCAL(call->payload, bytes), flags) : 0;
+    } while (fuse_was_shortened(fe, ret, in->offset + bytes));
+
     if (ret < 0) {
         return ret;
     }
