@@ -14,9 +14,9 @@
 #define ATTRIBUTES_NAME_MAX 255
 #define NS_PER_S            G_GINT64_CONSTANT(1000000000)
 
-/* Every mode bit that is not the owner's to read, write and execute. */
 #define DIV_ROUND_UP(n, d) (((n) + (d)-1) / (d))
 
+/* Every mode bit that is not the owner's to read, write and execute. */
 #define MODE_FOR_OTHERS (07777 & ~0700)
 
 #define load(member)         __atomic_load_n(&(member), __ATOMIC_RELAXED)

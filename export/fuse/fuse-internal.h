@@ -96,10 +96,11 @@ typedef struct FuseOperation {
 } FuseOperation;
 
 /*
- * Find the operation for the message @message of @bytes bytes and fill in what of @call describes
- * the request. @payload: where the data of a WRITE begins in the message, or that of the answer may
- * be put. NULL with *@err = -errno to answer where the message is malformed or of a kind nobody
- * knows; if it is too short for an answer, *@err is 0.
+ * Find the operation for the message @message of @bytes bytes (aligned to 8) and fill in what of
+ * @call describes the request; the message must stay as long as the call. @payload: room for the
+ * data of an answer, which must not overlap the arguments of a READ. NULL with *@err = -errno to
+ * answer where the message is malformed or of a kind nobody knows; *@err is 0 where it is too short
+ * to tell what to answer to.
  */
 const FuseOperation *fuse_call_parse(FuseCall *call, FuseExport *fe, const void *message,
                                      size_t bytes, void *payload, int *err);
