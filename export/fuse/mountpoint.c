@@ -85,9 +85,10 @@ static const char *file_kind(mode_t mode)
 
 FusePlaceKind fuse_mountpoint_inspect(const char *path, GError **error)
 {
-    struct stat st;
+    struct statx st;
 
-    if (lstat(path, &st) < 0) {
+    /* Not from the kernel's cache, which for a while looks well when the server is dead already. */
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC, STATX_TYPE, &st) < 0) {
         int err = errno;
 
         /* Not connected; cut off; refused because the first handshake had failed. */
@@ -97,10 +98,10 @@ FusePlaceKind fuse_mountpoint_inspect(const char *path, GError **error)
         wharf_set_error_errno(error, err, "cannot stat mountpoint '%s'", path);
         return FUSE_PLACE_UNFIT;
     }
-    if (!S_ISREG(st.st_mode)) {
+    if (!S_ISREG(st.stx_mode)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
                     "mountpoint '%s' is %s; it must be a regular file", path,
-                    file_kind(st.st_mode));
+                    file_kind(st.stx_mode));
         return FUSE_PLACE_UNFIT;
     }
     return FUSE_PLACE_FILE;

@@ -375,6 +375,17 @@ class DeadDaemons(MountTest):
         self.delete()
         self.assert_plain()
 
+    def test_corpse_that_the_kernel_still_knows_well(self):
+        """It goes on telling what stat has found for a second after the death."""
+        self.add()
+        self.worker.stat(self.mnt)
+        self.daemon.kill()
+        self.daemon = self.start(name='second')
+        self.add()
+        self.assert_exported()
+        self.delete()
+        self.assert_plain()
+
     def test_all_own_corpses_are_cleared(self):
         other = self.make_file('other', content=self.PLAIN)
         third = self.make_file('third', content=self.PLAIN)
