@@ -188,7 +188,7 @@ class Load:
         self.test = test
         self.process = subprocess.Popen(
             [find_tool('fio'), '--name=load', f'--filename={mnt}', '--rw=randrw', '--bsrange=4k-64k', '--size=8m',
-             '--ioengine=libaio', '--iodepth=8', '--direct=1', '--time_based', '--runtime=100',
+             '--ioengine=libaio', '--iodepth=8', '--direct=1', '--time_based', '--runtime=1000',
              '--allow_file_create=0', '--error_dump=1', *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=test.dir,
             start_new_session=True)
@@ -263,7 +263,7 @@ class ChangesUnderLoad(IoTest):
         load.stop()
         self.assertEqual(os.stat(image).st_size, 8 * MIB + 29000)
 
-    @timeout(300)
+    @timeout(600)
     def test_cycles_under_load_leak_nothing(self):
         """200 times: a node, an export, some use of it, and all gone again, beside a busy export."""
         busy_image = self.make_file('busy.img', 8 * MIB)
@@ -305,7 +305,7 @@ class ChangesUnderLoad(IoTest):
         # The worker pool may have grown by one or two since; 200 cycles must not show.
         self.assertLess(len(daemon.threads()), threads + 20)
         if os.environ.get('WHARF_BUILD', 'normal') == 'normal':
-            self.assertLess(daemon.rss(), rss + 3 * MIB)
+            self.assertLess(daemon.rss(), rss + 8 * MIB)
         load.stop()
 
     def test_objects_come_and_go_under_load(self):
