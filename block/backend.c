@@ -63,6 +63,9 @@ BlockBackend *co_fn block_backend_co_new(BlockNode *node, const char *user, Bloc
     block_graph_co_lock_change(blk->graph, node);
     blk->perm = perm;
     blk->shared = shared;
+    /* So that activation is refused as a whole where these permissions cannot be had. */
+    blk->root.new_perm = perm;
+    blk->root.new_shared = shared;
     backend_link(blk);
     ok = (perm == 0 || block_node_co_activate(node, error)) && backend_co_update_perm(blk, error);
     if (!ok) {

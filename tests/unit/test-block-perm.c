@@ -245,6 +245,29 @@ static void test_inactive(void)
     assert_error(&error, "nobody");
 }
 
+/* A user who is refused leaves the node at rest. */
+static void test_refused_stays_inactive(void)
+{
+    g_autoptr(Fixture) f = perm_new();
+    g_autoptr(GError) error = NULL;
+    BlockNode *top;
+    BlockBackend *blk;
+
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'dbg', 'image': 'mem'}");
+    top = fixture_add(f, "{'driver': 'raw', 'node-name': 'top', 'file': 'dbg'}");
+    g_assert_true(fixture_try_set_active(f, "top", false, NULL));
+    script.check_perm_error = EAGAIN;
+    g_assert_null(fixture_try_backend(f, "top", "a", R | W, ALL, &error));
+    assert_error(&error, "the script locks it");
+    g_assert_false(block_node_active(top));
+    g_assert_false(block_node_active(block_graph_find(f->graph, "dbg", NULL)));
+    script.check_perm_error = 0;
+    blk = fixture_backend(f, "top", "a", R | W, ALL);
+    g_assert_true(block_node_active(top));
+    g_assert_cmphex(script_perm.perm, ==, R | W);
+    fixture_free_backend(f, blk);
+}
+
 static void test_added_inactive(void)
 {
     g_autoptr(Fixture) f = perm_new();
@@ -292,6 +315,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/perm/options", test_options);
     g_test_add_func("/block/perm/inactive/set", test_inactive);
     g_test_add_func("/block/perm/inactive/added", test_added_inactive);
+    g_test_add_func("/block/perm/inactive/refused", test_refused_stays_inactive);
     g_test_add_func("/block/perm/inactive/flushes", test_inactive_flushes);
     return g_test_run();
 }
