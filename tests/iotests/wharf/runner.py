@@ -146,8 +146,9 @@ class _File:
             [sys.executable, _RUN, '--child', self.path, '--report-fd', str(report), *self.patterns],
             stdin=subprocess.PIPE, stdout=self._output, stderr=self._output, pass_fds=[report],
             start_new_session=True,
+            # Tests read what programs say, which is to be the same in every country.
             env={**os.environ, tools.MARK: self.mark, 'WHARF_TEST_DIR': self.dir,
-                 'TMPDIR': self.dir, 'PYTHONDONTWRITEBYTECODE': '1'})
+                 'TMPDIR': self.dir, 'PYTHONDONTWRITEBYTECODE': '1', 'LC_ALL': 'C.UTF-8'})
         os.close(report)
         self.child.stdin.write(json.dumps(self.done).encode())
         self.child.stdin.close()
