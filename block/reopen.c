@@ -23,6 +23,7 @@ typedef struct ReopenNode {
     BlockdevOptions *opts;
     GArray *switches; /* EdgeSwitch */
     bool heir;        /* not named by the user, changes with its parent */
+    bool has_flags;
     bool prepared;
     bool drained;
 } ReopenNode;
@@ -135,16 +136,27 @@ static bool reopen_collect_heirs(Reopen *r, const ReopenNode *rn, GError **error
     return true;
 }
 
-/* The flags that @rn inherits from, or NULL. */
-static const BlockNodeFlags *reopen_inherited(const Reopen *r, const ReopenNode *rn)
+static bool reopen_compute_flags(const Reopen *r, ReopenNode *rn, GError **error)
 {
     const BlockNode *from = rn->pub.node->inherits_from;
-    const ReopenNode *parent = from ? reopen_find(r, from) : NULL;
+    ReopenNode *parent = from ? reopen_find(r, from) : NULL;
+    const BlockNodeFlags *inherited = from ? &from->flags : NULL;
 
-    if (parent) {
-        return &parent->pub.flags;
+    if (rn->has_flags) {
+        return true;
     }
-    return from ? &from->flags : NULL;
+    if (parent) { /* which may stand behind @rn in the user's list */
+        if (!reopen_compute_flags(r, parent, error)) {
+            return false;
+        }
+        inherited = &parent->pub.flags;
+    }
+    if (!block_node_flags_from(&rn->pub.flags, rn->opts, inherited, error)) {
+        g_prefix_error(error, "block node '%s': ", rn->pub.node->name);
+        return false;
+    }
+    rn->has_flags = true;
+    return true;
 }
 
 /* Computes the flags of all; r->nodes grows by the heirs meanwhile. */
@@ -153,11 +165,7 @@ static bool reopen_collect_flags(Reopen *r, GError **error)
     for (unsigned i = 0; i < r->nodes->len; i++) {
         ReopenNode *rn = reopen_get(r, i);
 
-        if (!block_node_flags_from(&rn->pub.flags, rn->opts, reopen_inherited(r, rn), error)) {
-            g_prefix_error(error, "block node '%s': ", rn->pub.node->name);
-            return false;
-        }
-        if (!reopen_collect_heirs(r, rn, error)) {
+        if (!reopen_compute_flags(r, rn, error) || !reopen_collect_heirs(r, rn, error)) {
             return false;
         }
     }
