@@ -203,6 +203,20 @@ static void co_fn graph_co_disown(BlockNode *node)
     }
 }
 
+static void graph_set_not_owned_error(const BlockNode *node, GError **error)
+{
+    if (node->inherits_from) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "block node '%s' was made with node '%s' and goes with it; delete that one",
+                    node->name, node->inherits_from->name);
+        return;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "block node '%s' was made with a node that is gone, and goes with its last user; "
+                "delete that one",
+                node->name);
+}
+
 bool co_fn block_graph_co_del(BlockGraph *graph, const char *name, GError **error)
 {
     BlockNode *node = block_graph_find(graph, name, error);
@@ -212,9 +226,7 @@ bool co_fn block_graph_co_del(BlockGraph *graph, const char *name, GError **erro
         return false;
     }
     if (!node->monitor_owned) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "block node '%s' was made with node '%s' and goes with it; delete that one",
-                    node->name, node->inherits_from ? node->inherits_from->name : "?");
+        graph_set_not_owned_error(node, error);
         return false;
     }
     if (!node_check_unused(node, error)) {

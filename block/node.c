@@ -77,12 +77,25 @@ static BlockNode *node_new(BlockGraph *graph, const BlockDriver *drv, const char
     return node;
 }
 
+/* Nodes made with @node may outlive it, where others use them, too. */
+static void node_forget_as_origin(const BlockNode *node)
+{
+    for (GList *l = node->graph->nodes.head; l; l = l->next) {
+        BlockNode *other = l->data;
+
+        if (other->inherits_from == node) {
+            other->inherits_from = NULL;
+        }
+    }
+}
+
 static void node_free(BlockNode *node)
 {
     BlockGraph *graph = node->graph;
 
     g_assert(node->parents->len == 0 && node->children->len == 0);
     block_notify_forget(node);
+    node_forget_as_origin(node);
     g_queue_unlink(&graph->nodes, &node->link);
     g_hash_table_remove(graph->by_name, node->name);
     g_ptr_array_unref(node->parents);

@@ -52,6 +52,38 @@ static void test_defaults_return(void)
     g_assert_cmpint(flags(f, "top")->detect_zeroes, ==, BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF);
 }
 
+/* A node made with another takes that one's new options over, whichever is named first. */
+static void test_order_of_inheritance(void)
+{
+    g_autoptr(Fixture) f = reopen_new();
+
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'outer', "
+                   "'file': {'driver': 'raw', 'node-name': 'inner', 'file': 'f'}}");
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'inner', 'file': 'f'}, "
+                      "{'driver': 'raw', 'node-name': 'outer', 'file': 'inner', "
+                      "'read-only': true, 'cache': {'direct': true}}]");
+    g_assert_true(flags(f, "inner")->read_only);
+    g_assert_true(flags(f, "inner")->cache_direct);
+}
+
+/* It may outlive that one. */
+static void test_origin_is_gone(void)
+{
+    g_autoptr(Fixture) f = reopen_new();
+    g_autoptr(GError) error = NULL;
+
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'outer', 'read-only': true, "
+                   "'file': {'driver': 'raw', 'node-name': 'inner', 'file': 'f'}}");
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'other', 'file': 'inner', 'read-only': true}");
+    fixture_del(f, "outer");
+    g_assert_false(fixture_try_del(f, "inner", &error));
+    assert_error(&error, "is gone");
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'inner', 'file': 'f'}]");
+    g_assert_false(flags(f, "inner")->read_only);
+    fixture_del(f, "other");
+    g_assert_null(block_graph_find(f->graph, "inner", NULL));
+}
+
 static void assert_refused(Fixture *f, const char *json, const char *word)
 {
     g_autoptr(GError) error = NULL;
@@ -290,6 +322,8 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/block/reopen/empty", test_empty);
     g_test_add_func("/block/reopen/defaults-return", test_defaults_return);
+    g_test_add_func("/block/reopen/order-of-inheritance", test_order_of_inheritance);
+    g_test_add_func("/block/reopen/origin-is-gone", test_origin_is_gone);
     g_test_add_func("/block/reopen/refused", test_refused);
     g_test_add_func("/block/reopen/all-or-none", test_all_or_none);
     g_test_add_func("/block/reopen/exchange-child", test_exchange_child);
