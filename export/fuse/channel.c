@@ -120,6 +120,14 @@ static void channel_free_requests(FuseChannel *channel)
     }
 }
 
+static void channel_resume(FuseChannel *channel)
+{
+    if (channel->paused && channel->watch) {
+        channel->paused = false;
+        aio_watch_set_events(channel->watch, POLLIN);
+    }
+}
+
 static void channel_trim(void *opaque)
 {
     FuseChannel *channel = opaque;
@@ -128,6 +136,8 @@ static void channel_trim(void *opaque)
         channel_free_requests(channel);
     }
     channel->used = false;
+    /* If there was no memory for any buffer, no request that ends will do it. */
+    channel_resume(channel);
     if (channel->n_requests) {
         aio_timer_arm(channel->trim_timer, aio_now_ns() + CHANNEL_TRIM_NS);
     }
@@ -176,14 +186,6 @@ static void request_answer(FuseRequest *req, int ret)
 }
 
 /* Requests */
-
-static void channel_resume(FuseChannel *channel)
-{
-    if (channel->paused && channel->watch) {
-        channel->paused = false;
-        aio_watch_set_events(channel->watch, POLLIN);
-    }
-}
 
 static int co_fn request_co_serve(FuseRequest *req)
 {
