@@ -199,11 +199,11 @@ class Iothreads(ExportTest):
 
 
 class Deleting(ExportTest):
-    def hung_export(self, **options):
-        """An export whose reads take for ever (until release()), with one in flight."""
+    def hung_export(self, seconds=8, **options):
+        """An export with a read in flight, which takes so long that much can be done meanwhile."""
         self.daemon.qmp.cmd('blockdev-add', {
             'driver': 'blkdebug', 'node-name': 'slow', 'image': 'n0',
-            'inject-delay': [{'event': 'none', 'iotype': 'read', 'delay-ns': 3 * 10**9}]})
+            'inject-delay': [{'event': 'none', 'iotype': 'read', 'delay-ns': seconds * 10**9}]})
         self.add(node_name='slow', writable=True, **options)
         fd = self.worker.open(self.mnt, os.O_RDWR)
         self.worker.start('pread', fd, 512, 0)
@@ -272,7 +272,7 @@ class Deleting(ExportTest):
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'slow'})
 
     def test_quit_waits_for_what_is_in_flight(self):
-        self.hung_export()
+        self.hung_export(seconds=3)  # less than quit has patience
         self.daemon.qmp.send({'execute': 'quit'})
         self.assertEqual(len(self.worker.finish()), 512)
         self.assertEqual(self.daemon.wait(), 0)
