@@ -116,7 +116,7 @@ class IoTest(unittest.TestCase):
 
     def need_loop(self):
         self.need_root()
-        if not os.path.exists('/dev/loop-control'):
+        if not tools.loop_is_free():
             self.skipTest('no loop devices here')
 
     def add_file_export(self, daemon, image, mountpoint, export='e0', node='n0', **options):

@@ -21,6 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _LOOP_CLR_FD = 0x4C01
+_LOOP_CTL_GET_FREE = 0x4C82
 
 
 def wait_until(condition, timeout=TIMEOUT, what=None, interval=0.02):
@@ -137,6 +138,20 @@ def _loop_backing(entry):
             return f.read().strip()
     except OSError:
         return ''
+
+
+def loop_is_free():
+    """Whether there is a loop device to be had; in a container its node may be missing."""
+    try:
+        fd = os.open('/dev/loop-control', os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.path.exists(f'/dev/loop{fcntl.ioctl(fd, _LOOP_CTL_GET_FREE)}')
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def detach_loops_below(directory):
