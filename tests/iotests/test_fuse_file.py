@@ -594,13 +594,12 @@ class Durability(FileTest):
         self.refuses(errno.EIO, 'close', fd)
 
 
+@normal_build_only  # sanitizers do not work below strace
 class CountedSyncs(FileTest):
     """Each write that must be on stable storage is synced, seen from outside by strace."""
 
     def setUp(self):
         strace = find_tool('strace')
-        if os.environ.get('WHARF_BUILD', 'normal') != 'normal':
-            self.skipTest('sanitizers do not work below strace')
         super().setUp()
         self.trace = self.path('trace')
         self.daemon.quit()

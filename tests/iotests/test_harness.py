@@ -3,6 +3,7 @@
 
 import errno
 import os
+import sys
 import time
 
 from wharf import *
@@ -43,6 +44,28 @@ class Harness(IoTest):
             env={**os.environ, tools.MARK: mark})
         self.assertEqual(len(wait_until(lambda: tools.marked_processes(mark))), 1)
         self.assertEqual(tools.kill_marked(mark), [])
+
+    def test_sanitizer_runs_leave_out_what_is_not_for_them(self):
+        file = self.make_file('test_some.py', content=b"""
+from wharf import *
+
+class Both(IoTest):
+    def test_everywhere(self):
+        pass
+
+    @normal_build_only
+    def test_here_only(self):
+        pass
+
+@normal_build_only
+class Normal(IoTest):
+    def test_all(self):
+        pass
+""")
+        runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'run')
+        for build, passed in ('normal', 3), ('asan', 1):
+            done = run(sys.executable, runner, file, env={**os.environ, 'WHARF_BUILD': build})
+            self.assertIn(f'{passed} passed, 0 failed, 0 skipped', done.stdout)
 
     def test_qmp_client(self):
         qsd = self.qsd()

@@ -10,12 +10,11 @@ from wharf import *
 RUN = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'scripts', 'run')
 
 
+@normal_build_only  # the script runs that one
 class ScriptsRun(IoTest):
     def setUp(self):
         super().setUp()
         self.need_fuse()
-        if os.environ.get('WHARF_BUILD', 'normal') != 'normal':
-            self.skipTest('runs the normal build')
 
     def start(self, *args):
         """Start scripts/run; its output goes to a file."""

@@ -21,6 +21,13 @@ def timeout(seconds):
     return mark
 
 
+def normal_build_only(item):
+    """Decorator for a test or a class of tests that say nothing about a build with a sanitizer, or
+    cannot work there: the runner leaves them out of such runs."""
+    item.wharf_normal_build_only = True
+    return item
+
+
 def has_fuse():
     """Whether FUSE can be mounted here at all."""
     return os.path.exists('/dev/fuse') and (os.geteuid() == 0 or bool(shutil.which('fusermount3')))

@@ -107,13 +107,21 @@ def _load(path):
     return unittest.defaultTestLoader.loadTestsFromModule(module)
 
 
+def _belongs_to_build(test):
+    """Whether the test is for the build that is under test."""
+    marked = (test, getattr(test, test._testMethodName, None))
+    return (os.environ.get('WHARF_BUILD', 'normal') == 'normal'
+            or not any(hasattr(item, 'wharf_normal_build_only') for item in marked))
+
+
 def child_main(path, report_fd, patterns):
     """Run one file's tests, but for the names read from stdin (done already)."""
     done = set(json.loads(sys.stdin.read()))
     reporter = _Reporter(report_fd)
     suite = unittest.TestSuite(
         test for test in _flatten(_load(path))
-        if test.id() not in done and (not patterns or any(p in test.id() for p in patterns)))
+        if test.id() not in done and _belongs_to_build(test)
+        and (not patterns or any(p in test.id() for p in patterns)))
     suite.run(reporter)
     os.write(report_fd, b'{"what": "done"}\n')
     return 0
