@@ -276,6 +276,19 @@ int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes)
     return request_end(&req, bytes, refused, r);
 }
 
+int co_fn blk_co_allocate(BlockBackend *blk, uint64_t offset, uint64_t bytes)
+{
+    int r;
+
+    block_backend_co_enter(blk);
+    r = check_write(blk, offset, bytes, 0);
+    if (r == 0) {
+        r = block_node_co_allocate(blk->root.node, offset, bytes);
+    }
+    block_backend_leave(blk);
+    return r;
+}
+
 int co_fn blk_co_flush(BlockBackend *blk)
 {
     BackendRequest req = request_co_begin(blk, BLOCK_OP_FLUSH);

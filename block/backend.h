@@ -94,6 +94,12 @@ int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t byte
  */
 int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes);
 
+/*
+ * Reserve storage for the range, where the node has any to reserve; its content stays as it is. Not
+ * undone where it fails half-way (-ENOSPC). Needs the permission to write; not among the counters.
+ */
+int co_fn blk_co_allocate(BlockBackend *blk, uint64_t offset, uint64_t bytes);
+
 /* Returns when every write that had returned before is on stable storage. */
 int co_fn blk_co_flush(BlockBackend *blk);
 

@@ -127,6 +127,18 @@ int co_fn block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t b
     return account(child, BLOCK_OP_UNMAP, bytes, start_ns, r);
 }
 
+int co_fn block_child_co_allocate(BlockChild *child, uint64_t offset, uint64_t bytes)
+{
+    uint64_t length = block_node_length(child->node);
+
+    if (!child_may_write(child)) {
+        return -EPERM;
+    }
+    return offset < length
+               ? block_node_co_allocate(child->node, offset, MIN(bytes, length - offset))
+               : 0;
+}
+
 int co_fn block_child_co_flush(BlockChild *child)
 {
     int64_t start_ns = block_stats_clock();

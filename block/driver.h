@@ -23,9 +23,10 @@
  *
  * Absent    What a driver leaves out, nodes of a filter (is_filter) pass on to their first child.
  *           For others: without co_pwritev the node must be read-only; without co_pwrite_zeroes
- *           zero bytes are written; without co_pdiscard a discard succeeds; without co_flush the
- *           children are flushed; without co_truncate that is -ENOTSUP; without co_block_status all
- *           is data; without co_allocated_size it is the sum of the children's.
+ *           zero bytes are written; without co_pdiscard a discard succeeds; without co_allocate
+ *           there is nothing to reserve, which succeeds; without co_flush the children are flushed;
+ *           without co_truncate that is -ENOTSUP; without co_block_status all is data; without
+ *           co_allocated_size it is the sum of the children's.
  *
  * Errors    Control callbacks return false and fill @error with a message that needs no further
  *           context (it names file or option); requests return 0 or -errno.
@@ -100,6 +101,11 @@ typedef struct BlockDriver {
                                   BlockRequestFlags flags);
     /* -ENOTSUP: the core takes it as done. Only called where the node has discard=unmap. */
     int co_fn (*co_pdiscard)(BlockNode *node, uint64_t offset, uint64_t bytes);
+    /*
+     * Reserve storage for the range, so that writes to it need none; what it reads as and the
+     * length stay. -ENOTSUP: the core takes it as done.
+     */
+    int co_fn (*co_allocate)(BlockNode *node, uint64_t offset, uint64_t bytes);
     /*
      * Bring the node's own data and metadata to stable storage; the core flushes the children
      * afterwards. Not called when nothing was written since the last one, nor with cache.no-flush.
@@ -214,6 +220,7 @@ int co_fn block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVec
 int co_fn block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
                                        BlockRequestFlags flags);
 int co_fn block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes);
+int co_fn block_child_co_allocate(BlockChild *child, uint64_t offset, uint64_t bytes);
 int co_fn block_child_co_flush(BlockChild *child);
 int co_fn block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
                                   BlockRequestFlags flags, GError **error);

@@ -110,6 +110,19 @@ static int co_fn driver_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t b
     return r;
 }
 
+static int co_fn driver_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    int r;
+
+    if (!node->drv->co_allocate) {
+        return passes_through(node) ? block_child_co_allocate(node->first_child, offset, bytes) : 0;
+    }
+    serial_co_lock(node);
+    r = node->drv->co_allocate(node, offset, bytes);
+    serial_unlock(node);
+    return r;
+}
+
 static int co_fn driver_co_flush(BlockNode *node)
 {
     int r;
@@ -784,6 +797,29 @@ int co_fn block_node_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byte
     }
     block_tracked_end(node, &t);
     return r;
+}
+
+/* Allocation */
+
+int co_fn block_node_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    uint64_t alignment = node->limits.request_alignment;
+    uint64_t start = round_down(offset, alignment);
+    uint64_t end = round_up(offset + bytes, alignment);
+    BlockTracked t;
+    int r = -EIO;
+
+    if (bytes == 0) {
+        return 0;
+    }
+    /* Whole blocks: nothing changes in those that the range covers only in part. */
+    block_tracked_co_begin(node, &t, start, end, false);
+    if (is_inside(node, offset, bytes)) {
+        r = driver_co_allocate(node, start, end - start);
+        set_dirty(node); /* what is reserved is metadata, to be made durable, too */
+    }
+    block_tracked_end(node, &t);
+    return r == -ENOTSUP ? 0 : r;
 }
 
 /* Block status */

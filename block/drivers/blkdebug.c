@@ -24,7 +24,7 @@
 #define TYPE_BIT(type) (1u << BLKDEBUG_IO_TYPE_##type)
 #define DEFAULT_TYPES                                                                              \
     (TYPE_BIT(READ) | TYPE_BIT(WRITE) | TYPE_BIT(WRITE_ZEROES) | TYPE_BIT(DISCARD) |               \
-     TYPE_BIT(FLUSH))
+     TYPE_BIT(FLUSH) | TYPE_BIT(ALLOCATE))
 #define ALL_TYPES (DEFAULT_TYPES | TYPE_BIT(BLOCK_STATUS))
 
 typedef enum RuleAction {
@@ -345,6 +345,15 @@ static int co_fn blkdebug_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t
     return r < 0 ? r : block_child_co_pdiscard(s->image, offset, bytes);
 }
 
+static int co_fn blkdebug_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    BlkdebugState *s = block_node_state(node);
+    Request req = {BLKDEBUG_IO_TYPE_ALLOCATE, offset, bytes};
+    int r = HAPPEN(node, req, BLKDEBUG_EVENT_NONE);
+
+    return r < 0 ? r : block_child_co_allocate(s->image, offset, bytes);
+}
+
 /* The core flushes the child. A flush touches every sector. */
 static int co_fn blkdebug_co_flush(BlockNode *node)
 {
@@ -470,6 +479,7 @@ const BlockDriver block_driver_blkdebug = {
     .co_pwritev = blkdebug_co_pwritev,
     .co_pwrite_zeroes = blkdebug_co_pwrite_zeroes,
     .co_pdiscard = blkdebug_co_pdiscard,
+    .co_allocate = blkdebug_co_allocate,
     .co_flush = blkdebug_co_flush,
     .co_block_status = blkdebug_co_block_status,
     .limits = blkdebug_limits,

@@ -108,6 +108,13 @@ static int co_fn raw_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byte
     return block_child_co_pdiscard(raw_file(node), s->offset + offset, bytes);
 }
 
+static int co_fn raw_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    const RawState *s = block_node_state(node);
+
+    return block_child_co_allocate(raw_file(node), s->offset + offset, bytes);
+}
+
 static int co_fn raw_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
                                      uint64_t *pnum, BlockStatus *status, uint64_t *map)
 {
@@ -186,6 +193,7 @@ const BlockDriver block_driver_raw = {
     .co_pwritev = raw_co_pwritev,
     .co_pwrite_zeroes = raw_co_pwrite_zeroes,
     .co_pdiscard = raw_co_pdiscard,
+    .co_allocate = raw_co_allocate,
     .co_block_status = raw_co_block_status,
     .co_truncate = raw_co_truncate,
     .co_length = raw_co_length,

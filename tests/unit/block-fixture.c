@@ -345,6 +345,9 @@ static void request_entry(void *opaque)
     case REQUEST_DISCARD:
         r->result = blk_co_pdiscard(r->blk, r->offset, r->bytes);
         break;
+    case REQUEST_ALLOCATE:
+        r->result = blk_co_allocate(r->blk, r->offset, r->bytes);
+        break;
     case REQUEST_FLUSH:
         r->result = blk_co_flush(r->blk);
         break;
@@ -396,6 +399,11 @@ int fixture_zero(Fixture *f, BlockBackend *blk, uint64_t offset, uint64_t bytes,
 int fixture_discard(Fixture *f, BlockBackend *blk, uint64_t offset, uint64_t bytes)
 {
     return request_run(f, (Request){REQUEST_DISCARD, blk, offset, bytes});
+}
+
+int fixture_allocate(Fixture *f, BlockBackend *blk, uint64_t offset, uint64_t bytes)
+{
+    return request_run(f, (Request){REQUEST_ALLOCATE, blk, offset, bytes});
 }
 
 int fixture_flush(Fixture *f, BlockBackend *blk)

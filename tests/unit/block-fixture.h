@@ -79,6 +79,7 @@ int fixture_fill(Fixture *f, BlockBackend *blk, uint64_t offset, size_t bytes, i
 int fixture_zero(Fixture *f, BlockBackend *blk, uint64_t offset, uint64_t bytes,
                  BlockRequestFlags flags);
 int fixture_discard(Fixture *f, BlockBackend *blk, uint64_t offset, uint64_t bytes);
+int fixture_allocate(Fixture *f, BlockBackend *blk, uint64_t offset, uint64_t bytes);
 int fixture_flush(Fixture *f, BlockBackend *blk);
 int fixture_truncate(Fixture *f, BlockBackend *blk, uint64_t size, BlockRequestFlags flags,
                      GError **error);
@@ -95,6 +96,7 @@ typedef struct Request {
         REQUEST_WRITE,
         REQUEST_ZERO,
         REQUEST_DISCARD,
+        REQUEST_ALLOCATE,
         REQUEST_FLUSH,
         REQUEST_TRUNCATE,
     } op;

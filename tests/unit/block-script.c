@@ -88,7 +88,7 @@ char *script_text(void)
     for (unsigned i = 0; i < st.notes->len; i++) {
         ScriptEntry *e = &g_array_index(st.notes, ScriptEntry, i);
 
-        g_string_append_printf(text, "%s%c", i ? " " : "", "rwzdfts"[e->op]);
+        g_string_append_printf(text, "%s%c", i ? " " : "", "rwzdftsa"[e->op]);
         if (e->op != SCRIPT_FLUSH) {
             g_string_append_printf(text, "%" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT, e->offset,
                                    e->bytes);
@@ -259,6 +259,14 @@ static int co_fn script_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t b
     return r < 0 ? r : block_child_co_pdiscard(image(node), offset, inside(node, offset, bytes));
 }
 
+static int co_fn script_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    int r = script_co_pass((ScriptEntry){SCRIPT_ALLOCATE, offset, bytes, 0, 0});
+
+    check_request(node, offset, bytes);
+    return r < 0 ? r : block_child_co_allocate(image(node), offset, inside(node, offset, bytes));
+}
+
 static int co_fn script_co_flush(BlockNode *node)
 {
     return script_co_pass((ScriptEntry){SCRIPT_FLUSH, 0, 0, 0, 0});
@@ -413,6 +421,7 @@ const BlockDriver block_driver_blkdebug = {
     .co_pwritev = script_co_pwritev,
     .co_pwrite_zeroes = script_co_pwrite_zeroes,
     .co_pdiscard = script_co_pdiscard,
+    .co_allocate = script_co_allocate,
     .co_flush = script_co_flush,
     .co_truncate = script_co_truncate,
     .co_block_status = script_co_block_status,

@@ -20,6 +20,7 @@ typedef enum {
     SCRIPT_FLUSH,
     SCRIPT_TRUNCATE,
     SCRIPT_STATUS,
+    SCRIPT_ALLOCATE,
     SCRIPT__MAX,
 } ScriptOp;
 

@@ -49,6 +49,8 @@ static void test_raw_offset(void)
     g_assert_cmpint(fixture_fill(f, raw, 131072, 1, 0), ==, -EIO);
     g_assert_cmpint(fixture_truncate(f, raw, 512, 0, NULL), ==, -ENOTSUP);
     g_assert_cmpint(fixture_discard(f, raw, 0, 131072), ==, 0);
+    g_assert_cmpint(fixture_allocate(f, raw, 0, 131072), ==, 0);
+    g_assert_cmpint(fixture_allocate(f, raw, 131072, 1), ==, -EIO);
     g_assert_cmpint(fixture_flush(f, raw), ==, 0);
     fixture_free_backend(f, low);
     fixture_free_backend(f, raw);

@@ -65,6 +65,8 @@ static void test_bounds(void)
     g_assert_cmpint(fixture_zero(io.f, io.blk, 0, 1001, 0), ==, -EIO);
     g_assert_cmpint(fixture_zero(io.f, io.blk, 1, UINT64_MAX, 0), ==, -EINVAL);
     g_assert_cmpint(fixture_discard(io.f, io.blk, 0, 1001), ==, -EIO);
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, 0, 1001), ==, -EIO);
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, UINT64_MAX, 1), ==, -EINVAL);
     g_assert_cmpint(fixture_write(io.f, io.blk, 5, "", 0, 0), ==, 0);
     assert_script("r999+1");
     io_clear(&io);
@@ -82,6 +84,7 @@ static void test_no_permission(void)
     g_assert_cmpint(fixture_fill(io.f, reader, 0, 10, 1), ==, -EPERM);
     g_assert_cmpint(fixture_zero(io.f, reader, 0, 10, 0), ==, -EPERM);
     g_assert_cmpint(fixture_discard(io.f, reader, 0, 10), ==, -EPERM);
+    g_assert_cmpint(fixture_allocate(io.f, reader, 0, 10), ==, -EPERM);
     fixture_assert_bytes(io.f, reader, 0, 4096, 0x11);
     fixture_free_backend(io.f, reader);
     io_clear(&io);
@@ -456,6 +459,60 @@ static void test_discard(void)
     io_clear(&io);
 }
 
+/* Allocation */
+
+static void test_allocate(void)
+{
+    Io io;
+
+    script_reset();
+    script.limits.request_alignment = 512;
+    script.limits.max_transfer = 512;
+    io = io_new(65000, "");
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, 0, 0), ==, 0);
+    assert_script("");
+    /* Whole blocks, at once, and nothing is read or written for it. */
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, 1000, 20000), ==, 0);
+    assert_script("a512+20992");
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, 64999, 1), ==, 0);
+    assert_script("a64512+512");
+    fixture_assert_bytes(io.f, io.blk, 0, 65000, 0x11);
+    script_clear();
+    /* It is there to be made durable. */
+    g_assert_cmpint(fixture_flush(io.f, io.blk), ==, 0);
+    assert_script("f");
+    script_fail(SCRIPT_ALLOCATE, ENOTSUP, 1);
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, 0, 512), ==, 0);
+    script_fail(SCRIPT_ALLOCATE, ENOSPC, 1);
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, 0, 512), ==, -ENOSPC);
+    g_assert_cmpint(fixture_allocate(io.f, io.blk, 0, 512), ==, 0);
+    io_clear(&io);
+}
+
+/* A reservation is a request like others: drain waits for it, and keeps it out. */
+static void test_allocate_sees_drain(void)
+{
+    Io io;
+    Request r;
+
+    script_reset();
+    io = io_new(65536, "");
+    r = (Request){.op = REQUEST_ALLOCATE, .blk = io.blk, .bytes = 512};
+    fixture_drain_begin(io.f, block_backend_node(io.blk));
+    request_start(&r, io.f->main);
+    for (int i = 0; i < 10; i++) {
+        aio_context_poll(io.f->main, false);
+    }
+    g_assert_false(request_done(&r));
+    g_assert_cmpuint(block_backend_in_flight(io.blk), ==, 1);
+    assert_script("");
+    fixture_drain_end(io.f, block_backend_node(io.blk));
+    fixture_wait_count(io.f, &r.done, 1);
+    g_assert_cmpint(r.result, ==, 0);
+    assert_script("a0+512");
+    io_clear(&io);
+}
+
 /* Durability */
 
 static void test_fua_by_flush(void)
@@ -743,6 +800,8 @@ int main(int argc, char **argv)
     g_test_add_func("/block/io/zero/may-unmap", test_zero_may_unmap);
     g_test_add_func("/block/io/zero/detect", test_detect_zeroes);
     g_test_add_func("/block/io/discard", test_discard);
+    g_test_add_func("/block/io/allocate", test_allocate);
+    g_test_add_func("/block/io/allocate-sees-drain", test_allocate_sees_drain);
     g_test_add_func("/block/io/fua/by-flush", test_fua_by_flush);
     g_test_add_func("/block/io/fua/native", test_fua_native);
     g_test_add_func("/block/io/fua/fallback", test_fua_fallback);

@@ -66,6 +66,11 @@ static int co_fn co_block_status(BlockBackend *blk)
     return blk_co_block_status(blk, 4096, 512, &n, &status);
 }
 
+static int co_fn co_allocate(BlockBackend *blk)
+{
+    return blk_co_allocate(blk, 4096, 512);
+}
+
 static int co_fn (*const co_requests[])(BlockBackend *blk) = {
     [BLKDEBUG_IO_TYPE_READ] = co_read,
     [BLKDEBUG_IO_TYPE_WRITE] = co_write,
@@ -73,6 +78,7 @@ static int co_fn (*const co_requests[])(BlockBackend *blk) = {
     [BLKDEBUG_IO_TYPE_DISCARD] = co_discard,
     [BLKDEBUG_IO_TYPE_FLUSH] = co_flush,
     [BLKDEBUG_IO_TYPE_BLOCK_STATUS] = co_block_status,
+    [BLKDEBUG_IO_TYPE_ALLOCATE] = co_allocate,
 };
 
 /*
@@ -107,9 +113,10 @@ static void co_fn test_every_errno(GraphRig *rig)
                 "'inject-error': [{'event': 'none', 'iotype': '%s', 'errno': %d, 'once': true}]}",
                 blkdebug_io_type_to_string(type), error);
 
-            /* -ENOTSUP of these two means that the core finds another way. */
+            /* -ENOTSUP of these means that the core finds another way, or does without. */
             if (error == ENOTSUP &&
-                (type == BLKDEBUG_IO_TYPE_DISCARD || type == BLKDEBUG_IO_TYPE_WRITE_ZEROES)) {
+                (type == BLKDEBUG_IO_TYPE_DISCARD || type == BLKDEBUG_IO_TYPE_WRITE_ZEROES ||
+                 type == BLKDEBUG_IO_TYPE_ALLOCATE)) {
                 continue;
             }
             g_assert_null(graph_rig_co_reopen(rig, graph_rig_options(json)));
@@ -124,7 +131,8 @@ static void co_fn test_events(GraphRig *rig)
 {
     const unsigned read = 1u << BLKDEBUG_IO_TYPE_READ, write = 1u << BLKDEBUG_IO_TYPE_WRITE,
                    zeroes = 1u << BLKDEBUG_IO_TYPE_WRITE_ZEROES,
-                   discard = 1u << BLKDEBUG_IO_TYPE_DISCARD, flush = 1u << BLKDEBUG_IO_TYPE_FLUSH;
+                   discard = 1u << BLKDEBUG_IO_TYPE_DISCARD, flush = 1u << BLKDEBUG_IO_TYPE_FLUSH,
+                   allocate = 1u << BLKDEBUG_IO_TYPE_ALLOCATE;
     const struct {
         const char *event;
         unsigned types;
@@ -136,7 +144,7 @@ static void co_fn test_events(GraphRig *rig)
         {"pwritev_done", write | zeroes},
         {"flush_to_os", flush},
         {"flush_to_disk", flush},
-        {"none", read | write | zeroes | discard | flush},
+        {"none", read | write | zeroes | discard | flush | allocate},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(events); i++) {
