@@ -338,6 +338,50 @@ static void co_fn test_block_status(GraphRig *rig)
     graph_rig_co_del(rig, "f0");
 }
 
+/* Space is there afterwards, and everything reads as before; holes go on being zeros. */
+static void co_fn test_allocate(GraphRig *rig)
+{
+    BlockBackend *blk = graph_rig_co_use(co_add(rig, "f0", "'discard': 'unmap'"), READ_WRITE);
+
+    graph_rig_co_write(blk, 256 * KIB, 256 * KIB, 1, 0);
+    co_expect_status(blk, 256 * KIB, 768 * KIB, true, 256 * KIB); /* to be remembered */
+    g_assert_cmpint(blocks_of(rig), <, MIB / 2);
+    g_assert_cmpint(blk_co_allocate(blk, 300 * KIB + 1, 700 * KIB), ==, 0);
+    g_assert_cmpint(blocks_of(rig), >=, 744 * KIB);
+    g_assert_cmpint(blk_co_allocate(blk, 0, MIB), ==, 0);
+    g_assert_cmpint(blocks_of(rig), >=, MIB);
+    g_assert_cmpint(blk_co_allocated_size(blk), ==, blocks_of(rig));
+    g_assert_cmpint(size_of(rig), ==, MIB);
+    graph_rig_co_expect_zeros(blk, 0, 256 * KIB);
+    graph_rig_co_expect(blk, 256 * KIB, 256 * KIB, 1);
+    graph_rig_co_expect_zeros(blk, 512 * KIB, 512 * KIB);
+    /* What is written into it is data at once. */
+    graph_rig_co_write(blk, 600 * KIB, 8 * KIB, 2, 0);
+    co_expect_status(blk, 600 * KIB, 8 * KIB, true, 8 * KIB);
+    g_assert_cmpint(blk_co_allocate(blk, 0, MIB), ==, 0);
+    co_expect_status(blk, 600 * KIB, 8 * KIB, true, 8 * KIB);
+    graph_rig_co_expect(blk, 600 * KIB, 8 * KIB, 2);
+    g_assert_cmpint(blk_co_allocate(blk, MIB, 1), ==, -EIO);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "f0");
+}
+
+/* A tail that fills no block gets one; the file ends where it did. */
+static void co_fn test_allocate_odd_length(GraphRig *rig)
+{
+    BlockBackend *blk;
+
+    make_image(place_of(rig), 100 * KIB + 77);
+    blk = graph_rig_co_use(co_add(rig, "f0", ""), READ_WRITE);
+    g_assert_cmpint(blk_co_allocate(blk, 100 * KIB + 76, 1), ==, 0);
+    g_assert_cmpint(blocks_of(rig), >, 0);
+    g_assert_cmpint(blocks_of(rig), <, 100 * KIB);
+    g_assert_cmpint(size_of(rig), ==, 100 * KIB + 77);
+    graph_rig_co_expect_zeros(blk, 0, 100 * KIB + 77);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "f0");
+}
+
 static void co_fn test_discard(GraphRig *rig)
 {
     for (int unmap = 0; unmap < 2; unmap++) {
@@ -781,6 +825,8 @@ static const TestCase cases[] = {
     {"native-needs-direct", test_native_needs_direct},
     {"wrong-files", test_wrong_files},
     {"block-status", test_block_status},
+    {"allocate", test_allocate},
+    {"allocate-odd-length", test_allocate_odd_length},
     {"discard", test_discard},
     {"write-zeroes", test_write_zeroes},
     {"truncate", test_truncate},

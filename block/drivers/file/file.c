@@ -472,6 +472,7 @@ const BlockDriver block_driver_file = {
     .co_open = file_co_open,
     .co_pwrite_zeroes = file_co_pwrite_zeroes,
     .co_pdiscard = file_co_pdiscard,
+    .co_allocate = file_co_allocate,
     .co_truncate = file_co_truncate,
     .co_block_status = file_co_block_status,
     .image_specific = file_image_specific,

@@ -349,6 +349,18 @@ int co_fn file_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
     return file_count_discard(s, bytes, punch(s, offset, bytes));
 }
 
+/* The extents' cache need not know: no data becomes a hole. */
+int co_fn file_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    FileState *s = block_node_state(node);
+    uint64_t length = (uint64_t)block_node_length(node);
+
+    if (offset >= length) {
+        return 0;
+    }
+    return change_range(s, FILE_METHOD_ALLOCATE, 0, offset, MIN(bytes, length - offset));
+}
+
 /* What a worker needs to answer something about a file. */
 typedef struct Inquiry {
     const FileHandle *handle;

@@ -61,6 +61,7 @@ int co_fn file_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
 int co_fn file_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                                 BlockRequestFlags flags);
 int co_fn file_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
+int co_fn file_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn file_co_flush(BlockNode *node);
 int co_fn file_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                            BlockRequestFlags flags, GError **error);
