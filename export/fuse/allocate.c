@@ -50,6 +50,42 @@ static int co_fn fuse_co_zero(FuseExport *fe, uint64_t offset, uint64_t end,
     return ret;
 }
 
+/* Reserve space for the range from @offset to @end, as far as the node reaches. */
+static int co_fn fuse_co_allocate(FuseExport *fe, uint64_t offset, uint64_t end)
+{
+    int ret;
+
+    do {
+        uint64_t length = blk_length(fuse_blk(fe));
+
+        end = MIN(end, length);
+        if (offset >= end) {
+            return 0;
+        }
+        ret = blk_co_allocate(fuse_blk(fe), offset, end - offset);
+    } while (fuse_was_shortened(fe, ret, end));
+
+    if (ret == 0) {
+        fuse_touch(fe);
+    }
+    return ret;
+}
+
+/* Reserve space for the range, and make the node reach its @end. */
+static int co_fn fuse_co_preallocate(FuseExport *fe, uint64_t offset, uint64_t end)
+{
+    uint64_t before = blk_length(fuse_blk(fe)), length;
+    int ret = fuse_co_allocate(fe, offset, end); /* first: it may fail with nothing changed */
+
+    if (ret == 0) {
+        ret = fuse_co_grow(fe, end, PREALLOC_MODE_FALLOC, &length);
+    }
+    if (ret == 0 && length > before) { /* somebody else has made it longer meanwhile */
+        ret = fuse_co_allocate(fe, offset, MIN(end, length));
+    }
+    return ret;
+}
+
 int fuse_co_fallocate(FuseCall *call)
 {
     const struct fuse_fallocate_in *in = call->args;
@@ -70,9 +106,9 @@ int fuse_co_fallocate(FuseCall *call)
 
     switch (in->mode) {
     case 0:
-        return fuse_co_grow(fe, end, PREALLOC_MODE_FALLOC, &length);
+        return fuse_co_preallocate(fe, in->offset, end);
     case FALLOC_FL_KEEP_SIZE:
-        return 0; /* nothing promises space below, and past the end there is none */
+        return fuse_co_allocate(fe, in->offset, end);
     case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
         return fuse_co_zero(fe, in->offset, end, BLOCK_REQ_MAY_UNMAP);
     case FALLOC_FL_ZERO_RANGE:

@@ -74,6 +74,9 @@ class InjectedErrors(IoTest):
     def test_write(self):
         self.every_errno('write', lambda fd: self.worker.pwrite(fd, b'x' * 4096, 4096))
 
+    def test_allocate(self):
+        self.every_errno('allocate', lambda fd: self.worker.fallocate(fd, 0, 4096, 4096))
+
     def test_flush(self):
         def sync(fd):
             self.worker.pwrite(fd, b'x', 0)

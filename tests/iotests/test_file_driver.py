@@ -138,6 +138,28 @@ class FileSystems(DriverTest):
         run('mount', device, directory)
         self.exercise(directory, punch=False)
 
+    def test_no_space_to_reserve(self):
+        directory, _ = self.ext4(size=8 * MIB)
+        image = os.path.join(directory, 'image')
+        with open(image, 'wb') as f:
+            f.write(b'x' * 4096)
+            f.truncate(64 * MIB)
+        daemon = self.wharfd()
+        self.add(daemon, image)
+        mnt = self.export(daemon)
+        fs = self.fs()
+        fd = fs.open(mnt, os.O_RDWR)
+        for mode in (0, fs_module.FALLOC_KEEP_SIZE):
+            for length in (64 * MIB, 65 * MIB):
+                self.assert_errno(errno.ENOSPC, fs.fallocate, fd, mode, 0, length)
+                self.assertEqual(os.stat(image).st_size, 64 * MIB)
+                self.assertEqual(fs.pread(fd, 8192, 0), b'x' * 4096 + bytes(4096))
+        done = run(find_tool('fallocate'), '-l', 64 * MIB, mnt, check=False)
+        self.assertIn('No space left on device', done.stderr)
+        fs.close(fd)
+        self.delete(daemon)
+        daemon.quit()
+
     def test_no_space(self):
         """What a full file system says reaches the writer, and what was written stays."""
         directory, _ = self.ext4(size=8 * MIB)

@@ -507,6 +507,37 @@ class Fallocate(FileTest):
         for mode in (0, KEEP, PUNCH, ZERO | KEEP):
             self.assertEqual(self.outcome(fd, mode, 10, 10), (None, 100000))
 
+    def used(self, path):
+        return self.worker.stat(path).st_blocks * 512
+
+    def test_reserves_inside(self):
+        for keep in ((), ('-n',)):
+            image = self.make_file(f'sparse{len(keep)}.img', 4 * MIB, content=b'data' * 1024)
+            self.export(image)
+            self.assertLess(self.used(self.mnt), MIB)
+            run(find_tool('fallocate'), *keep, '-o', MIB + 1, '-l', MIB, self.mnt)
+            for path in (image, self.mnt):
+                self.assertGreaterEqual(self.used(path), MIB)
+                self.assertLess(self.used(path), 2 * MIB)
+            run(find_tool('fallocate'), *keep, '-l', 4 * MIB, self.mnt)
+            for path in (image, self.mnt):
+                self.assertGreaterEqual(self.used(path), 4 * MIB)
+                self.assertGreaterEqual(int(run('du', '-k', path).stdout.split()[0]), 4 * 1024)
+                self.assertEqual(self.worker.stat(path).st_size, 4 * MIB)
+                self.assertEqual(self.worker.read_file(path), b'data' * 1024 + bytes(4 * MIB - 4096))
+            self.daemon.qmp.cmd('block-export-del', {'id': 'e0'})
+            self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
+
+    def test_reserves_in_a_window(self):
+        image = self.make_file('sparse.img', 4 * MIB)
+        self.export(node={'driver': 'raw', 'offset': MIB, 'size': 2 * MIB,
+                          'file': {'driver': 'file', 'filename': image}})
+        self.worker.fallocate(self.open(), KEEP, 0, 64 * MIB)
+        with open(image, 'rb') as f:
+            self.assertEqual(f.read(), bytes(4 * MIB))
+        self.assertGreaterEqual(self.used(image), 2 * MIB)
+        self.assertLess(self.used(image), 3 * MIB)
+
     def test_preallocation_takes_space(self):
         self.export()
         self.worker.fallocate(self.open(), 0, self.SIZE, MIB)

@@ -342,6 +342,40 @@ static void test_zeroing_is_exact(void)
     }
 }
 
+/* Reserving changes nothing that can be read, and its errors come through. */
+static void test_fallocate_reserves(void)
+{
+    static const struct {
+        uint32_t mode;
+        uint64_t offset, length;
+        int ret;
+    } cases[] = {
+        {0, 100, 5000, -ENOSPC},
+        {0, DISK - 10, 20, -ENOSPC}, /* and it does not grow either */
+        {FALLOC_FL_KEEP_SIZE, 0, DISK, -ENOSPC},
+        {FALLOC_FL_KEEP_SIZE, DISK - 10, 20, -ENOSPC},
+        {FALLOC_FL_KEEP_SIZE, DISK, 20, 0}, /* nothing to reserve */
+        {FALLOC_FL_KEEP_SIZE, DISK + 100, 20, 0},
+        {PUNCH, 0, 0, -EINVAL},
+    };
+    Bench b;
+
+    bench_begin(&b,
+                "{'driver': 'blkdebug', 'node-name': 'n0', 'image': {'driver': 'memory', "
+                "'size': 10000}, 'inject-error': [{'event': 'none', 'iotype': 'allocate', "
+                "'errno': 28}]}",
+                true, true);
+    do_write(&b, 0, DISK, 'x');
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_test_message("case %u", i);
+        g_assert_cmpint(do_fallocate(&b, cases[i].mode, cases[i].offset, cases[i].length), ==,
+                        cases[i].ret);
+        g_assert_cmpuint(length(&b), ==, DISK);
+        g_assert_true(reads_as(&b, 0, DISK, 'x'));
+    }
+    bench_end(&b);
+}
+
 static void test_fallocate_fixed_length(void)
 {
     Bench b;
@@ -543,6 +577,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/operations/truncate", test_truncate);
     g_test_add_func("/fuse/operations/fallocate", test_fallocate);
     g_test_add_func("/fuse/operations/zeroing-is-exact", test_zeroing_is_exact);
+    g_test_add_func("/fuse/operations/fallocate-reserves", test_fallocate_reserves);
     g_test_add_func("/fuse/operations/fallocate-fixed-length", test_fallocate_fixed_length);
     g_test_add_func("/fuse/operations/lseek", test_lseek);
     g_test_add_func("/fuse/operations/getattr", test_getattr);
