@@ -66,6 +66,25 @@ bool co_fn qmp_quit(QapiCall *call, GError **error)
 
 /* ---- events ---- */
 
+/* A name that no event has is a mistake, of which a client would hear nothing ever after. */
+static bool check_event_names(const GPtrArray *names, GError **error)
+{
+    const QapiInput arguments = {0};
+    const QapiInput list = {.parent = &arguments, .name = "events", .depth = 1};
+    unsigned known = g_strv_length((char **)qapi_event_names);
+
+    for (guint i = 0; i < names->len; i++) {
+        g_autoptr(QValue) name = qvalue_string(names->pdata[i]);
+        QapiInput in = {.value = name, .parent = &list, .index = i, .depth = 2};
+        unsigned found;
+
+        if (!qapi_read_enum(&in, qapi_event_names, known, &found, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static GHashTable *names_to_set(const GPtrArray *names)
 {
     GHashTable *set = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -80,13 +99,17 @@ EventSubscription *co_fn qmp_subscribe(QapiCall *call, const GPtrArray *events, 
                                        uint64_t since, const char *instance, GError **error)
 {
     MonitorSet *set = call->self;
-    EventSubscription *ret = g_new0(EventSubscription, 1);
+    EventSubscription *ret;
     uint64_t from = since;
 
+    if (events && !check_event_names(events, error)) {
+        return NULL;
+    }
     /* Numbers of another run say nothing; what this one remembers is all new to the client. */
     if (instance && !g_str_equal(instance, event_log_instance(set->events))) {
         from = 1;
     }
+    ret = g_new0(EventSubscription, 1);
     ret->instance = g_strdup(event_log_instance(set->events));
     ret->lost = monitor_client_subscribe(call->client, events ? names_to_set(events) : NULL,
                                          has_since ? &from : NULL, &ret->next);

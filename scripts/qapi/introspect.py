@@ -199,6 +199,8 @@ def generate(schema):
     header.block([
         *ctext.comment(INTROSPECT_DOC),
         'QValue *qapi_introspect(bool readable);'])
+    header.block(['/* The names of all events of the schema; NULL after the last. */',
+                  'extern const char *const qapi_event_names[];'])
     source = CFile('introspect.c', ['the schema, for programs that ask for it.'])
     source.add('#include "qapi/introspect.h"', '', '#include "qapi/json-parser.h"')
     source.block(_table('masked', Introspection(schema).entries))
@@ -212,5 +214,9 @@ def generate(schema):
                   '        g_assert(entry);',
                   '        qvalue_array_append(array, entry);', '    }',
                   '    return array;', '}'])
+    source.block(['const char *const qapi_event_names[] = {',
+                  *(f'    {string(event.name)},' for module in schema.modules
+                    for event in module.of('event')),
+                  '    NULL,', '};'])
     yield header.name, header.text()
     yield source.name, source.text()

@@ -188,13 +188,23 @@ class Events(JsonRpc):
         self.assertFalse(self.rpc.events)
 
     def test_names(self):
-        self.rpc.cmd('subscribe', events=['JOB_STATUS_CHANGE'])
+        self.rpc.cmd('subscribe', events=['EVENTS_LOST'])
         self.make_event('e0')
         self.rpc.cmd('query-version')
         self.assertFalse(self.rpc.events)
         self.rpc.cmd('subscribe', events=['BLOCK_EXPORT_DELETED'])
         self.make_event('e1')
         self.rpc.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e1'})
+
+    def test_unknown_names(self):
+        self.rpc.cmd('subscribe', events=['BLOCK_EXPORT_DELETED'])
+        for names, place in ((['BLOCK_EXPORT_DELETE'], 'events[0]'), (['EVENTS_LOST', ''], 'events[1]')):
+            with self.assertRaises(QmpError) as caught:
+                self.rpc.cmd('subscribe', events=names)
+            for part in (place, 'BLOCK_EXPORT_DELETED', f'"{names[-1]}"'):
+                self.assertIn(part, str(caught.exception))
+        self.make_event('e0')  # the subscription is what it was
+        self.rpc.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e0'})
 
     def test_replay_after_a_reconnect(self):
         first = self.rpc.cmd('subscribe')

@@ -712,6 +712,7 @@ class TestIntrospection(GeneratorTest):
     def test_c_text(self):
         files = dict(introspect.generate(self.load(self.SCHEMA)))
         self.assertIn("\"{'name': 'stop', 'meta-type': 'command'", files['introspect.c'])
+        self.assertIn('qapi_event_names[]', files['introspect.h'])
         self.assertTrue(all(len(line) <= 100 for line in files['introspect.c'].split('\n')))
 
     def test_plain(self):
