@@ -23,24 +23,34 @@ static void collect_inactive(BlockNode *node, GPtrArray *out)
     }
 }
 
-bool co_fn block_node_co_activate(BlockNode *node, GError **error)
+static bool co_fn nodes_co_activate(BlockGraph *graph, const GPtrArray *tops, GError **error)
 {
     g_autoptr(GPtrArray) nodes = g_ptr_array_new();
 
-    collect_inactive(node, nodes);
+    for (unsigned i = 0; i < tops->len; i++) {
+        collect_inactive(g_ptr_array_index(tops, i), nodes);
+    }
     if (nodes->len == 0) {
         return true;
     }
     for (unsigned i = 0; i < nodes->len; i++) {
         set_active(g_ptr_array_index(nodes, i), true);
     }
-    if (block_perm_co_update(node->graph, (BlockNode **)nodes->pdata, nodes->len, error)) {
+    if (block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, error)) {
         return true;
     }
     for (unsigned i = 0; i < nodes->len; i++) {
         set_active(g_ptr_array_index(nodes, i), false);
     }
     return false;
+}
+
+bool co_fn block_node_co_activate(BlockNode *node, GError **error)
+{
+    g_autoptr(GPtrArray) tops = g_ptr_array_new();
+
+    g_ptr_array_add(tops, node);
+    return nodes_co_activate(node->graph, tops, error);
 }
 
 /* Whether somebody above needs the node to be active; then @error says who. */
@@ -75,41 +85,82 @@ static void collect_to_rest(BlockNode *node, GPtrArray *out)
     }
 }
 
-static bool co_fn node_co_deactivate(BlockNode *node, GError **error)
+/* Those of @tops that are active, if all of these may rest; else NULL and an error. */
+static GPtrArray *find_to_rest(const GPtrArray *tops, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+
+    for (unsigned i = 0; i < tops->len; i++) {
+        BlockNode *node = g_ptr_array_index(tops, i);
+
+        if (!block_node_active(node)) {
+            continue;
+        }
+        if (!node_check_may_rest(node, error)) {
+            return NULL;
+        }
+        g_ptr_array_add(nodes, node);
+    }
+    return g_steal_pointer(&nodes);
+}
+
+static bool co_fn nodes_co_flush(const GPtrArray *nodes, GError **error)
+{
+    for (unsigned i = 0; i < nodes->len; i++) {
+        BlockNode *node = g_ptr_array_index(nodes, i);
+        int r = block_node_read_only(node) ? 0 : block_node_co_flush(node);
+
+        if (r < 0) {
+            wharf_set_error_errno(error, -r, "block node '%s': cannot flush it", node->name);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Lay @tops, which are drained, to rest. */
+static bool co_fn nodes_co_rest(BlockGraph *graph, const GPtrArray *tops, GError **error)
 {
     g_autoptr(GPtrArray) nodes = g_ptr_array_new();
     bool ok;
-    int r;
 
-    if (!block_node_active(node)) {
-        return true;
+    for (unsigned i = 0; i < tops->len; i++) {
+        collect_to_rest(g_ptr_array_index(tops, i), nodes);
     }
-    if (!node_check_may_rest(node, error)) {
-        return false;
-    }
-    block_node_co_drain_begin(node);
-    r = block_node_read_only(node) ? 0 : block_node_co_flush(node);
-    if (r < 0) {
-        wharf_set_error_errno(error, -r, "block node '%s': cannot flush it", node->name);
-        block_node_co_drain_end(node);
-        return false;
-    }
-    collect_to_rest(node, nodes);
-    ok = block_perm_co_update(node->graph, (BlockNode **)nodes->pdata, nodes->len, error);
+    ok = block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, error);
     for (unsigned i = 0; !ok && i < nodes->len; i++) {
         set_active(g_ptr_array_index(nodes, i), true);
     }
-    block_node_co_drain_end(node);
     return ok;
 }
 
-static bool co_fn node_co_set_active(BlockNode *node, bool active, GError **error)
+static bool co_fn nodes_co_deactivate(BlockGraph *graph, const GPtrArray *tops, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = find_to_rest(tops, error);
+    bool ok;
+
+    if (!nodes) {
+        return false;
+    }
+    for (unsigned i = 0; i < nodes->len; i++) {
+        block_node_co_drain_begin(g_ptr_array_index(nodes, i));
+    }
+    ok = nodes_co_flush(nodes, error) && nodes_co_rest(graph, nodes, error);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        block_node_co_drain_end(g_ptr_array_index(nodes, i));
+    }
+    return ok;
+}
+
+/* All of @nodes, or none. */
+static bool co_fn nodes_co_set_active(BlockGraph *graph, const GPtrArray *nodes, bool active,
+                                      GError **error)
 {
     bool ok;
 
-    block_graph_co_lock_change(node->graph, node);
-    ok = active ? block_node_co_activate(node, error) : node_co_deactivate(node, error);
-    block_graph_unlock_change(node->graph);
+    block_graph_co_lock_changes(graph, (BlockNode **)nodes->pdata, nodes->len);
+    ok = active ? nodes_co_activate(graph, nodes, error) : nodes_co_deactivate(graph, nodes, error);
+    block_graph_unlock_change(graph);
     return ok;
 }
 
@@ -162,9 +213,8 @@ bool co_fn block_graph_co_set_active(BlockGraph *graph, const char *name, bool a
         return false;
     }
     nodes = find_nodes(graph, name, error);
-    ok = nodes != NULL;
+    ok = nodes && nodes_co_set_active(graph, nodes, active, error);
     for (unsigned i = 0; nodes && i < nodes->len; i++) {
-        ok = ok && node_co_set_active(g_ptr_array_index(nodes, i), active, error);
         block_node_co_unref(g_ptr_array_index(nodes, i));
     }
     block_graph_end_command(graph);

@@ -184,8 +184,9 @@ void block_graph_assert_main(const BlockGraph *graph);
 /* Sleep until @queue (drained, closed, reopened) is woken. */
 void co_fn block_graph_co_wait(BlockGraph *graph, CoQueue *queue);
 void block_graph_wake(BlockGraph *graph, CoQueue *queue);
-/* Hold change_lock as soon as no reopen is at work on @node or below. */
+/* Hold change_lock as soon as no reopen is at work on @node or below; on any of @nodes. */
 void co_fn block_graph_co_lock_change(BlockGraph *graph, BlockNode *node);
+void co_fn block_graph_co_lock_changes(BlockGraph *graph, BlockNode *const *nodes, unsigned n);
 void block_graph_unlock_change(BlockGraph *graph);
 unsigned block_graph_new_visit(BlockGraph *graph);
 /* A command that opens, changes or holds nodes; the graph is not closed before its end. */

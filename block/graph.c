@@ -111,11 +111,28 @@ static bool subtree_reopening(BlockNode *node, unsigned visit)
     return false;
 }
 
+static bool any_reopening(BlockGraph *graph, BlockNode *const *nodes, unsigned n)
+{
+    unsigned visit = block_graph_new_visit(graph);
+
+    for (unsigned i = 0; i < n; i++) {
+        if (subtree_reopening(nodes[i], visit)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void co_fn block_graph_co_lock_change(BlockGraph *graph, BlockNode *node)
+{
+    block_graph_co_lock_changes(graph, &node, 1);
+}
+
+void co_fn block_graph_co_lock_changes(BlockGraph *graph, BlockNode *const *nodes, unsigned n)
 {
     block_graph_assert_main(graph);
     co_mutex_lock(&graph->change_lock);
-    while (subtree_reopening(node, block_graph_new_visit(graph))) {
+    while (any_reopening(graph, nodes, n)) {
         co_mutex_unlock(&graph->change_lock);
         block_graph_co_wait(graph, &graph->reopened);
         co_mutex_lock(&graph->change_lock);

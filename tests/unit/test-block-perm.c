@@ -245,6 +245,36 @@ static void test_inactive(void)
     assert_error(&error, "nobody");
 }
 
+/* All nodes at once: where one cannot be made (in)active, none is. */
+static void test_all_or_none(void)
+{
+    g_autoptr(Fixture) f = perm_new();
+    g_autoptr(GError) error = NULL;
+    BlockNode *mem = block_graph_find(f->graph, "mem", NULL);
+    BlockNode *first = fixture_add(f, "{'driver': 'null-co', 'node-name': 'first'}");
+    BlockNode *last;
+    BlockBackend *a;
+
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'dbg', 'image': 'mem'}");
+    last = fixture_add(f, "{'driver': 'null-co', 'node-name': 'last'}");
+    a = fixture_backend(f, "dbg", "export 'e'", R, ALL);
+    g_assert_false(fixture_try_set_active(f, NULL, false, &error));
+    assert_error(&error, "export 'e'");
+    g_assert_true(block_node_active(first) && block_node_active(mem) && block_node_active(last));
+
+    block_backend_set_allow_inactive(a, true);
+    g_assert_true(fixture_try_set_active(f, NULL, false, &error));
+    g_assert_false(block_node_active(first) || block_node_active(mem) || block_node_active(last));
+    script.check_perm_error = EAGAIN;
+    g_assert_false(fixture_try_set_active(f, NULL, true, &error));
+    assert_error(&error, "the script locks it");
+    g_assert_false(block_node_active(first) || block_node_active(mem) || block_node_active(last));
+    script.check_perm_error = 0;
+    g_assert_true(fixture_try_set_active(f, NULL, true, &error));
+    g_assert_true(block_node_active(first) && block_node_active(mem) && block_node_active(last));
+    fixture_free_backend(f, a);
+}
+
 /* A user who is refused leaves the node at rest. */
 static void test_refused_stays_inactive(void)
 {
@@ -315,6 +345,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/perm/options", test_options);
     g_test_add_func("/block/perm/inactive/set", test_inactive);
     g_test_add_func("/block/perm/inactive/added", test_added_inactive);
+    g_test_add_func("/block/perm/inactive/all-or-none", test_all_or_none);
     g_test_add_func("/block/perm/inactive/refused", test_refused_stays_inactive);
     g_test_add_func("/block/perm/inactive/flushes", test_inactive_flushes);
     return g_test_run();
