@@ -184,6 +184,15 @@ static bool is_on_top(const char *path, const FuseMountId *id)
     return fuse_mountpoint_identify(path, &there) == 0 && fuse_mount_id_equal(&there, id);
 }
 
+static FuseUnmountResult covered(const char *path, GError **error)
+{
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "something else is mounted over '%s'; unmount that, then this one, which is dead "
+                "(umount '%s' twice)",
+                path, path);
+    return FUSE_UNMOUNT_COVERED;
+}
+
 FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError **error)
 {
     g_autoptr(MountInfo) info = NULL;
@@ -199,16 +208,18 @@ FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError *
     if (is_on_top(info->mountpoint, id)) {
         return detach(info->mountpoint, error) ? FUSE_UNMOUNT_DONE : FUSE_UNMOUNT_FAILED;
     }
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                "something else is mounted over '%s'; unmount that, then this one, which is dead "
-                "(umount '%s' twice)",
-                info->mountpoint, info->mountpoint);
-    return FUSE_UNMOUNT_COVERED;
+    return covered(info->mountpoint, error);
 }
 
 FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GError **error)
 {
-    if (!is_on_top(path, id) || fuse_mountpoint_inspect(path, NULL) != FUSE_PLACE_STALE) {
+    if (!is_on_top(path, id)) {
+        g_autoptr(MountInfo) info = mountinfo_find_id(id->mount, id->dev_major, id->dev_minor);
+
+        return info && g_str_equal(info->mountpoint, path) ? covered(path, error)
+                                                           : FUSE_UNMOUNT_GONE;
+    }
+    if (fuse_mountpoint_inspect(path, NULL) != FUSE_PLACE_STALE) {
         return FUSE_UNMOUNT_GONE;
     }
     return detach(path, error) ? FUSE_UNMOUNT_DONE : FUSE_UNMOUNT_FAILED;

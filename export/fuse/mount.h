@@ -49,7 +49,10 @@ typedef enum {
  */
 FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError **error);
 
-/* The same for a mount of somebody who has died: only if it is dead, and still at @path. */
+/*
+ * The same for a mount of somebody who has died: only if it is dead, and still at @path. COVERED
+ * tells of one that may be.
+ */
 FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GError **error);
 
 /* Detach whatever dead FUSE mount is at @path, which has been found to be stale. */

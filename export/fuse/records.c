@@ -84,7 +84,10 @@ static bool record_read(const char *file, FuseMountId *id, char **path)
            fuse_record_parse(text, length, &id->mount, path);
 }
 
-/* Unmount what the record @name of a dead daemon tells of, and remove it. What is none stays. */
+/*
+ * Unmount what the record @name of a dead daemon tells of, and remove it. What is none stays, and so
+ * does that of a mount which cannot be unmounted now: another daemon may.
+ */
 static void clear_record(const char *directory, const char *name)
 {
     g_autofree char *file = g_build_filename(directory, name, NULL);
@@ -103,16 +106,35 @@ static void clear_record(const char *directory, const char *name)
         case FUSE_UNMOUNT_GONE:
             break;
         default:
-            g_message("a killed daemon has left a mount: %s", error->message);
-            break;
+            g_message("an earlier daemon has left a mount: %s", error->message);
+            return;
         }
     }
     g_unlink(file);
 }
 
+static bool holds_records(const char *directory)
+{
+    g_autoptr(GDir) dir = g_dir_open(directory, 0, NULL);
+    const char *name;
+    FuseMountId id;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        if (record_parse_name(name, &id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Without its lock nobody would ever look into it, so what still holds records stays. */
 static void remove_directory(const char *directory)
 {
     g_autofree char *lock = g_build_filename(directory, LOCK_NAME, NULL);
+
+    if (holds_records(directory)) {
+        return;
+    }
 
     g_unlink(lock);
     g_rmdir(directory);
