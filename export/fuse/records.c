@@ -85,8 +85,8 @@ static bool record_read(const char *file, FuseMountId *id, char **path)
 }
 
 /*
- * Unmount what the record @name of a dead daemon tells of, and remove it. What is none stays, and so
- * does that of a mount which cannot be unmounted now: another daemon may.
+ * Unmount what the record @name of a dead daemon tells of, and remove it. What is none stays, and
+ * so does that of a mount which cannot be unmounted now: another daemon may.
  */
 static void clear_record(const char *directory, const char *name)
 {

@@ -6,7 +6,8 @@
  * file "lock" that it holds locked while it lives, and a file for each mount, "MAJOR:MINOR", that
  * holds the mount's id, a newline and its path. A directory whose lock is free belongs to nobody
  * any more: the next daemon of the same user unmounts what is still there and removes it; where
- * something else covers a mount, its record stays for the daemon after that. Where there is no place to write, nothing is recorded, and nothing fails.
+ * something else covers a mount, its record stays for the daemon after that. Where there is no
+ * place to write, nothing is recorded, and nothing fails.
  *
  * Threads   Any; all calls block, so they belong into a worker.
  */
