@@ -214,6 +214,7 @@ int co_fn aio_co_sleep_ns(int64_t ns);
 typedef enum {
     AIO_ENGINE_DEFAULT, /* the context's backend */
     AIO_ENGINE_THREADS, /* a worker thread */
+    AIO_ENGINE_APART,   /* a worker thread of those apart, see aio_co_run_worker_apart() */
     AIO_ENGINE_CACHED,  /* reads are tried without waiting first, for the page cache may have it all
                          */
     AIO_ENGINE_INLINE,  /* the calling thread, at once: the file lies in memory */
@@ -244,5 +245,12 @@ int co_fn aio_co_fallocate(AioEngine engine, int fd, int mode, uint64_t offset, 
  * that requests wait in order.
  */
 int co_fn aio_co_run_worker(int (*fn)(void *opaque), void *opaque);
+
+/*
+ * The same for an @fn that may wait for other workers of this context, as what asks a mount that
+ * this process serves itself: each call has a thread at once, and counts for no maximum. Callers
+ * see to it that there are not too many.
+ */
+int co_fn aio_co_run_worker_apart(int (*fn)(void *opaque), void *opaque);
 
 #endif

@@ -29,6 +29,7 @@ struct AioContext {
     void *backend; /* the backend's state */
     int wake_fd;   /* eventfd */
     AioWorkers *workers;
+    AioWorkers *workers_apart; /* for what may wait for the others */
 
     /* Any thread, atomic */
     int refs;

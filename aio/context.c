@@ -492,6 +492,8 @@ AioContext *aio_context_new(const AioOptions *opts, GError **error)
     work_list_init(&ctx->ready);
     ctx->timers = g_ptr_array_new();
     ctx->workers = aio_workers_new();
+    ctx->workers_apart = aio_workers_new();
+    aio_workers_set_limits(ctx->workers_apart, 0, G_MAXUINT);
     ctx->kick = aio_bh_new(ctx, kick_cb, NULL);
     aio_context_set_options(ctx, opts);
     return ctx;
@@ -511,6 +513,7 @@ static void context_free(AioContext *ctx)
     while (__atomic_load_n(&ctx->posters, __ATOMIC_ACQUIRE)) {
         g_thread_yield();
     }
+    aio_workers_free(ctx->workers_apart);
     aio_workers_free(ctx->workers);
     coroutine_thread()->context = ctx;
     aio_bh_free(ctx->kick);

@@ -115,6 +115,10 @@ static ssize_t co_fn request_run(AioEngine engine, AioRequest *req)
     if (engine == AIO_ENGINE_CACHED && req->op == AIO_OP_READ && read_cached(ctx, req)) {
         return req->ret;
     }
+    if (engine == AIO_ENGINE_APART) {
+        aio_co_run_worker_apart(run_in_worker, req);
+        return req->ret;
+    }
     if (engine == AIO_ENGINE_THREADS || !ctx->ops->submit) {
         aio_co_run_worker(run_in_worker, req);
         return req->ret;

@@ -156,17 +156,32 @@ static bool workers_submit(AioWorkers *w, WorkerItem *item)
     return queued;
 }
 
-int co_fn aio_co_run_worker(int (*fn)(void *opaque), void *opaque)
+static int co_fn workers_co_run(AioWorkers *w, int (*fn)(void *opaque), void *opaque)
 {
-    AioContext *ctx = aio_context_current();
     WorkerItem item = {.fn = fn, .opaque = opaque, .co = coroutine_self()};
 
-    g_assert(ctx && item.co);
-    if (!workers_submit(ctx->workers, &item)) {
+    g_assert(item.co);
+    if (!workers_submit(w, &item)) {
         return fn(opaque); /* late is better than never */
     }
     coroutine_yield();
     return item.ret;
+}
+
+int co_fn aio_co_run_worker(int (*fn)(void *opaque), void *opaque)
+{
+    AioContext *ctx = aio_context_current();
+
+    g_assert(ctx);
+    return workers_co_run(ctx->workers, fn, opaque);
+}
+
+int co_fn aio_co_run_worker_apart(int (*fn)(void *opaque), void *opaque)
+{
+    AioContext *ctx = aio_context_current();
+
+    g_assert(ctx);
+    return workers_co_run(ctx->workers_apart, fn, opaque);
 }
 
 AioWorkers *aio_workers_new(void)

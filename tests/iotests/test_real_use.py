@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Plain tools on an exported file give what they give on the raw file itself."""
 
+import concurrent.futures
 import filecmp
 import os
 import random
@@ -302,6 +303,44 @@ class FileSystemInside(IoTest):
         daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e0'})
         daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
         self.check_image(image, tree)
+
+
+def read_at_once(path, offsets):
+    """The first bytes at each offset, all read at the same time."""
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    with concurrent.futures.ThreadPoolExecutor(len(offsets)) as pool:
+        return list(pool.map(lambda offset: os.pread(fd, 4, offset), offsets))
+
+
+class Nested(IoTest):
+    """An image that lies on an export of the same daemon, three levels deep."""
+
+    N = 200
+
+    def test_more_requests_than_workers(self):
+        """Those above wait for those below, and must leave them threads to run on."""
+        self.need_fuse()
+        image = self.make_file('disk.img', content=b''.join(
+            b'%04d' % i + bytes(16 * 4096 - 4) for i in range(self.N)))
+        daemon = self.wharfd(env={'WHARF_AIO': 'epoll'})
+        # A while in which all others arrive.
+        daemon.qmp.cmd('blockdev-add', {
+            'driver': 'blkdebug', 'node-name': 'n0',
+            'image': {'driver': 'file', 'filename': image, 'aio': 'threads'},
+            'inject-delay': [{'event': 'none', 'iotype': 'read', 'delay-ns': 300 * 10**6}]})
+        for level in range(3):
+            mnt = self.mountpoint(f'mnt{level}')
+            daemon.qmp.cmd('block-export-add', {'type': 'fuse', 'id': f'e{level}', 'node-name': f'n{level}',
+                                                'mountpoint': mnt})
+            if level < 2:
+                daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': f'n{level + 1}',
+                                                'filename': mnt, 'read-only': True})
+        found = in_child(read_at_once, mnt, [i * 16 * 4096 for i in range(self.N)])
+        self.assertEqual(found, [b'%04d' % i for i in range(self.N)])
+        for level in reversed(range(3)):
+            daemon.qmp.cmd('block-export-del', {'id': f'e{level}'})
+            daemon.qmp.cmd('blockdev-del', {'node-name': f'n{level}'})
 
 
 if __name__ == '__main__':

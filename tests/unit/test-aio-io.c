@@ -488,6 +488,79 @@ static void test_worker_limits(void)
     }
 }
 
+/* Whoever waits for workers of the same context takes none from them. */
+
+typedef struct Dependents {
+    GMutex lock;
+    GCond cond;
+    int done; /* calls of do_one(), under lock */
+    int wanted;
+    int running; /* coroutines */
+} Dependents;
+
+static int wait_for_all(void *opaque)
+{
+    Dependents *d = opaque;
+
+    g_mutex_lock(&d->lock);
+    while (d->done < d->wanted) {
+        g_cond_wait(&d->cond, &d->lock);
+    }
+    g_mutex_unlock(&d->lock);
+    return 0;
+}
+
+static int do_one(void *opaque)
+{
+    Dependents *d = opaque;
+
+    g_mutex_lock(&d->lock);
+    d->done++;
+    g_cond_broadcast(&d->cond);
+    g_mutex_unlock(&d->lock);
+    return 0;
+}
+
+static void co_fn dependent(void *opaque)
+{
+    Dependents *d = opaque;
+
+    aio_co_run_worker_apart(wait_for_all, d);
+    d->running--;
+}
+
+static void co_fn worker_user(void *opaque)
+{
+    Dependents *d = opaque;
+
+    aio_co_run_worker(do_one, d);
+    d->running--;
+}
+
+static void test_workers_apart(void)
+{
+    static const AioOptions two = {.workers_max = 2};
+    g_autoptr(AioContext) ctx = new_context(&two);
+    Dependents d = {.wanted = 10};
+
+    g_mutex_init(&d.lock);
+    g_cond_init(&d.cond);
+    for (int i = 0; i < 20; i++) {
+        d.running++;
+        aio_co_enter(ctx, dependent, &d);
+    }
+    for (int i = 0; i < d.wanted; i++) {
+        d.running++;
+        aio_co_enter(ctx, worker_user, &d);
+    }
+    while (d.running) {
+        aio_context_poll(ctx, true);
+    }
+    g_assert_cmpint(d.done, ==, d.wanted);
+    g_cond_clear(&d.cond);
+    g_mutex_clear(&d.lock);
+}
+
 /* Requests of several iothreads at once, on one file. */
 
 typedef struct Shared {
@@ -568,5 +641,6 @@ int main(int argc, char **argv)
     g_test_add_func("/io/worker/result", test_worker);
     g_test_add_func("/io/worker/blocked", test_blocked_workers);
     g_test_add_func("/io/worker/limits", test_worker_limits);
+    g_test_add_func("/io/worker/apart", test_workers_apart);
     return g_test_run();
 }

@@ -51,7 +51,7 @@ static AioEngine engine_for(const BlockdevOptionsFile *o, const FileHandle *hand
 {
     bool threads = o->has_aio && o->aio == BLOCKDEV_AIO_OPTIONS_THREADS;
 
-    return threads ? AIO_ENGINE_THREADS : handle->engine;
+    return threads && handle->engine != AIO_ENGINE_APART ? AIO_ENGINE_THREADS : handle->engine;
 }
 
 /* Opening, in a worker. */
@@ -150,7 +150,7 @@ static void co_fn file_co_close(BlockNode *node)
 {
     FileState *s = block_node_state(node);
 
-    aio_co_run_worker(close_worker, s);
+    file_co_run_worker(s, close_worker, s);
     file_extent_cache_clear(&s->extents);
     g_free(s->path);
 }
@@ -169,7 +169,7 @@ typedef struct FileChange {
  */
 static int co_fn co_run_step(FileChange *c, int (*step)(void *opaque), bool locks_only)
 {
-    return locks_only && c->s->handle.local ? step(c) : aio_co_run_worker(step, c);
+    return locks_only && c->s->handle.local ? step(c) : file_co_run_worker(c->s, step, c);
 }
 
 static FileLockSet locks_for(bool use_locks, unsigned perm, unsigned shared)

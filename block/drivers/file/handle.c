@@ -131,9 +131,10 @@ static bool is_known_file_system(unsigned long magic)
 
 /*
  * io_uring polls a file before the first write to it, and FUSE passes that on to its server, which
- * may be waiting for this very call.
+ * may be waiting for this very call. So may it be for a worker, when those that wait for it have
+ * taken all.
  */
-static bool is_bad_for_io_uring(unsigned long magic)
+static bool may_be_served_by_us(unsigned long magic)
 {
     return magic == FUSE_SUPER_MAGIC;
 }
@@ -146,7 +147,7 @@ static void look_at_file_system(FileHandle *h)
         fstatfs(h->fd, &fs);
     }
     h->local = h->kind == FILE_KIND_DEVICE || is_known_file_system((unsigned long)fs.f_type);
-    h->engine = is_bad_for_io_uring((unsigned long)fs.f_type) ? AIO_ENGINE_THREADS
+    h->engine = may_be_served_by_us((unsigned long)fs.f_type) ? AIO_ENGINE_APART
                                                               : aio_engine_for_file(h->fd);
 }
 

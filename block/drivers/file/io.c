@@ -34,7 +34,7 @@ static ssize_t co_fn carry_on(const Transfer *t, AioEngine engine, ssize_t resul
     size_t done = 0;
 
     for (;;) {
-        if (result == -EAGAIN && engine != AIO_ENGINE_THREADS) {
+        if (result == -EAGAIN && engine != AIO_ENGINE_THREADS && engine != AIO_ENGINE_APART) {
             engine = AIO_ENGINE_THREADS;
         } else if (result < 0) {
             return result;
@@ -116,7 +116,7 @@ int co_fn file_sync(FileState *s)
     }
     r = aio_co_fsync(s->engine, s->handle.fd, true);
     if (r == -EAGAIN) {
-        r = aio_co_fsync(AIO_ENGINE_THREADS, s->handle.fd, true);
+        r = aio_co_fsync(file_worker_engine(s), s->handle.fd, true);
     }
     return r < 0 ? remember_sync_error(s, r) : 0;
 }
@@ -241,7 +241,7 @@ static int co_fn write_across_end(BlockNode *node, uint64_t offset, const IoVect
     }
     iov_to_buffer(iov, direct, tail, t.n);
     atomic_store(&t.s->tail_cached, true);
-    return aio_co_run_worker(write_tail, &t);
+    return file_co_run_worker(t.s, write_tail, &t);
 }
 
 int co_fn file_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
@@ -384,7 +384,7 @@ static FileExtent co_fn co_find_extent(FileState *s, uint64_t offset)
     if (s->handle.engine == AIO_ENGINE_INLINE) {
         return file_extent_find(s->handle.fd, offset);
     }
-    aio_co_run_worker(find_extent, &q);
+    file_co_run_worker(s, find_extent, &q);
     return q.extent;
 }
 
@@ -448,7 +448,7 @@ static int64_t co_fn co_ask(FileState *s, int (*question)(void *opaque))
     if (s->handle.local) {
         question(&q);
     } else {
-        aio_co_run_worker(question, &q);
+        file_co_run_worker(s, question, &q);
     }
     return q.number;
 }

@@ -76,6 +76,19 @@ int co_fn file_device_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byt
 int co_fn file_device_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                                   BlockRequestFlags flags, GError **error);
 
+/* The worker threads for a file: for one on a FUSE mount, those apart. */
+static inline AioEngine file_worker_engine(const FileState *s)
+{
+    return s->handle.engine == AIO_ENGINE_APART ? AIO_ENGINE_APART : AIO_ENGINE_THREADS;
+}
+
+static inline int co_fn file_co_run_worker(const FileState *s, int (*fn)(void *opaque),
+                                           void *opaque)
+{
+    return s->handle.engine == AIO_ENGINE_APART ? aio_co_run_worker_apart(fn, opaque)
+                                                : aio_co_run_worker(fn, opaque);
+}
+
 /* Whether @method is worth a try. */
 bool file_method_usable(const FileState *s, FileMethod method);
 

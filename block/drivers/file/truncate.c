@@ -72,26 +72,26 @@ static int co_fn co_write_zeros(Truncation *t)
 
     while (at < t->to) {
         struct iovec iov = {zeros, MIN(t->to - at, FULL_PREALLOCATION_CHUNK)};
-        ssize_t n = aio_co_pwritev(AIO_ENGINE_THREADS, t->buffered.fd, &iov, 1, at, 0);
+        ssize_t n = aio_co_pwritev(file_worker_engine(t->s), t->buffered.fd, &iov, 1, at, 0);
 
         if (n <= 0) {
             return n < 0 ? (int)n : -ENOSPC;
         }
         at += (uint64_t)n;
     }
-    return aio_co_fsync(AIO_ENGINE_THREADS, t->buffered.fd, true);
+    return aio_co_fsync(file_worker_engine(t->s), t->buffered.fd, true);
 }
 
 /* Through the page cache also for direct nodes, whose alignment the length need not have. */
 static int co_fn co_write_added(Truncation *t)
 {
-    int r = aio_co_run_worker(open_buffered_worker, t);
+    int r = file_co_run_worker(t->s, open_buffered_worker, t);
 
     if (r < 0) {
         return r;
     }
     r = co_write_zeros(t);
-    aio_co_run_worker(close_buffered_worker, t);
+    file_co_run_worker(t->s, close_buffered_worker, t);
     return r;
 }
 
@@ -103,7 +103,7 @@ static int co_fn co_change_length(Truncation *t, PreallocMode prealloc)
     if (t->to > t->from && prealloc == PREALLOC_MODE_FULL) {
         return co_write_added(t);
     }
-    return aio_co_run_worker(truncate_worker, t);
+    return file_co_run_worker(t->s, truncate_worker, t);
 }
 
 static int check_preallocation(const Truncation *t, PreallocMode prealloc, GError **error)
@@ -147,7 +147,7 @@ int co_fn file_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc
             error, -r, "cannot resize '%s' to %" G_GUINT64_FORMAT " bytes with preallocation '%s'",
             s->path, size, prealloc_mode_to_string(prealloc));
         if (prealloc != PREALLOC_MODE_OFF) {
-            aio_co_run_worker(truncate_back_worker, &t);
+            file_co_run_worker(t.s, truncate_back_worker, &t);
         }
     }
     file_extent_cache_forget(&s->extents);
