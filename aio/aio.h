@@ -100,6 +100,12 @@ void aio_context_run(AioContext *ctx, const bool *stop);
  */
 bool aio_context_poll(AioContext *ctx, bool blocking);
 
+/*
+ * Hand over to the kernel now what has been queued in the current context, which happens by itself
+ * at the end of a turn. For those who must know that it has arrived; it is no way to be faster.
+ */
+void aio_context_flush(void);
+
 /* Make @ctx begin its next turn now. Any thread. */
 void aio_context_kick(AioContext *ctx);
 
@@ -252,5 +258,40 @@ int co_fn aio_co_run_worker(int (*fn)(void *opaque), void *opaque);
  * see to it that there are not too many.
  */
 int co_fn aio_co_run_worker_apart(int (*fn)(void *opaque), void *opaque);
+
+/*
+ * Commands: what only the driver behind a descriptor understands (IORING_OP_URING_CMD), through
+ * the context's ring together with all other I/O. They are there where the kernel offers rings with
+ * submissions of 128 bytes (Linux 5.19 or later).
+ *
+ * A command belongs to the kernel from its submission until its callback is called. It cannot be
+ * taken back: whoever owns the descriptor must have a way to make the driver end it. Until then the
+ * kernel holds the descriptor's file open, though not the number.
+ */
+
+#define AIO_COMMAND_AREA 80 /* bytes that go along with a command */
+
+typedef struct AioCommand AioCommand;
+
+/* The command is done, with what the driver has returned, or -errno. May submit it again. */
+typedef void AioCommandCallback(void *opaque, int result);
+
+/* Whether commands can be submitted in @ctx, which has an owner. Any thread. */
+bool aio_context_takes_commands(const AioContext *ctx);
+
+/* A command to @fd, to be submitted again and again. Any thread. */
+AioCommand *aio_command_new(int fd, AioCommandCallback *cb, void *opaque);
+
+/* Not while it is in flight. NULL is fine. Any thread. */
+void aio_command_free(AioCommand *command);
+
+/* Its area, to be filled in while it is not in flight; aligned to 8 bytes. */
+void *aio_command_area(AioCommand *command);
+
+/*
+ * Submit operation @op in the current context, which takes commands, with this turn's other I/O.
+ * What @iov means is the driver's affair; it stays until the command is done.
+ */
+void aio_command_submit(AioCommand *command, uint32_t op, const struct iovec *iov, unsigned n);
 
 #endif

@@ -3,7 +3,7 @@
  * aio/context-internal.h - an AioContext from inside: what its parts in aio/ share.
  *
  * context.c  turns of the loop, posted work, ownership, GLib
- * bh.c, timer.c, watch.c, co.c, io.c, worker.c  what their names say
+ * bh.c, timer.c, watch.c, co.c, io.c, command.c, worker.c  what their names say
  * epoll.c, uring.c  the backends
  */
 #ifndef WHARF_AIO_CONTEXT_INTERNAL_H
@@ -41,6 +41,7 @@ struct AioContext {
     uint64_t poll_grow;
     uint64_t poll_shrink;
     uint64_t max_batch;
+    bool takes_commands;
 
     /* Owner thread only */
     bool polled;            /* as given to bind() */
@@ -112,7 +113,7 @@ int64_t aio_timers_timeout(AioContext *ctx);
 /* Fire those that are due. Returns whether there was one. */
 bool aio_timers_run(AioContext *ctx);
 
-/* Requests: on the stack of the coroutine that waits for them */
+/* Requests: on the stack of the coroutine that waits for them, or in an AioCommand */
 
 typedef enum {
     AIO_OP_READ,
@@ -120,12 +121,13 @@ typedef enum {
     AIO_OP_FSYNC,
     AIO_OP_FALLOCATE,
     AIO_OP_NOP,
+    AIO_OP_COMMAND,
 } AioOp;
 
 struct AioRequest {
     AioOp op;
     int fd;
-    int flags; /* RWF_*, fallocate mode, or data_only */
+    int flags; /* RWF_*, fallocate mode, data_only, or the operation of a command */
     unsigned n;
     const struct iovec *iov;
     uint64_t offset;
@@ -133,7 +135,11 @@ struct AioRequest {
     Coroutine *co;
     ssize_t ret;
     AioRequest *next; /* while it waits for room in the ring */
+    void *area;       /* of a command, AIO_COMMAND_AREA bytes */
 };
+
+/* A command that was submitted is done; req->ret is set. */
+void aio_command_completed(AioRequest *req);
 
 /* Carry out @req by the system call, which may block. The result, or -errno. */
 ssize_t aio_request_run_sync(const AioRequest *req);
@@ -184,7 +190,10 @@ struct AioBackendOps {
     void (*watch_changed)(AioWatch *watch);
     void (*watch_removed)(AioWatch *watch); /* the watch is freed right after */
 
-    /* Start @req; when it is done its coroutine is entered with ret set. NULL: workers do all. */
+    /*
+     * Start @req; when it is done its coroutine is entered with ret set, or the command completed.
+     * NULL: workers do all, and there are no commands.
+     */
     void (*submit)(AioContext *ctx, AioRequest *req);
 };
 

@@ -311,6 +311,13 @@ void aio_context_run(AioContext *ctx, const bool *stop)
     context_leave(outer);
 }
 
+void aio_context_flush(void)
+{
+    AioContext *ctx = aio_context_current();
+
+    ctx->ops->flush(ctx, false);
+}
+
 void aio_context_kick(AioContext *ctx)
 {
     aio_bh_schedule(ctx->kick);

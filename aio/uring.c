@@ -94,6 +94,13 @@ static void prep_rw(struct io_uring_sqe *sqe, const AioRequest *req)
     sqe->rw_flags = req->flags;
 }
 
+static void prep_command(struct io_uring_sqe *sqe, const AioRequest *req)
+{
+    io_uring_prep_rw(IORING_OP_URING_CMD, sqe, req->fd, req->iov, req->n, 0);
+    sqe->cmd_op = req->flags;
+    memcpy(sqe->cmd, req->area, AIO_COMMAND_AREA);
+}
+
 static void prep_request(struct io_uring_sqe *sqe, AioRequest *req)
 {
     switch (req->op) {
@@ -109,6 +116,9 @@ static void prep_request(struct io_uring_sqe *sqe, AioRequest *req)
         break;
     case AIO_OP_NOP:
         io_uring_prep_nop(sqe);
+        break;
+    case AIO_OP_COMMAND:
+        prep_command(sqe, req);
         break;
     }
     set_user_data(sqe, req, TAG_REQUEST);
@@ -367,7 +377,11 @@ static void completed(UringState *s, uint64_t user_data, int res)
     case TAG_REQUEST:
         req = pointer;
         req->ret = res;
-        coroutine_enter(req->co);
+        if (req->co) {
+            coroutine_enter(req->co);
+        } else {
+            aio_command_completed(req);
+        }
         break;
     case TAG_POLL:
         poll_completed(s, pointer, res);
@@ -403,11 +417,13 @@ static bool uring_dispatch(AioContext *ctx)
 /*
  * From what serves best to what every io_uring can. With DEFER_TASKRUN completions wait until the
  * ring is entered, and the kernel does not tell who waits for the ring in poll(): not for GLib.
+ * Submissions of 128 bytes are what commands need; all others leave their second half alone, and
+ * then it costs nothing but memory.
  */
 #define SETUP_BARE                                                                                 \
     (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |         \
-     IORING_SETUP_R_DISABLED)
-#define SETUP_POLLED (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
+     IORING_SETUP_R_DISABLED | IORING_SETUP_SQE128)
+#define SETUP_POLLED (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SQE128)
 
 static int ring_setup(struct io_uring *ring, bool polled)
 {
@@ -449,6 +465,16 @@ static bool ring_suffices(struct io_uring *ring)
     return ok;
 }
 
+static void note_commands(AioContext *ctx, UringState *s)
+{
+    struct io_uring_probe *probe = io_uring_get_probe_ring(&s->ring);
+    bool takes = (s->ring.flags & IORING_SETUP_SQE128) && probe &&
+                 io_uring_opcode_supported(probe, IORING_OP_URING_CMD);
+
+    io_uring_free_probe(probe);
+    __atomic_store_n(&ctx->takes_commands, takes, __ATOMIC_RELAXED);
+}
+
 static bool uring_init(AioContext *ctx, GError **error)
 {
     g_autofree UringState *s = g_new0(UringState, 1);
@@ -464,6 +490,7 @@ static bool uring_init(AioContext *ctx, GError **error)
         io_uring_queue_exit(&s->ring);
         return false;
     }
+    note_commands(ctx, s);
     g_queue_init(&s->unarmed);
     g_queue_init(&s->orphans);
     s->waiting_tail = &s->waiting;
@@ -505,6 +532,7 @@ static void uring_bind(AioContext *ctx, bool polled)
     }
     if (polled) {
         ring_exchange(s);
+        note_commands(ctx, s);
         return;
     }
     /*
