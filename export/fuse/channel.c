@@ -187,27 +187,13 @@ static void request_answer(FuseRequest *req, int ret)
 
 /* Requests */
 
-static int co_fn request_co_serve(FuseRequest *req)
-{
-    FuseQueue *queue = req->queue;
-    int ret;
-
-    if (!fuse_operation_is_data(req->operation, &req->call)) {
-        return req->operation->co_serve(&req->call);
-    }
-    export_request_data_begin(&queue->common);
-    ret = req->operation->co_serve(&req->call);
-    export_request_data_end(&queue->common);
-    return ret;
-}
-
 static void co_fn request_co_run(void *opaque)
 {
     FuseRequest *req = opaque;
     FuseQueue *queue = req->queue;
 
     export_request_begin(&queue->common);
-    request_answer(req, request_co_serve(req));
+    request_answer(req, fuse_call_co_serve(queue, req->operation, &req->call));
 
     *req->link = req->next;
     if (req->next) {
@@ -354,7 +340,9 @@ void fuse_channel_begin(FuseQueue *queue)
     AioContext *ctx = queue->common.ctx;
 
     channel->trim_timer = aio_timer_new(ctx, channel_trim, channel);
-    channel->watch = aio_watch_new(ctx, channel->fd, POLLIN, channel_ready, channel_probe, queue);
+    /* Beside rings, what comes here is rare. */
+    channel->watch = aio_watch_new(ctx, channel->fd, POLLIN, channel_ready,
+                                   queue->uring ? NULL : channel_probe, queue);
 }
 
 /* Fail what the kernel still has for us, so that its clients see ENOTCONN and not ECONNABORTED. */

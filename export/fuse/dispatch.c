@@ -48,6 +48,18 @@ static const FuseOperation fuse_operations[] = {
     [FUSE_LSEEK] = {.co_serve = fuse_co_lseek, .args_bytes = sizeof(struct fuse_lseek_in)},
 };
 
+static const FuseOperation *find_operation(uint32_t opcode, int *err)
+{
+    const FuseOperation *operation =
+        opcode < G_N_ELEMENTS(fuse_operations) ? &fuse_operations[opcode] : NULL;
+
+    if (operation && operation->co_serve) {
+        return operation;
+    }
+    *err = operation && operation->error ? operation->error : -ENOSYS;
+    return NULL;
+}
+
 const FuseOperation *fuse_call_parse(FuseCall *call, FuseExport *fe, const void *message,
                                      size_t bytes, void *payload, int *err)
 {
@@ -62,9 +74,8 @@ const FuseOperation *fuse_call_parse(FuseCall *call, FuseExport *fe, const void 
     rest = bytes - sizeof(*in);
     *call = (FuseCall){.fe = fe, .in = in, .args = in + 1, .payload = payload};
 
-    operation = in->opcode < G_N_ELEMENTS(fuse_operations) ? &fuse_operations[in->opcode] : NULL;
-    if (!operation || !operation->co_serve) {
-        *err = operation && operation->error ? operation->error : -ENOSYS;
+    operation = find_operation(in->opcode, err);
+    if (!operation) {
         return NULL;
     }
     if (in->len != bytes || rest < operation->args_bytes) {
@@ -76,4 +87,39 @@ const FuseOperation *fuse_call_parse(FuseCall *call, FuseExport *fe, const void 
         call->payload_bytes = rest - operation->args_bytes;
     }
     return operation;
+}
+
+const FuseOperation *fuse_call_parse_parts(FuseCall *call, FuseExport *fe,
+                                           const FuseMessage *message, int *err)
+{
+    const struct fuse_in_header *in = message->in;
+    const FuseOperation *operation = find_operation(in->opcode, err);
+    size_t whole = sizeof(*in) + message->payload_bytes;
+
+    *call = (FuseCall){.fe = fe, .in = in, .args = message->args, .payload = message->payload};
+    if (!operation) {
+        return NULL;
+    }
+    if (in->len < whole || in->len - whole > message->args_bytes ||
+        in->len - whole < operation->args_bytes) {
+        *err = -EINVAL;
+        return NULL;
+    }
+    if (operation->flags & FUSE_OPERATION_PAYLOAD) {
+        call->payload_bytes = message->payload_bytes;
+    }
+    return operation;
+}
+
+int co_fn fuse_call_co_serve(FuseQueue *queue, const FuseOperation *operation, FuseCall *call)
+{
+    int ret;
+
+    if (!fuse_operation_is_data(operation, call)) {
+        return operation->co_serve(call);
+    }
+    export_request_data_begin(&queue->common);
+    ret = operation->co_serve(call);
+    export_request_data_end(&queue->common);
+    return ret;
 }

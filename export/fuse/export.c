@@ -228,6 +228,84 @@ static void start_close_channels(FuseExport *fe)
     }
 }
 
+/* Ring queues */
+
+static void start_free_urings(FuseExport *fe)
+{
+    for (unsigned i = 0; i < fe->common.n_queues; i++) {
+        g_clear_pointer(&((FuseQueue *)fe->common.queues[i])->uring, fuse_uring_free);
+    }
+    fuse_connection_close(&fe->connection);
+}
+
+/* Whether all contexts can do it. */
+static bool start_check_commands(FuseExport *fe, GError **error)
+{
+    for (unsigned i = 0; i < fe->common.n_queues; i++) {
+        if (!aio_context_takes_commands(fe->common.queues[i]->ctx)) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                        "its event loop has no io_uring that takes commands");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Get everything that ring queues need, but for the kernel's consent. */
+static bool start_make_urings(FuseStart *start, GError **error)
+{
+    FuseExport *fe = start->fe;
+    unsigned n_cpus = fuse_uring_count_cpus();
+
+    if (!n_cpus) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "the system does not tell how many CPUs it may have");
+        return false;
+    }
+    if (!start_check_commands(fe, error) ||
+        !fuse_connection_open(&fe->connection, fe->mount.id.dev_minor, error)) {
+        return false;
+    }
+    for (unsigned i = 0; i < fe->common.n_queues; i++) {
+        FuseQueue *queue = (FuseQueue *)fe->common.queues[i];
+
+        queue->uring =
+            fuse_uring_new(queue, fe->mount.fd, n_cpus, start->options->queue_depth, error);
+        if (!queue->uring) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void start_without_urings(FuseStart *start, const char *why)
+{
+    start_free_urings(start->fe);
+    g_message("%s: no FUSE over io_uring: %s; using /dev/fuse", start->fe->common.user, why);
+}
+
+/* Agree with the kernel on everything, ring queues included where they are wanted and to be had. */
+static bool start_handshake(FuseStart *start)
+{
+    FuseExport *fe = start->fe;
+    bool uring = start->options->transport == FUSE_EXPORT_TRANSPORT_IO_URING;
+    g_autoptr(GError) why = NULL;
+
+    if (uring && !start_make_urings(start, &why)) {
+        start_without_urings(start, why->message);
+        uring = false;
+    }
+    if (!fuse_init_handshake(fe->mount.fd, uring, &fe->agreed, &start->error)) {
+        return false;
+    }
+    if (uring && !(fe->agreed.flags & URING_INIT_FLAG)) {
+        start_without_urings(start,
+                             "the kernel does not offer it (it needs Linux 6.14 or later and "
+                             "/sys/module/fuse/parameters/enable_uring set to 1)");
+    }
+    return true;
+}
+
 static bool start_mount(FuseStart *start, const char *path)
 {
     FuseExport *fe = start->fe;
@@ -237,13 +315,13 @@ static bool start_mount(FuseStart *start, const char *path)
                     &start->error)) {
         return false;
     }
-    if (fuse_init_handshake(fe->mount.fd, &fe->agreed, &start->error) &&
-        start_open_channels(start)) {
+    if (start_handshake(start) && start_open_channels(start)) {
         return true;
     }
     if (fuse_unmount(path, &fe->mount.id, &unmount_error) >= FUSE_UNMOUNT_COVERED) {
         g_warning("%s: %s", fe->common.user, unmount_error->message);
     }
+    start_free_urings(fe);
     start_close_channels(fe);
     fuse_mount_clear(&fe->mount);
     return false;
@@ -339,6 +417,7 @@ static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *op
 
     fe->growable = options->u.fuse.growable && options->writable;
     fe->mount.fd = -1;
+    fe->connection.abort_fd = -1;
     for (unsigned i = 0; i < exp->n_queues; i++) {
         ((FuseQueue *)exp->queues[i])->channel.fd = -1;
     }
@@ -361,12 +440,23 @@ static void fuse_export_permissions(const BlockExportOptions *options, BlockPerm
 
 static void fuse_export_begin(ExportQueue *queue)
 {
-    fuse_channel_begin((FuseQueue *)queue);
+    FuseQueue *fuse_queue = (FuseQueue *)queue;
+
+    fuse_channel_begin(fuse_queue);
+    if (fuse_queue->uring) {
+        fuse_uring_begin(fuse_queue->uring);
+    }
 }
 
 static void fuse_export_stop(ExportQueue *queue, bool cut)
 {
-    fuse_channel_stop((FuseQueue *)queue, cut);
+    FuseQueue *fuse_queue = (FuseQueue *)queue;
+
+    /* The channel first: with @cut it fails what it has in its own way, not by the abort. */
+    fuse_channel_stop(fuse_queue, cut);
+    if (fuse_queue->uring) {
+        fuse_uring_stop(fuse_queue->uring, cut);
+    }
 }
 
 /* Ending */
@@ -431,11 +521,26 @@ static void co_fn fuse_export_co_end(Export *exp)
     FuseExport *fe = (FuseExport *)exp;
 
     for (unsigned i = 0; i < exp->n_queues; i++) {
-        fuse_channel_close((FuseQueue *)exp->queues[i]);
+        FuseQueue *queue = (FuseQueue *)exp->queues[i];
+
+        fuse_channel_close(queue);
+        if (queue->uring) {
+            fuse_uring_co_wait_returned(queue->uring);
+            g_clear_pointer(&queue->uring, fuse_uring_free);
+        }
     }
+    fuse_connection_close(&fe->connection);
     /* With the connection closed nothing can hold it up any more. */
     fuse_co_wait_unmounted(fe, INT64_MAX);
     fuse_mount_clear(&fe->mount);
+}
+
+static const char *fuse_transport_name(FuseExport *fe)
+{
+    bool uring = (fe->agreed.flags & URING_INIT_FLAG) &&
+                 !__atomic_load_n(&fe->uring_refused, __ATOMIC_RELAXED);
+
+    return uring ? "io-uring" : "dev";
 }
 
 static void fuse_export_query(Export *exp, BlockExportInfo *info)
@@ -447,7 +552,7 @@ static void fuse_export_query(Export *exp, BlockExportInfo *info)
     info->has_growable = true;
     info->growable = fe->growable;
     info->fuse = fuse;
-    fuse->transport = g_strdup("dev");
+    fuse->transport = g_strdup(fuse_transport_name(fe));
     fuse->protocol = g_strdup_printf("%d.%u", FUSE_KERNEL_VERSION, fe->agreed.minor);
     fuse->max_write = fe->agreed.max_write;
     fuse->max_read = FUSE_MOUNT_MAX_READ;

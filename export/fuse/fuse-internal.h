@@ -9,6 +9,7 @@
  *   io.c, allocate.c,        operations: what a request means for the node; know nothing of how
  *   attributes.c             requests travel
  *   channel.c                transport "dev": requests and replies through /dev/fuse
+ *   uring.c, connection.c    transport "io-uring": through the kernel's ring queues
  *   export.c                 the export driver, which ties them together
  *
  * An operation gets a FuseCall and leaves its answer there. A transport reads a request, parses it
@@ -23,11 +24,14 @@
 
 #include "aio/lock.h"
 #include "export/driver.h"
+#include "export/fuse/connection.h"
 #include "export/fuse/init.h"
 #include "export/fuse/mount.h"
 #include "export/waiter.h"
 
 typedef struct FuseShared FuseShared;
+typedef struct FuseUring FuseUring;
+typedef struct FuseQueue FuseQueue;
 
 /* What stat shows and utimensat, chmod and chown set. Any thread; each member for itself. */
 typedef struct FuseAttributes {
@@ -43,11 +47,13 @@ typedef struct FuseExport {
     bool growable;
     FuseAgreement agreed;
     FuseMount mount;
+    FuseConnection connection; /* if there are ring queues */
 
     /* any thread */
     FuseAttributes attributes; /* atomic */
     unsigned open_files;       /* atomic */
     int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
+    bool uring_refused;        /* atomic: the kernel does not want our entries */
     bool resized;              /* atomic: a client of ours has, since we last looked */
     int64_t length_told;       /* atomic: what the kernel knows or will find out by itself */
     CoMutex resize_lock;       /* from looking at the length to having changed it */
@@ -104,6 +110,22 @@ typedef struct FuseOperation {
  */
 const FuseOperation *fuse_call_parse(FuseCall *call, FuseExport *fe, const void *message,
                                      size_t bytes, void *payload, int *err);
+
+/* A message in the parts in which a ring queue delivers it. */
+typedef struct FuseMessage {
+    const struct fuse_in_header *in;
+    const void *args;
+    size_t args_bytes; /* there, at most */
+    void *payload;     /* as for fuse_call_parse() */
+    size_t payload_bytes;
+} FuseMessage;
+
+/* The same for such a message. *@err is never 0 on failure. */
+const FuseOperation *fuse_call_parse_parts(FuseCall *call, FuseExport *fe,
+                                           const FuseMessage *message, int *err);
+
+/* Run the operation, counted as a request for data where it is one. 0 or -errno to answer. */
+int co_fn fuse_call_co_serve(FuseQueue *queue, const FuseOperation *operation, FuseCall *call);
 
 /* Whether this call of the operation is a FUSE_OPERATION_DATA one. */
 static inline bool fuse_operation_is_data(const FuseOperation *operation, const FuseCall *call)
@@ -166,10 +188,11 @@ typedef struct FuseChannel {
     ssize_t probed_bytes; /* its message, or -errno */
 } FuseChannel;
 
-typedef struct FuseQueue {
+struct FuseQueue {
     ExportQueue common;
     FuseChannel channel;
-} FuseQueue;
+    FuseUring *uring; /* NULL: all comes through the channel */
+};
 
 /*
  * Another descriptor for the connection @fd, for a queue of its own. Blocks for a moment. Where
@@ -186,5 +209,35 @@ void fuse_channel_stop(FuseQueue *queue, bool cut);
  * buffers. The queue is stopped and idle; main thread.
  */
 void fuse_channel_close(FuseQueue *queue);
+
+/* Transport "io-uring", beside the other */
+
+#define FUSE_URING_MAX_CPUS 8192
+
+/*
+ * Entries for @queue's share of the ring queues of the connection @fd, @depth for each of @n_cpus
+ * CPUs. Nothing is told to the kernel yet. A worker.
+ */
+FuseUring *fuse_uring_new(FuseQueue *queue, int fd, unsigned n_cpus, unsigned depth,
+                          GError **error);
+
+/* See ExportDriver; the queue's context. */
+void fuse_uring_begin(FuseUring *uring);
+void fuse_uring_stop(FuseUring *uring, bool cut);
+
+/*
+ * End the connection, and wait until the kernel has given back all entries. The queue is stopped
+ * and idle.
+ */
+void co_fn fuse_uring_co_wait_returned(FuseUring *uring);
+
+/* The kernel has no entry: none was lent, or all are back. NULL is fine. Any thread. */
+void fuse_uring_free(FuseUring *uring);
+
+/* CPUs that this machine may ever have; 0 if it does not tell. Blocks for a moment. */
+unsigned fuse_uring_count_cpus(void);
+
+/* The same from the kernel's list of them, such as "0-3". 0 if it is malformed. */
+unsigned fuse_uring_parse_cpus(const char *list);
 
 #endif

@@ -27,21 +27,22 @@ static const struct {
     uint64_t flag;
     const char *name;
 } init_features[] = {
-    {FUSE_ASYNC_READ, "async-read"},   {FUSE_ATOMIC_O_TRUNC, "atomic-o-trunc"},
-    {FUSE_BIG_WRITES, "big-writes"},   {FUSE_AUTO_INVAL_DATA, "auto-inval-data"},
-    {FUSE_ASYNC_DIO, "async-dio"},     {FUSE_PARALLEL_DIROPS, "parallel-dirops"},
-    {FUSE_ABORT_ERROR, "abort-error"}, {FUSE_MAX_PAGES, "max-pages"},
-    {FUSE_INIT_EXT, "init-ext"},       {INIT_DIRECT_IO_ALLOW_MMAP, "direct-io-allow-mmap"},
+    {FUSE_ASYNC_READ, "async-read"},    {FUSE_ATOMIC_O_TRUNC, "atomic-o-trunc"},
+    {FUSE_BIG_WRITES, "big-writes"},    {FUSE_AUTO_INVAL_DATA, "auto-inval-data"},
+    {FUSE_ASYNC_DIO, "async-dio"},      {FUSE_PARALLEL_DIROPS, "parallel-dirops"},
+    {FUSE_ABORT_ERROR, "abort-error"},  {FUSE_MAX_PAGES, "max-pages"},
+    {FUSE_INIT_EXT, "init-ext"},        {INIT_DIRECT_IO_ALLOW_MMAP, "direct-io-allow-mmap"},
+    {URING_INIT_FLAG, "over-io-uring"},
 };
 
-static uint64_t init_wanted(void)
+static uint64_t init_wanted(bool uring)
 {
     uint64_t flags = 0;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(init_features); i++) {
         flags |= init_features[i].flag;
     }
-    return flags;
+    return uring ? flags : flags & ~URING_INIT_FLAG;
 }
 
 static uint64_t init_offered(const struct fuse_init_in *in, size_t bytes)
@@ -54,7 +55,7 @@ static uint64_t init_offered(const struct fuse_init_in *in, size_t bytes)
     return flags;
 }
 
-int fuse_init_negotiate(const void *message, size_t bytes, FuseAgreement *agreed,
+int fuse_init_negotiate(const void *message, size_t bytes, bool uring, FuseAgreement *agreed,
                         struct fuse_init_out *out)
 {
     const struct fuse_in_header *header = message;
@@ -77,7 +78,7 @@ int fuse_init_negotiate(const void *message, size_t bytes, FuseAgreement *agreed
 
     *agreed = (FuseAgreement){
         .minor = MIN(in.minor, FUSE_KERNEL_MINOR_VERSION),
-        .flags = init_offered(&in, rest) & init_wanted(),
+        .flags = init_offered(&in, rest) & init_wanted(uring),
         .max_write = FUSE_INIT_MAX_IO,
         .max_readahead = in.max_readahead,
         .max_background = INIT_MAX_BACKGROUND,
@@ -107,7 +108,7 @@ static bool init_answer(int fd, uint64_t unique, int err, const struct fuse_init
 }
 
 /* One message and its answer. 0, -EAGAIN to go on, or another -errno. */
-static int init_exchange(int fd, FuseAgreement *agreed)
+static int init_exchange(int fd, bool uring, FuseAgreement *agreed)
 {
     _Alignas(8) char message[FUSE_MIN_READ_BUFFER];
     const struct fuse_in_header *header = (const void *)message;
@@ -124,7 +125,7 @@ static int init_exchange(int fd, FuseAgreement *agreed)
     if (n < 0) {
         return errno == EINTR ? -EAGAIN : -errno;
     }
-    ret = fuse_init_negotiate(message, n, agreed, &out);
+    ret = fuse_init_negotiate(message, n, uring, agreed, &out);
     if (ret < 0 && ret != -EAGAIN) {
         if ((size_t)n >= sizeof(*header)) {
             init_answer(fd, header->unique, -EPROTO, NULL);
@@ -134,12 +135,12 @@ static int init_exchange(int fd, FuseAgreement *agreed)
     return init_answer(fd, header->unique, 0, &out) ? ret : -errno;
 }
 
-bool fuse_init_handshake(int fd, FuseAgreement *agreed, GError **error)
+bool fuse_init_handshake(int fd, bool uring, FuseAgreement *agreed, GError **error)
 {
     int ret;
 
     do {
-        ret = init_exchange(fd, agreed);
+        ret = init_exchange(fd, uring, agreed);
     } while (ret == -EAGAIN);
     if (ret == -EPROTO) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,

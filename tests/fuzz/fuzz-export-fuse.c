@@ -26,7 +26,7 @@ static void serve(ExportFixture *fixture, const uint8_t *bytes, size_t size, voi
         struct fuse_init_out out;
         FuseAgreement agreed;
 
-        fuse_init_negotiate(message, size, &agreed, &out);
+        fuse_init_negotiate(message, size, false, &agreed, &out);
     }
     if (blk_length(fixture->fe->common.blk) <= MAX_LENGTH) {
         export_fixture_serve(fixture, &call, message, size, payload);

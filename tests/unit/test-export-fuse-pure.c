@@ -126,7 +126,7 @@ static void test_init(void)
     FuseAgreement agreed;
     struct fuse_init_out out;
 
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==, 0);
     g_assert_cmpuint(out.major, ==, 7);
     g_assert_cmpuint(out.max_write, ==, 1024 * 1024);
     g_assert_cmpuint(out.max_pages, ==, 256);
@@ -147,7 +147,7 @@ static void test_init_offers_less(void)
     FuseAgreement agreed;
     struct fuse_init_out out;
 
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==, 0);
     g_assert_cmpuint(out.flags, ==, FUSE_ASYNC_READ);
     g_assert_cmpuint(out.flags2, ==, 0);
     g_assert_cmpuint(agreed.minor, ==, 31);
@@ -156,7 +156,7 @@ static void test_init_offers_less(void)
     /* The message as it was before protocol 7.36. */
     message = init_message(7, 31, ~0ULL);
     message.header.len = sizeof(message.header) + 16;
-    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, false, &agreed, &out), ==, 0);
     g_assert_cmpuint(out.flags2, ==, 0);
 }
 
@@ -166,19 +166,25 @@ static void test_init_refused(void)
     FuseAgreement agreed;
     struct fuse_init_out out;
 
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EPROTO);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+                    -EPROTO);
     message = init_message(6, 45, 0);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EPROTO);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+                    -EPROTO);
     message = init_message(8, 0, 0);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EAGAIN);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+                    -EAGAIN);
     g_assert_cmpuint(out.major, ==, 7);
     message = init_message(7, 45, 0);
     message.header.opcode = FUSE_READ;
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &agreed, &out), ==, -EINVAL);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+                    -EINVAL);
     message = init_message(7, 45, 0);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message) - 1, &agreed, &out), ==, -EINVAL);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message) - 1, false, &agreed, &out), ==,
+                    -EINVAL);
     message.header.len = sizeof(message.header) + 8;
-    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, &agreed, &out), ==, -EINVAL);
+    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, false, &agreed, &out), ==,
+                    -EINVAL);
 }
 
 typedef struct WriteMessage {
@@ -249,6 +255,77 @@ static void test_parse_short(void)
     }
 }
 
+/* The same in the parts in which a ring queue delivers it. */
+static void test_parse_parts(void)
+{
+    WriteMessage whole = {
+        .header = {.len = sizeof(whole), .opcode = FUSE_WRITE, .unique = 2, .nodeid = 1},
+        .in = {.size = sizeof(whole.data)},
+    };
+    FuseMessage message = {
+        .in = &whole.header,
+        .args = &whole.in,
+        .args_bytes = 128,
+        .payload = whole.data,
+        .payload_bytes = sizeof(whole.data),
+    };
+    FuseCall call;
+    int err = 0;
+
+    g_assert_nonnull(fuse_call_parse_parts(&call, NULL, &message, &err));
+    g_assert_true(call.args == &whole.in);
+    g_assert_true(call.payload == whole.data);
+    g_assert_cmpuint(call.payload_bytes, ==, sizeof(whole.data));
+
+    /* Arguments too short, or longer than there is room for; more payload than the message. */
+    whole.header.len = sizeof(whole) - 1;
+    g_assert_null(fuse_call_parse_parts(&call, NULL, &message, &err));
+    g_assert_cmpint(err, ==, -EINVAL);
+    whole.header.len = sizeof(whole.header) + 129 + sizeof(whole.data);
+    g_assert_null(fuse_call_parse_parts(&call, NULL, &message, &err));
+    g_assert_cmpint(err, ==, -EINVAL);
+    whole.header.len = sizeof(whole);
+    message.payload_bytes = sizeof(whole);
+    g_assert_null(fuse_call_parse_parts(&call, NULL, &message, &err));
+    g_assert_cmpint(err, ==, -EINVAL);
+
+    message.payload_bytes = 0;
+    whole.header.opcode = FUSE_LOOKUP;
+    g_assert_null(fuse_call_parse_parts(&call, NULL, &message, &err));
+    g_assert_cmpint(err, ==, -ENOSYS);
+}
+
+static void test_cpus(void)
+{
+    g_assert_cmpuint(fuse_uring_parse_cpus("0\n"), ==, 1);
+    g_assert_cmpuint(fuse_uring_parse_cpus("0-1\n"), ==, 2);
+    g_assert_cmpuint(fuse_uring_parse_cpus("0-127"), ==, 128);
+    g_assert_cmpuint(fuse_uring_parse_cpus("0-3,8\n"), ==, 9);
+    g_assert_cmpuint(fuse_uring_parse_cpus("0-3,8-11\n"), ==, 12);
+    g_assert_cmpuint(fuse_uring_parse_cpus(""), ==, 0);
+    g_assert_cmpuint(fuse_uring_parse_cpus("\n"), ==, 0);
+    g_assert_cmpuint(fuse_uring_parse_cpus("0-"), ==, 0);
+    g_assert_cmpuint(fuse_uring_parse_cpus("0-99999999999999999999\n"), ==, 0);
+    g_assert_cmpuint(fuse_uring_parse_cpus("0-8192\n"), ==, 0);
+}
+
+/* Ring queues are agreed on only where both sides want them. */
+static void test_init_uring(void)
+{
+    InitMessage message = init_message(7, 45, ~0ULL);
+    struct fuse_init_out out;
+    FuseAgreement agreed;
+
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==, 0);
+    g_assert_false(agreed.flags & URING_INIT_FLAG);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), true, &agreed, &out), ==, 0);
+    g_assert_true(agreed.flags & URING_INIT_FLAG);
+    g_assert_true(out.flags2 & (URING_INIT_FLAG >> 32));
+    message = init_message(7, 45, ~URING_INIT_FLAG);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), true, &agreed, &out), ==, 0);
+    g_assert_false(agreed.flags & URING_INIT_FLAG);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -262,5 +339,8 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/init/refused", test_init_refused);
     g_test_add_func("/fuse/parse/write", test_parse);
     g_test_add_func("/fuse/parse/short", test_parse_short);
+    g_test_add_func("/fuse/parse/parts", test_parse_parts);
+    g_test_add_func("/fuse/init/uring", test_init_uring);
+    g_test_add_func("/fuse/uring/cpus", test_cpus);
     return g_test_run();
 }

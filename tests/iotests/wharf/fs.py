@@ -212,6 +212,10 @@ class FsWorker:
         _send(self._w, (name, args, kwargs))
         self._pending = f'{name}{args if len(repr(args)) < 200 else "(...)"}'
 
+    def busy(self):
+        """Whether a call was begun by start() and its result not fetched."""
+        return self._pending is not None
+
     def finished(self, timeout=0):
         """Whether the call begun by start() has an answer waiting."""
         return bool(select.select([self._r], [], [], timeout)[0])

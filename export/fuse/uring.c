@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Transport "io-uring": the kernel puts requests into entries that we have lent it, and one command
+ * hands an answer over and asks for the next request. The kernel has a ring queue for each CPU that
+ * the machine may have, and switches over to them when each has an entry; they are spread over the
+ * queues of the export. FORGET and INTERRUPT still come through /dev/fuse, so the transport "dev"
+ * runs beside.
+ *
+ * An entry is one mapping. The data of a WRITE, or that for a READ's answer, begins with the second
+ * page and goes to and from the node where it is; memory is used as far as requests need it.
+ *
+ *     | UringEntry, UringHeaders ... | data ...                      |
+ *     0                          PAGE              PAGE + FUSE_INIT_MAX_IO
+ *
+ * Who owns an entry, all in the context of its queue:
+ *
+ *   KERNEL   from the submission of a command until it is done. Nobody else touches its memory, and
+ *            nobody can take it back: only the end of the connection does.
+ *   REQUEST  from there until its answer is submitted: the request's coroutine.
+ *   PARKED   it holds a request that came after the queue was stopped: nobody begins it. Its client
+ *            waits as it would for a request that is still in /dev/fuse.
+ *   DEAD     the kernel does not want it any more.
+ *
+ * A queue that is stopped begins nothing and still answers, each time at once. With @cut, and at
+ * the end, the connection is aborted through its control file (connection.h): that fails all
+ * requests towards their clients (ECONNABORTED), begun, parked or not even here, and makes the
+ * kernel give back every entry. From then on nothing is submitted: an entry that comes back or
+ * whose request ends is DEAD. Answering what is cut off instead would lend its buffer to the
+ * kernel while the node still reads or writes there. Memory and descriptor stay until no entry is
+ * in the KERNEL; those in the hands of a REQUEST do not exist then, for the queue is idle.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "export/fuse/connection.h"
+#include "export/fuse/fuse-internal.h"
+#include "export/fuse/uring-protocol.h"
+#include "util/error.h"
+
+#define URING_PAGE    4096
+#define URING_MAPPING (URING_PAGE + FUSE_INIT_MAX_IO)
+
+typedef enum {
+    URING_ENTRY_DEAD,
+    URING_ENTRY_KERNEL,
+    URING_ENTRY_REQUEST,
+    URING_ENTRY_PARKED,
+} UringEntryState;
+
+typedef struct UringEntry {
+    FuseUring *uring;
+    UringEntryState state;
+    uint16_t cpu;
+    bool registered; /* it has held a request */
+    AioCommand *command;
+    struct iovec buffers[2];
+    const FuseOperation *operation;
+    uint64_t unique; /* of the request */
+    FuseCall call;
+    UringHeaders headers;
+} UringEntry;
+
+G_STATIC_ASSERT(sizeof(UringEntry) <= URING_PAGE);
+
+struct FuseUring {
+    FuseQueue *queue;
+    int fd; /* commands go there. Not the channel's: it stays open until the last one is done */
+    bool stopped;
+    bool ended; /* nothing is submitted any more */
+    unsigned in_kernel;
+    ExportWaiter *waiter; /* for in_kernel to become 0 */
+    unsigned n_entries;
+    UringEntry *entries[];
+};
+
+static void *entry_data(UringEntry *entry)
+{
+    return (char *)entry + URING_PAGE;
+}
+
+static FuseExport *uring_export(const FuseUring *uring)
+{
+    return (FuseExport *)uring->queue->common.exp;
+}
+
+/* Answers */
+
+static void entry_submit(UringEntry *entry, uint32_t op, uint64_t commit_id)
+{
+    UringArea *area = aio_command_area(entry->command);
+
+    if (entry->uring->ended) {
+        entry->state = URING_ENTRY_DEAD;
+        return;
+    }
+    *area = (UringArea){.commit_id = commit_id, .queue = entry->cpu};
+    entry->state = URING_ENTRY_KERNEL;
+    entry->uring->in_kernel++;
+    aio_command_submit(entry->command, op, entry->buffers,
+                       op == URING_REGISTER ? G_N_ELEMENTS(entry->buffers) : 0);
+}
+
+static void entry_answer(UringEntry *entry, int ret)
+{
+    struct fuse_out_header *header = (void *)entry->headers.in_out;
+    const FuseCall *call = &entry->call;
+    size_t bytes = 0;
+
+    if (ret >= 0) {
+        /* No answer has both; what follows the header is in the second buffer either way. */
+        g_assert(!call->out_bytes || !call->data_bytes);
+        memcpy(entry_data(entry), (const char *)&call->out + sizeof(call->out.header),
+               call->out_bytes);
+        bytes = call->out_bytes + call->data_bytes;
+    }
+    *header = (struct fuse_out_header){
+        .len = sizeof(*header) + bytes,
+        .error = MIN(ret, 0),
+        .unique = entry->unique,
+    };
+    entry->headers.payload_bytes = bytes;
+    entry_submit(entry, URING_COMMIT, entry->unique);
+}
+
+/* Requests */
+
+static void co_fn entry_co_run(void *opaque)
+{
+    UringEntry *entry = opaque;
+    FuseQueue *queue = entry->uring->queue;
+
+    export_request_begin(&queue->common);
+    entry_answer(entry, fuse_call_co_serve(queue, entry->operation, &entry->call));
+    if (entry->uring->stopped) {
+        aio_context_flush(); /* with the last request the connection may be aborted */
+    }
+    export_request_end(&queue->common);
+}
+
+/* The kernel has put a request into @entry. */
+static void entry_begin(UringEntry *entry)
+{
+    const struct fuse_in_header *in = (const void *)entry->headers.in_out;
+    FuseMessage message = {
+        .in = in,
+        .args = entry->headers.op,
+        .args_bytes = URING_OP_BYTES,
+        .payload = entry_data(entry),
+        .payload_bytes = entry->headers.payload_bytes,
+    };
+    int err = -EINVAL;
+
+    entry->registered = true;
+    entry->unique = in->unique;
+    entry->operation = NULL;
+    if (entry->headers.payload_bytes <= FUSE_INIT_MAX_IO) {
+        entry->operation =
+            fuse_call_parse_parts(&entry->call, uring_export(entry->uring), &message, &err);
+    }
+    if (!entry->operation) {
+        entry_answer(entry, err);
+        return;
+    }
+    entry->state = URING_ENTRY_REQUEST;
+    coroutine_enter(coroutine_create(entry_co_run, entry));
+}
+
+/* Without this entry the kernel may never switch over; it goes on with /dev/fuse then. */
+static void uring_refused(FuseUring *uring, int err)
+{
+    FuseExport *fe = uring_export(uring);
+
+    if (!__atomic_exchange_n(&fe->uring_refused, true, __ATOMIC_RELAXED)) {
+        g_message("%s: the kernel refuses FUSE over io_uring: %s; using /dev/fuse", fe->common.user,
+                  g_strerror(err));
+    }
+}
+
+static void entry_failed(UringEntry *entry, int err)
+{
+    bool gone = err == ENOTCONN || err == ECONNABORTED || err == ECANCELED;
+
+    entry->state = URING_ENTRY_DEAD;
+    if (gone || entry->uring->ended) {
+        return; /* what that means, the channel learns, too */
+    }
+    if (!entry->registered) {
+        uring_refused(entry->uring, err);
+    } else {
+        g_warning("%s: lost an entry of ring queue %u: %s", entry->uring->queue->common.exp->user,
+                  entry->cpu, g_strerror(err));
+    }
+}
+
+/* A command is done. */
+static void entry_returned(void *opaque, int result)
+{
+    UringEntry *entry = opaque;
+    FuseUring *uring = entry->uring;
+
+    uring->in_kernel--;
+    if (result < 0) {
+        entry_failed(entry, -result);
+    } else if (uring->ended) {
+        entry->state = URING_ENTRY_DEAD;
+    } else if (uring->stopped) {
+        entry->state = URING_ENTRY_PARKED;
+    } else {
+        entry_begin(entry);
+    }
+    if (uring->in_kernel == 0 && uring->waiter) {
+        export_waiter_wake(uring->waiter);
+    }
+}
+
+/* Life */
+
+static UringEntry *entry_new(FuseUring *uring, unsigned cpu)
+{
+    UringEntry *entry = mmap(NULL, URING_MAPPING, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (entry == MAP_FAILED) {
+        return NULL;
+    }
+    entry->uring = uring;
+    entry->cpu = cpu;
+    entry->command = aio_command_new(uring->fd, entry_returned, entry);
+    entry->buffers[0] = (struct iovec){&entry->headers, sizeof(entry->headers)};
+    entry->buffers[1] = (struct iovec){entry_data(entry), FUSE_INIT_MAX_IO};
+    return entry;
+}
+
+void fuse_uring_free(FuseUring *uring)
+{
+    if (!uring) {
+        return;
+    }
+    g_assert(uring->in_kernel == 0);
+    for (unsigned i = 0; i < uring->n_entries; i++) {
+        aio_command_free(uring->entries[i]->command);
+        munmap(uring->entries[i], URING_MAPPING);
+    }
+    close(uring->fd);
+    g_free(uring);
+}
+
+/* Entries for the CPUs that fall to this queue. */
+static bool uring_fill(FuseUring *uring, unsigned n_cpus, unsigned depth)
+{
+    const ExportQueue *queue = &uring->queue->common;
+
+    /* In rounds, so that each CPU has one before any has two. */
+    for (unsigned round = 0; round < depth; round++) {
+        for (unsigned cpu = queue->index; cpu < n_cpus; cpu += queue->exp->n_queues) {
+            UringEntry *entry = entry_new(uring, cpu);
+
+            if (!entry) {
+                return false;
+            }
+            uring->entries[uring->n_entries++] = entry;
+        }
+    }
+    return true;
+}
+
+FuseUring *fuse_uring_new(FuseQueue *queue, int fd, unsigned n_cpus, unsigned depth, GError **error)
+{
+    unsigned share = n_cpus / queue->common.exp->n_queues + 1;
+    FuseUring *uring;
+
+    fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0) {
+        wharf_set_error_errno(error, errno, "cannot duplicate the FUSE connection");
+        return NULL;
+    }
+    uring = g_malloc0(sizeof(*uring) + (size_t)share * depth * sizeof(uring->entries[0]));
+    uring->queue = queue;
+    uring->fd = fd;
+    if (!uring_fill(uring, n_cpus, depth)) {
+        wharf_set_error_errno(error, errno, "cannot reserve memory for requests");
+        fuse_uring_free(uring);
+        return NULL;
+    }
+    return uring;
+}
+
+void fuse_uring_begin(FuseUring *uring)
+{
+    for (unsigned i = 0; i < uring->n_entries; i++) {
+        entry_submit(uring->entries[i], URING_REGISTER, 0);
+    }
+}
+
+void fuse_uring_stop(FuseUring *uring, bool cut)
+{
+    if (!uring->stopped) {
+        uring->stopped = true;
+        aio_context_flush(); /* answers of requests that have ended: nobody waits for those */
+    }
+    if (cut && !uring->ended) {
+        uring->ended = true;
+        fuse_connection_abort(&uring_export(uring)->connection);
+    }
+}
+
+void co_fn fuse_uring_co_wait_returned(FuseUring *uring)
+{
+    AioContext *home = aio_context_current();
+
+    aio_co_reschedule_self(uring->queue->common.ctx);
+    fuse_uring_stop(uring, true);
+    while (uring->in_kernel) {
+        ExportWaiter waiter = {0};
+
+        uring->waiter = &waiter;
+        export_waiter_co_wait(&waiter, INT64_MAX);
+        uring->waiter = NULL;
+    }
+    aio_co_reschedule_self(home);
+}
+
+/* Whether it can be had */
+
+/* How many CPUs a list such as "0-3,8" goes up to, which begins with the first; 0 if malformed. */
+unsigned fuse_uring_parse_cpus(const char *text)
+{
+    const char *last = text + strcspn(text, "\n");
+    guint64 value;
+    g_autofree char *number = NULL;
+
+    while (last > text && g_ascii_isdigit(last[-1])) {
+        last--;
+    }
+    number = g_strndup(last, strcspn(last, "\n"));
+    if (!g_ascii_string_to_unsigned(number, 10, 0, FUSE_URING_MAX_CPUS - 1, &value, NULL)) {
+        return 0;
+    }
+    return value + 1;
+}
+
+unsigned fuse_uring_count_cpus(void)
+{
+    g_autofree char *text = NULL;
+
+    if (!g_file_get_contents("/sys/devices/system/cpu/possible", &text, NULL, NULL)) {
+        return 0;
+    }
+    return fuse_uring_parse_cpus(text);
+}
