@@ -14,6 +14,9 @@
 /* How long the end waits for commands that run; one may hang in a file system. */
 #define COMMANDS_WAIT_NS (10 * G_GINT64_CONSTANT(1000000000))
 
+/* The same for what the command line asks for, when the daemon is told to end before it serves. */
+#define START_WAIT_NS COMMANDS_WAIT_NS
+
 struct Server {
     const DaemonOptions *options;
     Log *log;
@@ -30,6 +33,10 @@ struct Server {
     BlockGraph *graph;
     ExportRegistry *exports;
 
+    const StartItem *starting; /* what is just being made of the command line */
+    bool start_ended;          /* with all of it, or with a failure */
+    bool start_late;           /* it was waited for long enough */
+
     bool hanging;        /* commands, or requests below exports, do not end: nodes stay open */
     bool stopping;       /* told to end */
     Coroutine *sleeping; /* the main coroutine, while there is nothing for it to do */
@@ -38,6 +45,19 @@ struct Server {
 
 /* ---- the end ---- */
 
+static void co_fn server_co_sleep(Server *s)
+{
+    s->sleeping = coroutine_self();
+    coroutine_yield();
+}
+
+static void server_wake(Server *s)
+{
+    if (s->sleeping) {
+        aio_co_wake(g_steal_pointer(&s->sleeping));
+    }
+}
+
 void server_request_stop(Server *s)
 {
     if (s->stopping) {
@@ -45,9 +65,7 @@ void server_request_stop(Server *s)
     }
     s->stopping = true;
     monitor_set_cancel_starts(s->monitors);
-    if (s->sleeping) {
-        aio_co_wake(g_steal_pointer(&s->sleeping));
-    }
+    server_wake(s);
 }
 
 static void on_quit(void *opaque)
@@ -90,11 +108,11 @@ static void co_fn server_co_take_down(Server *s)
     monitor_set_co_quiesce(s->monitors, COMMANDS_WAIT_NS);
     gone = export_registry_co_shutdown_all(s->exports);
     quiet = monitor_set_co_quiesce(s->monitors, 0);
-    s->hanging = !gone || !quiet;
+    s->hanging = !gone || !quiet || !s->start_ended;
     if (!s->hanging) {
         block_graph_co_close_all(s->graph);
     }
-    if (quiet) {
+    if (quiet && s->start_ended) {
         monitor_set_co_close(s->monitors);
     } else {
         monitor_set_abandon(s->monitors);
@@ -130,6 +148,7 @@ static bool co_fn server_co_set_up(Server *s, GError **error)
     for (guint i = 0; i < plan->len && !s->stopping; i++) {
         const StartItem *item = plan->pdata[i];
 
+        s->starting = item;
         if (!server_co_start_item(s, item, error)) {
             g_prefix_error(error, "%s %s: ", item->option, item->text);
             return false;
@@ -149,9 +168,8 @@ static void server_begin_to_serve(Server *s)
     notify_service_manager("READY=1");
 }
 
-/* ---- the main coroutine ---- */
-
-static void co_fn server_co_main(void *opaque)
+/* A coroutine of its own: it may hang. */
+static void co_fn server_co_start(void *opaque)
 {
     Server *s = opaque;
     g_autoptr(GError) error = NULL;
@@ -164,10 +182,49 @@ static void co_fn server_co_main(void *opaque)
         }
         s->stopping = true;
     }
+    s->start_ended = true;
+    server_wake(s);
+}
+
+static void on_start_late(void *opaque)
+{
+    Server *s = opaque;
+
+    s->start_late = true;
+    server_wake(s);
+}
+
+/* Wait for the end of the start; not for ever once told to end. */
+static void co_fn server_co_wait_started(Server *s)
+{
+    g_autoptr(AioTimer) timer = aio_timer_new(s->ctx, on_start_late, s);
+
+    while (!s->start_ended && !s->stopping) {
+        server_co_sleep(s);
+    }
+    aio_timer_arm(timer, aio_now_ns() + START_WAIT_NS);
+    while (!s->start_ended && !s->start_late) {
+        server_co_sleep(s);
+    }
+    if (!s->start_ended) {
+        g_autofree char *message = g_strdup_printf("%s %s: this does not end; giving up on it",
+                                                   s->starting->option, s->starting->text);
+
+        log_error(s->log, message);
+    }
+}
+
+/* ---- the main coroutine ---- */
+
+static void co_fn server_co_main(void *opaque)
+{
+    Server *s = opaque;
+
+    aio_co_enter(s->ctx, server_co_start, s);
+    server_co_wait_started(s);
     if (!s->stopping) {
         server_begin_to_serve(s);
-        s->sleeping = coroutine_self();
-        coroutine_yield();
+        server_co_sleep(s);
     }
     server_co_take_down(s);
     g_main_loop_quit(s->loop);

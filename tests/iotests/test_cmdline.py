@@ -610,6 +610,28 @@ class Process(CommandLine):
         self.assertFalse(self.mounted(point))
         self.assertFalse(os.path.exists(daemon.qmp_path))
 
+    def test_start_that_hangs_does_not_keep_it(self):
+        self.need_fuse()
+        below = self.wharfd(name='below')
+        hanging, point = self.mountpoint('hanging'), self.mountpoint()
+        self.add_file_export(below, self.image, hanging)
+        os.kill(below.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, below.pid, signal.SIGCONT)
+        monitor = self.path('monitor')
+        daemon = self.wharfd('--pidfile', self.path('pid'),
+                             '--chardev', f'socket,id=m,path={monitor},server=on,wait=off', '--monitor', 'm',
+                             '--blockdev', f'file,node-name=f,filename={self.make_file("other", 1 << 20)}',
+                             '--export', f'fuse,id=e,node-name=f,mountpoint={point}',
+                             '--blockdev', f'file,node-name=g,filename={hanging}', qmp=False, wait=False)
+        wait_until(lambda: self.mounted(point))
+        self.assertTrue(os.path.exists(monitor))
+        os.kill(daemon.pid, signal.SIGTERM)
+        self.assertEqual(daemon.wait(), 1)
+        self.assertIn(f'--blockdev file,node-name=g,filename={hanging}: this does not end', daemon.log())
+        self.assertFalse(self.mounted(point))
+        self.assertFalse(os.path.exists(monitor))
+        self.assertFalse(os.path.exists(self.path('pid')))
+
     def test_service_manager(self):
         path = self.path('notify')
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
