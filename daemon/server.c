@@ -78,6 +78,7 @@ static void server_abandon(Server *s)
 {
     log_error(s->log, "told to end again: ending at once, without waiting");
     monitor_set_abandon(s->monitors);
+    export_registry_abandon(s->exports);
     pidfile_remove(s->pidfile);
     _exit(EXIT_FAILURE);
 }

@@ -80,6 +80,12 @@ typedef struct ExportDriver {
     /* Give everything back. All queues are stopped and idle; exp->blk is still there. */
     void co_fn (*co_end)(Export *exp);
 
+    /*
+     * May be NULL: make the export impossible to find, in a forked child that has none of its
+     * descriptors and may make system calls only.
+     */
+    void (*abandon)(Export *exp);
+
     /* Add what only the driver knows to @info, whose common members are filled in. */
     void (*query)(Export *exp, BlockExportInfo *info);
 } ExportDriver;

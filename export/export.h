@@ -67,6 +67,13 @@ unsigned export_registry_count(ExportRegistry *registry);
 bool co_fn export_registry_co_shutdown_all(ExportRegistry *registry);
 
 /*
+ * For an end that cannot wait: make all exports impossible to find for clients. What takes longer
+ * than a second is done by a child after the end of this process, which must be near: nothing is
+ * served any more.
+ */
+void export_registry_abandon(ExportRegistry *registry);
+
+/*
  * Call @cb in the main thread each time an export has gone (NULL: no more); for a daemon that ends
  * with its last export.
  */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "export/registry-internal.h"
 #include "export/waiter.h"
@@ -15,6 +18,9 @@
 /* How long the end of the daemon waits for all requests, and then for what has been cut off. */
 #define EXPORT_QUIT_WAIT_NS  (10 * NS_PER_S)
 #define EXPORT_QUIT_GRACE_NS (5 * NS_PER_S)
+
+/* How long a child that abandons exports may live. */
+#define EXPORT_ABANDON_MAX_S 10
 
 #define EXPORT_DRIVER(name) extern const ExportDriver export_driver_##name;
 #include "export/drivers.inc"
@@ -449,6 +455,43 @@ bool export_registry_co_shutdown_all(ExportRegistry *registry)
         export_registry_co_clear_shared(registry);
     }
     return gone;
+}
+
+/* The child's part of an abandonment: with its descriptors closed it keeps no connection alive. */
+static void registry_abandon_in_child(ExportRegistry *registry) G_GNUC_NORETURN;
+
+static void registry_abandon_in_child(ExportRegistry *registry)
+{
+    alarm(EXPORT_ABANDON_MAX_S);
+    if (close_range(STDERR_FILENO + 1, ~0U, 0) < 0) {
+        _exit(EXIT_FAILURE);
+    }
+    for (GList *l = registry->exports.head; l; l = l->next) {
+        Export *exp = l->data;
+
+        if (exp->state != EXPORT_STARTING && exp->driver->abandon) {
+            exp->driver->abandon(exp);
+        }
+    }
+    _exit(EXIT_SUCCESS);
+}
+
+void export_registry_abandon(ExportRegistry *registry)
+{
+    int64_t deadline_ns = aio_now_ns() + NS_PER_S;
+    pid_t pid;
+
+    if (g_queue_is_empty(&registry->exports)) {
+        return;
+    }
+    pid = fork();
+    if (pid == 0) {
+        registry_abandon_in_child(registry);
+    }
+    /* An unmount may write to the export first, which only the end of this process makes fail. */
+    while (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0 && aio_now_ns() < deadline_ns) {
+        g_usleep(1000);
+    }
 }
 
 unsigned export_registry_count(ExportRegistry *registry)

@@ -516,6 +516,15 @@ static void co_fn fuse_export_co_withdraw(Export *exp)
     fuse_co_wait_unmounted(fe, aio_now_ns() + UNMOUNT_WAIT_NS);
 }
 
+static void fuse_export_abandon(Export *exp)
+{
+    FuseExport *fe = (FuseExport *)exp;
+
+    if (fe->mount.path && !fe->unmounted) {
+        fuse_unmount_in_child(fe->mount.path, &fe->mount.id);
+    }
+}
+
 static void co_fn fuse_export_co_end(Export *exp)
 {
     FuseExport *fe = (FuseExport *)exp;
@@ -576,5 +585,6 @@ const ExportDriver export_driver_fuse = {
     .stop = fuse_export_stop,
     .co_withdraw = fuse_export_co_withdraw,
     .co_end = fuse_export_co_end,
+    .abandon = fuse_export_abandon,
     .query = fuse_export_query,
 };

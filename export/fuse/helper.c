@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -184,6 +185,21 @@ bool fuse_helper_unmount(const char *path, GError **error)
     char *argv[] = {program, "-u", "-z", "--", (char *)path, NULL};
 
     return helper_spawn(&helper, argv, error) && helper_finish(&helper, "unmount", path, error);
+}
+
+void fuse_helper_unmount_in_child(const char *path)
+{
+    char *argv[] = {HELPER, "-u", "-z", "-q", "--", (char *)path, NULL};
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        execvp(HELPER, argv);
+        execv(HELPER_DEFAULT, argv);
+        _exit(EXIT_FAILURE);
+    }
+    if (pid > 0) {
+        waitpid(pid, NULL, 0);
+    }
 }
 
 char *fuse_helper_tidy(const char *output)

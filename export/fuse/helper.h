@@ -19,6 +19,9 @@ int fuse_helper_mount(const char *path, const char *options, GError **error);
 /* Detach the FUSE mount at @path, whoever uses it. */
 bool fuse_helper_unmount(const char *path, GError **error);
 
+/* The same in a forked child, which allocates nothing: errors are not told. */
+void fuse_helper_unmount_in_child(const char *path);
+
 /*
  * What the program has said, fit for a message: one line, without its name in front. NULL if
  * nothing. For tests, too.

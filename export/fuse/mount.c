@@ -211,6 +211,13 @@ FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError *
     return covered(info->mountpoint, error);
 }
 
+void fuse_unmount_in_child(const char *path, const FuseMountId *id)
+{
+    if (is_on_top(path, id) && umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno == EPERM) {
+        fuse_helper_unmount_in_child(path);
+    }
+}
+
 FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GError **error)
 {
     if (!is_on_top(path, id)) {

@@ -50,8 +50,14 @@ typedef enum {
 FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError **error);
 
 /*
- * The same for a mount of somebody who has died: only if it is dead, and still at @path. COVERED
- * tells of one that may be.
+ * Detach it in a forked child that has no connection open: allocates nothing, and leaves what is
+ * not on top at @path to those who read records.
+ */
+void fuse_unmount_in_child(const char *path, const FuseMountId *id);
+
+/*
+ * As fuse_unmount() for a mount of somebody who has died: only if it is dead, and still at @path.
+ * COVERED tells of one that may be.
  */
 FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GError **error);
 

@@ -2,6 +2,7 @@
 """The command line: forms, order, help, chardevs, pidfile, background, signals, failed starts."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -591,6 +592,26 @@ class Process(CommandLine):
         self.assertIn(daemon.wait(), (0, 1))
         self.assertFalse(os.path.exists(daemon.qmp_path))
         self.assertFalse(os.path.exists(self.path('pid')))
+
+    def test_second_signal_leaves_no_mount(self):
+        self.need_fuse()
+        daemon, point = self.wharfd(), self.mountpoint()
+        # A request that does not end, so that the first signal waits for it.
+        daemon.qmp.cmd('blockdev-add', {
+            'driver': 'blkdebug', 'node-name': 'd', 'image': {'driver': 'null-co', 'size': 1 << 20},
+            'inject-delay': [{'event': 'none', 'iotype': 'read', 'delay-ns': 3600 * 10**9}]})
+        daemon.qmp.cmd('block-export-add', {'type': 'fuse', 'id': 'e', 'node-name': 'd', 'mountpoint': point})
+        hanging, idle = self.fs(), self.fs()
+        fd = idle.open(point, os.O_RDONLY)
+        hanging.start('read_file', point)
+        wait_until(lambda: daemon.qmp.cmd('query-block-exports')[0]['in-flight'])
+        while daemon.process.poll() is None:
+            os.kill(daemon.pid, signal.SIGTERM)
+            time.sleep(0.01)
+        self.assertEqual(daemon.wait(), 1)
+        wait_until(lambda: not self.mounted(point))
+        self.assert_errno(errno.ENOTCONN, idle.pread, fd, 1, 0)
+        self.assertEqual(os.stat(point).st_size, 0)
 
     def test_command_that_hangs_does_not_keep_it(self):
         self.need_fuse()

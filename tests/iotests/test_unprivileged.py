@@ -4,6 +4,9 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import time
 
 from wharf import *
 from wharf import tools
@@ -65,6 +68,21 @@ class Unprivileged(IoTest):
         daemon.quit()
         self.assertFalse(self.mounted(self.mnt))
         self.assertEqual(os.stat(self.mnt).st_size, 0)
+
+    def test_second_signal_leaves_no_mount(self):
+        daemon = self.start()
+        daemon.qmp.cmd('blockdev-add', {
+            'driver': 'blkdebug', 'node-name': 'n0', 'image': {'driver': 'null-co', 'size': 1 << 20},
+            'inject-delay': [{'event': 'none', 'iotype': 'read', 'delay-ns': 3600 * 10**9}]})
+        self.add(daemon)
+        with subprocess.Popen([*self.as_nobody, 'cat', self.mnt], stderr=subprocess.DEVNULL) as reader:
+            wait_until(lambda: daemon.qmp.cmd('query-block-exports')[0]['in-flight'])
+            while daemon.process.poll() is None:
+                os.kill(daemon.pid, signal.SIGTERM)
+                time.sleep(0.01)
+            self.assertNotEqual(reader.wait(TIMEOUT), 0)
+        self.assertEqual(daemon.wait(), 1)
+        self.wait_unmounted(self.mnt)
 
     def test_others_are_kept_out(self):
         daemon = self.start()
