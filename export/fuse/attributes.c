@@ -39,10 +39,18 @@ void fuse_touch(FuseExport *fe)
     store(fe->attributes.ctime, now);
 }
 
+void fuse_told_of_change(FuseExport *fe)
+{
+    fuse_touch(fe);
+    /* After mtime: whoever sees this one must not find an older mtime. */
+    __atomic_store_n(&fe->cache_mtime, load(fe->attributes.mtime), __ATOMIC_SEQ_CST);
+}
+
 void fuse_attributes_init(FuseExport *fe)
 {
     int64_t now = now_realtime();
 
+    fe->cache_mtime = now;
     fe->attributes = (FuseAttributes){
         .mode = fe->common.writable ? 0600 : 0400,
         .uid = geteuid(),
@@ -81,7 +89,8 @@ static void split_time(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds)
     *nanoseconds = rest;
 }
 
-int fuse_co_getattr(FuseCall *call)
+/* Answer with the attributes, which the kernel may keep for @valid_s seconds. */
+static void co_fn fuse_co_answer_attributes(FuseCall *call, int64_t mtime, unsigned valid_s)
 {
     FuseExport *fe = call->fe;
     FuseAttributes *a = &fe->attributes;
@@ -98,10 +107,28 @@ int fuse_co_getattr(FuseCall *call)
     };
 
     split_time(load(a->atime), &attr.atime, &attr.atimensec);
-    split_time(load(a->mtime), &attr.mtime, &attr.mtimensec);
+    split_time(mtime, &attr.mtime, &attr.mtimensec);
     split_time(load(a->ctime), &attr.ctime, &attr.ctimensec);
-    call->out.attr = (struct fuse_attr_out){.attr_valid = ATTRIBUTES_VALID_S, .attr = attr};
+    call->out.attr = (struct fuse_attr_out){.attr_valid = valid_s, .attr = attr};
     call->out_bytes = sizeof(call->out.attr);
+}
+
+int fuse_co_getattr(FuseCall *call)
+{
+    const struct fuse_getattr_in *in = call->args;
+    FuseExport *fe = call->fe;
+    int64_t told = __atomic_load_n(&fe->cache_mtime, __ATOMIC_SEQ_CST);
+    int64_t mtime = __atomic_load_n(&fe->attributes.mtime, __ATOMIC_SEQ_CST);
+
+    /* With an open file: the question of a read, never that of stat or fstat. */
+    if (fe->cache == FUSE_EXPORT_CACHE_PAGE && (in->getattr_flags & FUSE_GETATTR_FH)) {
+        fuse_co_answer_attributes(call, told, told == mtime ? ATTRIBUTES_VALID_S : 0);
+        return 0;
+    }
+    /* Fails, as it must, where others have changed the node since we looked. */
+    __atomic_compare_exchange_n(&fe->cache_mtime, &told, mtime, false, __ATOMIC_SEQ_CST,
+                                __ATOMIC_SEQ_CST);
+    fuse_co_answer_attributes(call, mtime, ATTRIBUTES_VALID_S);
     return 0;
 }
 
@@ -180,7 +207,16 @@ int fuse_co_setattr(FuseCall *call)
         }
     }
     apply_setattr(fe, in);
-    return fuse_co_getattr(call);
+    if (fe->cache == FUSE_EXPORT_CACHE_PAGE) {
+        /*
+         * From here the kernel takes mtime without looking at its pages. They may be out of date
+         * already, so it gets one that is wrong by a nanosecond: it asks again, and drops them.
+         */
+        fuse_co_answer_attributes(call, load(fe->attributes.mtime) ^ 1, 0);
+    } else {
+        fuse_co_answer_attributes(call, load(fe->attributes.mtime), ATTRIBUTES_VALID_S);
+    }
+    return 0;
 }
 
 /*
@@ -200,6 +236,14 @@ static int co_fn fuse_co_open_truncate(FuseExport *fe)
     return ret == -ENOTSUP ? 0 : ret;
 }
 
+static uint32_t open_flags(const FuseExport *fe, bool write)
+{
+    if (fe->cache == FUSE_EXPORT_CACHE_PAGE) {
+        return FOPEN_KEEP_CACHE | (write ? 0 : FOPEN_NOFLUSH);
+    }
+    return FOPEN_DIRECT_IO | (write ? FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_NOFLUSH);
+}
+
 int fuse_co_open(FuseCall *call)
 {
     const struct fuse_open_in *in = call->args;
@@ -217,8 +261,7 @@ int fuse_co_open(FuseCall *call)
         }
     }
     __atomic_add_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);
-    call->out.open = (struct fuse_open_out){
-        .open_flags = FOPEN_DIRECT_IO | (write ? FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_NOFLUSH)};
+    call->out.open = (struct fuse_open_out){.open_flags = open_flags(fe, write)};
     call->out_bytes = sizeof(call->out.open);
     return 0;
 }

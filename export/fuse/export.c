@@ -228,6 +228,36 @@ static void start_close_channels(FuseExport *fe)
     }
 }
 
+/* How many bytes the kernel is to read ahead, in whole pages; UINT32_MAX: as many as it likes. */
+static uint32_t start_read_ahead(const FuseStart *start)
+{
+    uint64_t page = sysconf(_SC_PAGESIZE);
+
+    if (!start->options->has_read_ahead) {
+        return UINT32_MAX;
+    }
+    return (start->options->read_ahead + page - 1) / page * page;
+}
+
+/* The handshake can only make it less than the kernel's own. */
+static void start_raise_read_ahead(FuseStart *start)
+{
+    FuseExport *fe = start->fe;
+    uint32_t wanted = start_read_ahead(start);
+    g_autoptr(GError) error = NULL;
+
+    fe->read_ahead = fe->agreed.max_readahead;
+    if (wanted == UINT32_MAX || wanted <= fe->read_ahead) {
+        return;
+    }
+    if (fuse_mount_set_read_ahead(&fe->mount.id, wanted, &error)) {
+        fe->read_ahead = wanted;
+        return;
+    }
+    g_message("%s: the kernel goes on reading %" G_GUINT64_FORMAT " KiB ahead, not %u: %s",
+              fe->common.user, fe->read_ahead / 1024, wanted / 1024, error->message);
+}
+
 /* Ring queues */
 
 static void start_free_urings(FuseExport *fe)
@@ -288,17 +318,20 @@ static void start_without_urings(FuseStart *start, const char *why)
 static bool start_handshake(FuseStart *start)
 {
     FuseExport *fe = start->fe;
-    bool uring = start->options->transport == FUSE_EXPORT_TRANSPORT_IO_URING;
+    FuseInitWishes wishes = {
+        .uring = start->options->transport == FUSE_EXPORT_TRANSPORT_IO_URING,
+        .max_readahead = start_read_ahead(start),
+    };
     g_autoptr(GError) why = NULL;
 
-    if (uring && !start_make_urings(start, &why)) {
+    if (wishes.uring && !start_make_urings(start, &why)) {
         start_without_urings(start, why->message);
-        uring = false;
+        wishes.uring = false;
     }
-    if (!fuse_init_handshake(fe->mount.fd, uring, &fe->agreed, &start->error)) {
+    if (!fuse_init_handshake(fe->mount.fd, &wishes, &fe->agreed, &start->error)) {
         return false;
     }
-    if (uring && !(fe->agreed.flags & URING_INIT_FLAG)) {
+    if (wishes.uring && !(fe->agreed.flags & URING_INIT_FLAG)) {
         start_without_urings(start,
                              "the kernel does not offer it (it needs Linux 6.14 or later and "
                              "/sys/module/fuse/parameters/enable_uring set to 1)");
@@ -337,6 +370,7 @@ static bool start_at(FuseStart *start, const char *path)
         !start_mount(start, path)) {
         return false;
     }
+    start_raise_read_ahead(start);
     fuse_shared_insert(shared, &fe->mount.id, fe->common.id);
     fuse_records_add(records, &fe->mount.id, path);
     return true;
@@ -383,7 +417,7 @@ static void fuse_invalidate_attributes(FuseExport *fe)
         struct fuse_notify_inval_inode_out inval;
     } notice = {
         .header = {.len = sizeof(notice), .error = FUSE_NOTIFY_INVAL_INODE},
-        /* A negative offset: attributes only. Dropping pages could wait for requests of ours. */
+        /* A negative offset: attributes only. See fuse_told_of_change() on pages. */
         .inval = {.ino = FUSE_ROOT_ID, .off = -1},
     };
 
@@ -403,7 +437,7 @@ static void fuse_node_changed(void *opaque)
     bool known = __atomic_exchange_n(&fe->length_told, length, __ATOMIC_RELAXED) == length;
 
     if (!ours || !known) {
-        fuse_touch(fe);
+        fuse_told_of_change(fe);
         fuse_invalidate_attributes(fe);
     }
 }
@@ -416,6 +450,7 @@ static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *op
     FuseStart start = {.fe = fe, .options = &options->u.fuse, .path = path};
 
     fe->growable = options->u.fuse.growable && options->writable;
+    fe->cache = options->u.fuse.cache;
     fe->mount.fd = -1;
     fe->connection.abort_fd = -1;
     for (unsigned i = 0; i < exp->n_queues; i++) {
@@ -568,6 +603,8 @@ static void fuse_export_query(Export *exp, BlockExportInfo *info)
     fuse->max_background = fe->agreed.max_background;
     fuse->features = fuse_init_features(&fe->agreed);
     fuse->allow_other = fe->mount.allow_other;
+    fuse->cache = fe->cache;
+    fuse->read_ahead = fe->read_ahead;
     fuse->connection = fe->mount.id.dev_minor;
 }
 

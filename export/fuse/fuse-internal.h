@@ -45,6 +45,8 @@ typedef struct FuseExport {
 
     /* fixed while requests run */
     bool growable;
+    FuseExportCache cache;
+    uint64_t read_ahead; /* bytes; what the kernel was brought to */
     FuseAgreement agreed;
     FuseMount mount;
     FuseConnection connection; /* if there are ring queues */
@@ -56,6 +58,7 @@ typedef struct FuseExport {
     bool uring_refused;        /* atomic: the kernel does not want our entries */
     bool resized;              /* atomic: a client of ours has, since we last looked */
     int64_t length_told;       /* atomic: what the kernel knows or will find out by itself */
+    int64_t cache_mtime;       /* atomic: see fuse_told_of_change() */
     CoMutex resize_lock;       /* from looking at the length to having changed it */
 
     /* main thread */
@@ -162,6 +165,19 @@ static inline bool fuse_was_shortened(FuseExport *fe, int ret, uint64_t end)
 
 /* The data has changed: mtime and ctime move. */
 void fuse_touch(FuseExport *fe);
+
+/*
+ * Somebody else has changed the node.
+ *
+ * With the page cache, the kernel drops its pages when it finds another mtime than before. It may
+ * find one only where they are out of date, though writes of our own clients move it, too. So
+ * questions on behalf of a read are answered with cache_mtime, which is the one that the kernel has
+ * heard of last and moves when others change the node; stat is told the real one.
+ *
+ * Dropping the pages by a notice of ours would be simpler, but that waits for our own answers to
+ * reads, in the kernel, where nothing can end it: a daemon killed then would stay for ever.
+ */
+void fuse_told_of_change(FuseExport *fe);
 
 /* Attributes of a new export. */
 void fuse_attributes_init(FuseExport *fe);

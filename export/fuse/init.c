@@ -19,9 +19,9 @@
 #define INIT_SMALL_IN       offsetof(struct fuse_init_in, flags2) /* before protocol 7.36 */
 
 /*
- * What is asked for. Not among it, though the kernel offers it: the write-back cache and cached
- * opens, also those without a message (FUSE_NO_OPEN_SUPPORT), for then programs would not see at
- * once what others write; and locks, which are local and work without us.
+ * What is asked for. Not among it, though the kernel offers it: the write-back cache, for then
+ * others would not see what programs write; opens without a message (FUSE_NO_OPEN_SUPPORT), which
+ * are cached ones whatever the export is to be; and locks, which are local and work without us.
  */
 static const struct {
     uint64_t flag;
@@ -55,8 +55,8 @@ static uint64_t init_offered(const struct fuse_init_in *in, size_t bytes)
     return flags;
 }
 
-int fuse_init_negotiate(const void *message, size_t bytes, bool uring, FuseAgreement *agreed,
-                        struct fuse_init_out *out)
+int fuse_init_negotiate(const void *message, size_t bytes, const FuseInitWishes *wishes,
+                        FuseAgreement *agreed, struct fuse_init_out *out)
 {
     const struct fuse_in_header *header = message;
     struct fuse_init_in in = {0};
@@ -78,9 +78,9 @@ int fuse_init_negotiate(const void *message, size_t bytes, bool uring, FuseAgree
 
     *agreed = (FuseAgreement){
         .minor = MIN(in.minor, FUSE_KERNEL_MINOR_VERSION),
-        .flags = init_offered(&in, rest) & init_wanted(uring),
+        .flags = init_offered(&in, rest) & init_wanted(wishes->uring),
         .max_write = FUSE_INIT_MAX_IO,
-        .max_readahead = in.max_readahead,
+        .max_readahead = MIN(in.max_readahead, wishes->max_readahead),
         .max_background = INIT_MAX_BACKGROUND,
     };
     if (!(agreed->flags & FUSE_MAX_PAGES)) {
@@ -108,7 +108,7 @@ static bool init_answer(int fd, uint64_t unique, int err, const struct fuse_init
 }
 
 /* One message and its answer. 0, -EAGAIN to go on, or another -errno. */
-static int init_exchange(int fd, bool uring, FuseAgreement *agreed)
+static int init_exchange(int fd, const FuseInitWishes *wishes, FuseAgreement *agreed)
 {
     _Alignas(8) char message[FUSE_MIN_READ_BUFFER];
     const struct fuse_in_header *header = (const void *)message;
@@ -125,7 +125,7 @@ static int init_exchange(int fd, bool uring, FuseAgreement *agreed)
     if (n < 0) {
         return errno == EINTR ? -EAGAIN : -errno;
     }
-    ret = fuse_init_negotiate(message, n, uring, agreed, &out);
+    ret = fuse_init_negotiate(message, n, wishes, agreed, &out);
     if (ret < 0 && ret != -EAGAIN) {
         if ((size_t)n >= sizeof(*header)) {
             init_answer(fd, header->unique, -EPROTO, NULL);
@@ -135,12 +135,13 @@ static int init_exchange(int fd, bool uring, FuseAgreement *agreed)
     return init_answer(fd, header->unique, 0, &out) ? ret : -errno;
 }
 
-bool fuse_init_handshake(int fd, bool uring, FuseAgreement *agreed, GError **error)
+bool fuse_init_handshake(int fd, const FuseInitWishes *wishes, FuseAgreement *agreed,
+                         GError **error)
 {
     int ret;
 
     do {
-        ret = init_exchange(fd, uring, agreed);
+        ret = init_exchange(fd, wishes, agreed);
     } while (ret == -EAGAIN);
     if (ret == -EPROTO) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,

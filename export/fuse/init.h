@@ -21,6 +21,12 @@
 /* Largest transfer in one request, in bytes. */
 #define FUSE_INIT_MAX_IO (1024 * 1024)
 
+/* What depends on the export. */
+typedef struct FuseInitWishes {
+    bool uring; /* ring queues, too; if they are agreed on, clients wait until all are there */
+    uint32_t max_readahead; /* bytes; the kernel may have less in mind */
+} FuseInitWishes;
+
 typedef struct FuseAgreement {
     uint32_t minor; /* of protocol 7 */
     uint64_t flags; /* FUSE_* of fuse_init_in, both halves */
@@ -33,14 +39,13 @@ typedef struct FuseAgreement {
  * Work out the answer to the FUSE_INIT message @message of @bytes bytes. 0; -EAGAIN: the kernel
  * speaks a later major version, @out names ours and it will ask again; -EPROTO: it is too old;
  * -EINVAL: no such message.
- *
- * @uring: agree on ring queues, too. If they are agreed on, clients wait until all are there.
  */
-int fuse_init_negotiate(const void *message, size_t bytes, bool uring, FuseAgreement *agreed,
-                        struct fuse_init_out *out);
+int fuse_init_negotiate(const void *message, size_t bytes, const FuseInitWishes *wishes,
+                        FuseAgreement *agreed, struct fuse_init_out *out);
 
 /* Wait for the kernel's FUSE_INIT on a new connection and answer it. */
-bool fuse_init_handshake(int fd, bool uring, FuseAgreement *agreed, GError **error);
+bool fuse_init_handshake(int fd, const FuseInitWishes *wishes, FuseAgreement *agreed,
+                         GError **error);
 
 /* Names of what has been agreed on (char *). */
 GPtrArray *fuse_init_features(const FuseAgreement *agreed);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -153,6 +154,26 @@ bool fuse_mount(const char *path, bool writable, FuseExportAllowOther allow_othe
     }
     fcntl(mount->fd, F_SETFL, fcntl(mount->fd, F_GETFL) | O_NONBLOCK);
     return true;
+}
+
+bool fuse_mount_set_read_ahead(const FuseMountId *id, uint64_t bytes, GError **error)
+{
+    g_autofree char *path =
+        g_strdup_printf("/sys/class/bdi/%u:%u/read_ahead_kb", id->dev_major, id->dev_minor);
+    g_autofree char *text = g_strdup_printf("%" G_GUINT64_FORMAT "\n", bytes / 1024);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool done;
+
+    if (fd < 0) {
+        wharf_set_error_errno(error, errno, "cannot open '%s'", path);
+        return false;
+    }
+    done = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (!done) {
+        wharf_set_error_errno(error, errno, "cannot write to '%s'", path);
+    }
+    close(fd);
+    return done;
 }
 
 void fuse_mount_clear(FuseMount *mount)

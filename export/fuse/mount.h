@@ -64,6 +64,12 @@ FuseUnmountResult fuse_unmount_dead(const char *path, const FuseMountId *id, GEr
 /* Detach whatever dead FUSE mount is at @path, which has been found to be stale. */
 bool fuse_unmount_stale(const char *path, GError **error);
 
+/*
+ * Have the kernel read @bytes, whole pages, ahead of whoever reads the files of the mount @id in
+ * sequence. A setting of the system, which not everybody may change.
+ */
+bool fuse_mount_set_read_ahead(const FuseMountId *id, uint64_t bytes, GError **error);
+
 /* Close the connection, and free the rest. */
 void fuse_mount_clear(FuseMount *mount);
 

@@ -23,10 +23,11 @@ static void serve(ExportFixture *fixture, const uint8_t *bytes, size_t size, voi
     FuseCall call;
 
     if (size >= sizeof(*in) && in->opcode == FUSE_INIT) {
+        const FuseInitWishes wishes = {.max_readahead = G_MAXUINT32};
         struct fuse_init_out out;
         FuseAgreement agreed;
 
-        fuse_init_negotiate(message, size, false, &agreed, &out);
+        fuse_init_negotiate(message, size, &wishes, &agreed, &out);
     }
     if (blk_length(fixture->fe->common.blk) <= MAX_LENGTH) {
         export_fixture_serve(fixture, &call, message, size, payload);

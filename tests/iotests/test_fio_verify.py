@@ -29,6 +29,7 @@ def check_pages(path):
 class FioVerify(IoTest):
     JOBS = 3
     JOB_SIZE = 8 * MIB
+    EXPORT = {}  # more options of the export
 
     def setUp(self):
         super().setUp()
@@ -50,7 +51,7 @@ class FioVerify(IoTest):
         daemon.qmp.cmd('blockdev-add', {'driver': 'raw', 'node-name': 'n0', 'discard': 'unmap', 'file': file})
         daemon.qmp.cmd('block-export-add', {
             'type': 'fuse', 'id': 'e0', 'node-name': 'n0', 'mountpoint': self.mnt, 'writable': True,
-            'growable': growable,
+            'growable': growable, **self.EXPORT,
             **({'iothread': [f't{n}' for n in range(iothreads)]} if iothreads else {})})
         return daemon
 

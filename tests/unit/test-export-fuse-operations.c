@@ -241,6 +241,11 @@ static void test_open_flags(void)
     g_assert_cmpint(do_open(&b, O_RDWR), ==, 0);
     g_assert_cmpuint(b.call.out.open.open_flags & FOPEN_DIRECT_IO, !=, 0);
     g_assert_cmpuint(b.call.out.open.open_flags & both, ==, FOPEN_PARALLEL_DIRECT_WRITES);
+    b.f->fe->cache = FUSE_EXPORT_CACHE_PAGE;
+    g_assert_cmpint(do_open(&b, O_RDONLY), ==, 0);
+    g_assert_cmpuint(b.call.out.open.open_flags, ==, FOPEN_KEEP_CACHE | FOPEN_NOFLUSH);
+    g_assert_cmpint(do_open(&b, O_RDWR), ==, 0);
+    g_assert_cmpuint(b.call.out.open.open_flags, ==, FOPEN_KEEP_CACHE);
     bench_end(&b);
 }
 
@@ -463,6 +468,64 @@ static void test_times(void)
     bench_end(&b);
 }
 
+static int64_t answered_mtime(const Bench *b)
+{
+    const struct fuse_attr *attr = &b->call.out.attr.attr;
+
+    return (int64_t)attr->mtime * NS_PER_SEC + attr->mtimensec;
+}
+
+/* The mtime that a question for a read, or else one of stat, is answered with. */
+static int64_t ask_mtime(Bench *b, bool for_read)
+{
+    struct fuse_getattr_in in = {.getattr_flags = for_read ? FUSE_GETATTR_FH : 0};
+
+    g_assert_cmpint(serve(b, FUSE_GETATTR, &in, sizeof(in), NULL, 0), ==, 0);
+    return answered_mtime(b);
+}
+
+/* Reads find another mtime, which drops the page cache, when others change the node, else never. */
+static void test_mtime_of_cached_reads(void)
+{
+    struct fuse_setattr_in set = {.valid = FATTR_MTIME, .mtime = 1000};
+    Bench b;
+    int64_t first, now;
+
+    bench_begin(&b, MEMORY, true, false);
+    b.f->fe->cache = FUSE_EXPORT_CACHE_PAGE;
+    first = ask_mtime(&b, false);
+    g_assert_cmpint(ask_mtime(&b, true), ==, first);
+    g_assert_cmpuint(b.call.out.attr.attr_valid, >, 0);
+
+    /* Our own write: the kernel must not keep for stat what it has got for a read. */
+    g_assert_cmpint(do_write(&b, 0, 1, 'x'), ==, 1);
+    g_assert_cmpint(ask_mtime(&b, true), ==, first);
+    g_assert_cmpuint(b.call.out.attr.attr_valid, ==, 0);
+    now = ask_mtime(&b, false);
+    g_assert_cmpint(now, !=, first);
+    g_assert_cmpuint(b.call.out.attr.attr_valid, >, 0);
+    g_assert_cmpint(ask_mtime(&b, true), ==, now);
+
+    /* Somebody else's between two of our own. */
+    g_assert_cmpint(do_write(&b, 0, 1, 'x'), ==, 1);
+    fuse_told_of_change(b.f->fe);
+    g_assert_cmpint(do_write(&b, 0, 1, 'x'), ==, 1);
+    g_assert_cmpint(ask_mtime(&b, true), !=, now);
+
+    /* Somebody else's, and a client sets back the time. */
+    now = ask_mtime(&b, false);
+    fuse_told_of_change(b.f->fe);
+    set.mtime = now / NS_PER_SEC;
+    set.mtimensec = now % NS_PER_SEC;
+    g_assert_cmpint(do_setattr(&b, &set), ==, 0);
+    g_assert_cmpuint(b.call.out.attr.attr_valid, ==, 0);
+    first = answered_mtime(&b);
+    g_assert_cmpint(ask_mtime(&b, true), !=, first);
+    g_assert_cmpint(ask_mtime(&b, false), ==, now);
+    g_assert_cmpint(ask_mtime(&b, true), !=, first);
+    bench_end(&b);
+}
+
 static void test_mode_and_owner(void)
 {
     struct fuse_setattr_in mode = {.valid = FATTR_MODE};
@@ -582,6 +645,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/operations/lseek", test_lseek);
     g_test_add_func("/fuse/operations/getattr", test_getattr);
     g_test_add_func("/fuse/operations/times", test_times);
+    g_test_add_func("/fuse/operations/mtime-of-cached-reads", test_mtime_of_cached_reads);
     g_test_add_func("/fuse/operations/mode-and-owner", test_mode_and_owner);
     g_test_add_func("/fuse/operations/setattr-is-whole", test_setattr_is_whole);
     g_test_add_func("/fuse/operations/statfs", test_statfs);

@@ -120,13 +120,17 @@ static InitMessage init_message(uint32_t major, uint32_t minor, uint64_t flags)
     };
 }
 
+static const FuseInitWishes init_plain = {.max_readahead = G_MAXUINT32};
+static const FuseInitWishes init_uring = {.uring = true, .max_readahead = G_MAXUINT32};
+
 static void test_init(void)
 {
     InitMessage message = init_message(7, 45, ~0ULL);
     FuseAgreement agreed;
     struct fuse_init_out out;
 
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
+                    0);
     g_assert_cmpuint(out.major, ==, 7);
     g_assert_cmpuint(out.max_write, ==, 1024 * 1024);
     g_assert_cmpuint(out.max_pages, ==, 256);
@@ -141,13 +145,31 @@ static void test_init(void)
     g_assert_cmpuint(out.flags & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS), ==, 0);
 }
 
+static void test_init_read_ahead(void)
+{
+    static const uint32_t sizes[][2] = {{0, 0}, {4096, 4096}, {131072, 131072}, {1 << 22, 131072}};
+    InitMessage message = init_message(7, 45, ~0ULL);
+    FuseAgreement agreed;
+    struct fuse_init_out out;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        const FuseInitWishes wishes = {.max_readahead = sizes[i][0]};
+
+        g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &wishes, &agreed, &out), ==,
+                        0);
+        g_assert_cmpuint(out.max_readahead, ==, sizes[i][1]);
+        g_assert_cmpuint(agreed.max_readahead, ==, sizes[i][1]);
+    }
+}
+
 static void test_init_offers_less(void)
 {
     InitMessage message = init_message(7, 31, FUSE_ASYNC_READ);
     FuseAgreement agreed;
     struct fuse_init_out out;
 
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
+                    0);
     g_assert_cmpuint(out.flags, ==, FUSE_ASYNC_READ);
     g_assert_cmpuint(out.flags2, ==, 0);
     g_assert_cmpuint(agreed.minor, ==, 31);
@@ -156,7 +178,8 @@ static void test_init_offers_less(void)
     /* The message as it was before protocol 7.36. */
     message = init_message(7, 31, ~0ULL);
     message.header.len = sizeof(message.header) + 16;
-    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, false, &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, &init_plain, &agreed, &out),
+                    ==, 0);
     g_assert_cmpuint(out.flags2, ==, 0);
 }
 
@@ -166,25 +189,25 @@ static void test_init_refused(void)
     FuseAgreement agreed;
     struct fuse_init_out out;
 
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
                     -EPROTO);
     message = init_message(6, 45, 0);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
                     -EPROTO);
     message = init_message(8, 0, 0);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
                     -EAGAIN);
     g_assert_cmpuint(out.major, ==, 7);
     message = init_message(7, 45, 0);
     message.header.opcode = FUSE_READ;
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==,
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
                     -EINVAL);
     message = init_message(7, 45, 0);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message) - 1, false, &agreed, &out), ==,
-                    -EINVAL);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message) - 1, &init_plain, &agreed, &out),
+                    ==, -EINVAL);
     message.header.len = sizeof(message.header) + 8;
-    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, false, &agreed, &out), ==,
-                    -EINVAL);
+    g_assert_cmpint(fuse_init_negotiate(&message, message.header.len, &init_plain, &agreed, &out),
+                    ==, -EINVAL);
 }
 
 typedef struct WriteMessage {
@@ -316,13 +339,16 @@ static void test_init_uring(void)
     struct fuse_init_out out;
     FuseAgreement agreed;
 
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), false, &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
+                    0);
     g_assert_false(agreed.flags & URING_INIT_FLAG);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), true, &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_uring, &agreed, &out), ==,
+                    0);
     g_assert_true(agreed.flags & URING_INIT_FLAG);
     g_assert_true(out.flags2 & (URING_INIT_FLAG >> 32));
     message = init_message(7, 45, ~URING_INIT_FLAG);
-    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), true, &agreed, &out), ==, 0);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_uring, &agreed, &out), ==,
+                    0);
     g_assert_false(agreed.flags & URING_INIT_FLAG);
 }
 
@@ -335,6 +361,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/helper/tidy", test_helper_tidy);
     g_test_add_func("/fuse/record/parse", test_record);
     g_test_add_func("/fuse/init/all", test_init);
+    g_test_add_func("/fuse/init/read-ahead", test_init_read_ahead);
     g_test_add_func("/fuse/init/less", test_init_offers_less);
     g_test_add_func("/fuse/init/refused", test_init_refused);
     g_test_add_func("/fuse/parse/write", test_parse);
