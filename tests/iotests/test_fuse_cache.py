@@ -4,7 +4,6 @@
 import errno
 import mmap
 import os
-import unittest
 
 import test_fio_verify
 import test_fuse_file
@@ -22,9 +21,7 @@ class Cached:
 
 
 class Stat(Cached, test_fuse_file.Stat):
-    @unittest.skip('it shows a moment later: see Coherence')
-    def test_resize_shows_at_once_in_reads(self):
-        pass
+    test_resize_shows_at_once_in_reads = None  # it shows a moment later: see Coherence
 
 
 class Open(Cached, test_fuse_file.Open):
@@ -36,9 +33,7 @@ class Truncate(Cached, test_fuse_file.Truncate):
 
 
 class ReadWrite(Cached, test_fuse_file.ReadWrite):
-    @unittest.skip('it is cached: see Coherence')
-    def test_nothing_is_cached(self):
-        pass
+    test_nothing_is_cached = None  # it is cached: see Coherence
 
     def test_large_requests_arrive_whole(self):
         self.export(self.make_file('big.img', 4 * MIB), read_ahead=4 * MIB)
@@ -48,9 +43,7 @@ class ReadWrite(Cached, test_fuse_file.ReadWrite):
         self.assertEqual((stats['wr-operations'], stats['wr-bytes']), (1, MIB))
         self.assertEqual(stats['rd-bytes'], MIB)
 
-    @unittest.skip('the page cache can do without waiting')
-    def test_nowait(self):
-        pass
+    test_nowait = None  # the page cache can do without waiting
 
 
 class Fallocate(Cached, test_fuse_file.Fallocate):

@@ -199,17 +199,22 @@ class Choosing(UringExport):
 
 
 class SwitchedOff(IoTest):
+    @staticmethod
+    def locked_alone(lock):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def test_falls_back(self):
         """The kernel does not offer it: a line in the log, and the export works."""
         self.need_root()
         self.need_fuse()
         lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.addCleanup(os.close, lock)
-        try:
-            # Tests that want the switch on wait for this one.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.skipTest('FUSE over io_uring is switched on by another test')
+        # Tests that want the switch on wait for this one, as this one waits for them.
+        wait_until(lambda: self.locked_alone(lock), 90, 'the other tests to switch FUSE over io_uring off')
         if read_switch() != 'N':
             self.skipTest('FUSE over io_uring is switched on')
         daemon = self.wharfd()
