@@ -2,6 +2,7 @@
 """Plain tools on an exported file give what they give on the raw file itself."""
 
 import concurrent.futures
+import errno
 import filecmp
 import os
 import random
@@ -217,6 +218,17 @@ class PlainTools(IoTest):
             self.assert_image_is_twin()
 
 
+def is_unused(device):
+    """Whether nobody uses a block device exclusively, as mounted file systems do."""
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError as e:
+        if e.errno == errno.EBUSY:
+            return False
+        raise
+    return True
+
+
 class FileSystemInside(IoTest):
     """A file system made, filled and checked through the export, then looked at without us."""
 
@@ -262,6 +274,8 @@ class FileSystemInside(IoTest):
                     run('diff', '-r', '--no-dereference', tree, os.path.join(inner, 'tree'))
                 finally:
                     run('umount', inner)
+                # Where a mount namespace was made meanwhile, the file system lives on there for a while.
+                wait_until(lambda: is_unused(loop), what=f'the end of the file system on {loop}')
         finally:
             run(losetup, '-d', loop)
         run(fsck, '-fn', mnt)
