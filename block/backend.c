@@ -9,7 +9,7 @@ static BlockPerm backend_perm(const BlockBackend *blk)
     return blk->perm | (blk->resizers > 0 ? BLOCK_PERM_RESIZE : 0);
 }
 
-static bool co_fn backend_co_update_perm(BlockBackend *blk, GError **error)
+bool co_fn block_backend_co_update_perm(BlockBackend *blk, GError **error)
 {
     blk->root.new_perm = backend_perm(blk);
     blk->root.new_shared = blk->shared;
@@ -67,7 +67,8 @@ BlockBackend *co_fn block_backend_co_new(BlockNode *node, const char *user, Bloc
     blk->root.new_perm = perm;
     blk->root.new_shared = shared;
     backend_link(blk);
-    ok = (perm == 0 || block_node_co_activate(node, error)) && backend_co_update_perm(blk, error);
+    ok = (perm == 0 || block_node_co_activate(node, error)) &&
+         block_backend_co_update_perm(blk, error);
     if (!ok) {
         backend_unlink(blk);
         block_graph_unlock_change(blk->graph);
@@ -90,7 +91,7 @@ bool co_fn block_backend_co_set_perm(BlockBackend *blk, BlockPerm perm, BlockPer
     old_shared = blk->shared;
     blk->perm = perm;
     blk->shared = shared;
-    ok = backend_co_update_perm(blk, error);
+    ok = block_backend_co_update_perm(blk, error);
     if (!ok) {
         blk->perm = old_perm;
         blk->shared = old_shared;
@@ -340,7 +341,7 @@ static bool co_fn backend_co_take_resize(BlockBackend *blk, GError **error)
 
     block_graph_co_lock_change(blk->graph, blk->root.node);
     if (blk->resizers++ == 0 && !(blk->perm & BLOCK_PERM_RESIZE)) {
-        ok = backend_co_update_perm(blk, error);
+        ok = block_backend_co_update_perm(blk, error);
     }
     if (!ok) {
         blk->resizers--;

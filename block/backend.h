@@ -70,6 +70,36 @@ void co_fn block_backend_co_free(BlockBackend *blk);
 BlockNode *block_backend_node(BlockBackend *blk);
 const char *block_backend_user(BlockBackend *blk);
 
+/* A file or device that holds exactly what a node holds. */
+typedef struct BlockDirectFile {
+    int fd;          /* the caller's to close, in a worker; holds the image's locks, too */
+    bool fixed_size; /* a device: no write makes it longer */
+    bool local;      /* fstat() does not wait */
+} BlockDirectFile;
+
+/*
+ * Direct access: let the clients of @blk read, and write if it may, the file below its node without
+ * any request, as FUSE passthrough does. It is not counted and a drain does not hold it up. So,
+ * from here to the release,
+ *   - the nodes from @blk's down to the file are not reopened,
+ *   - if @blk writes, nobody else in this daemon uses any of them, and no other process writes;
+ *     readers see each other's bytes through the page cache, but are told of no change,
+ *   - a flush assumes that something was written, and lengths are what blk_co_refresh_length() has
+ *     found last.
+ * Refused where a node must see the requests (see BlockDriver.co_open_direct, cache.direct,
+ * detect-zeroes), or somebody else is there; @error names what stands in the way. Not twice.
+ */
+bool co_fn block_backend_co_hold_direct(BlockBackend *blk, BlockDirectFile *file, GError **error);
+
+/*
+ * End it. The file's descriptor has been closed. Clients who still have it open elsewhere keep the
+ * image locked against others, for whom their description stands.
+ */
+void co_fn block_backend_co_release_direct(BlockBackend *blk);
+
+/* Ask the storage below for its length anew, for it may be changed past us. 0 or -errno. */
+int co_fn blk_co_refresh_length(BlockBackend *blk);
+
 /* Requests that are inside or wait at the gate. Any thread; exact only when nothing is started. */
 unsigned block_backend_in_flight(BlockBackend *blk);
 

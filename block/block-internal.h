@@ -91,8 +91,9 @@ struct BlockNode {
     BlockRequestFlags write_flags, zero_flags, truncate_flags; /* what the driver handles */
     int64_t length;
     bool active;
-    bool dirty; /* written since the last flush began */
-    bool grown; /* stands in graph->grown */
+    bool dirty;                  /* written since the last flush began */
+    bool grown;                  /* stands in graph->grown */
+    BlockBackend *direct_writer; /* writes past us; changed in the main thread. NULL: nobody */
     BlockStatsSet stats;
 
     /* main */
@@ -149,6 +150,8 @@ struct BlockBackend {
     unsigned resizers;      /* truncates that hold RESIZE */
     bool allow_inactive;
     bool freeing;
+    bool direct;                      /* holds direct access */
+    BlockPerm lent_perm, lent_shared; /* a direct writer's own, without what that takes */
     void (*notify)(void *opaque);
     void *notify_opaque;
 
@@ -247,6 +250,14 @@ void block_backend_release(BlockBackend *blk);
 void co_fn block_backend_co_enter(BlockBackend *blk);
 void block_backend_leave(BlockBackend *blk);
 
+/* backend.c */
+/* Put blk->perm and blk->shared into force. With change_lock held. */
+bool co_fn block_backend_co_update_perm(BlockBackend *blk, GError **error);
+
+/* direct.c */
+/* Whether @node may be reopened; it may not while direct access relies on it. */
+bool block_node_check_direct(BlockNode *node, GError **error);
+
 /* active.c */
 /* Make @node and all below it active, if it is not. With change_lock held. */
 bool co_fn block_node_co_activate(BlockNode *node, GError **error);
@@ -280,6 +291,8 @@ int co_fn block_node_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t
 int co_fn block_node_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn block_node_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn block_node_co_flush(BlockNode *node);
+/* The next flush of @node and all below it has something to do. */
+void block_node_set_dirty_below(BlockNode *node);
 int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error);
 int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,

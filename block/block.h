@@ -163,13 +163,6 @@ char *block_node_filename(BlockNode *node);
 /* The limits of the node. Any thread. */
 void block_node_limits(BlockNode *node, BlockLimits *out);
 
-/*
- * The plain file that reads and writes of @node end in unchanged, for exports that let the kernel
- * do the I/O: only a file node, or raw without size limit above one, qualifies. Gives the
- * descriptor (borrowed; valid until a reopen or close, so use it drained) and the offset, or -1.
- */
-int block_node_plain_fd(BlockNode *node, uint64_t *offset);
-
 /* See the top. Begin and end come in pairs; they nest, also between users. */
 void co_fn block_node_co_drain_begin(BlockNode *node);
 void co_fn block_node_co_drain_end(BlockNode *node);

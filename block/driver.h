@@ -155,12 +155,21 @@ typedef struct BlockDriver {
     void co_fn (*co_set_perm)(BlockNode *node, BlockPerm perm, BlockPerm shared);
     void co_fn (*co_abort_perm)(BlockNode *node);
 
+    /*
+     * Direct access (block_backend_co_hold_direct()): fill in @file with what holds the node's
+     * bytes at the same offsets, for a user with these permissions; a node above its child passes
+     * the call on by block_child_co_open_direct(). False and @error where requests mean more than
+     * that; the same for all nodes of a driver that leaves it out. The core has looked at the
+     * common options and sees to it that the node stays as it is meanwhile.
+     */
+    bool co_fn (*co_open_direct)(BlockNode *node, BlockPerm perm, BlockPerm shared,
+                                 BlockDirectFile *file, GError **error);
+
     /* Information. Main thread; may not suspend. */
     char *(*filename)(BlockNode *node); /* plain name, or NULL: shown as json:{...} */
     BlockStatsSpecific *(*stats_specific)(BlockNode *node);
     ImageInfoSpecific *(*image_specific)(BlockNode *node);
     bool (*image_info)(BlockNode *node, ImageInfo *info); /* cluster-size, dirty-flag, ... */
-    int (*plain_fd)(BlockNode *node, uint64_t *offset);   /* see block_node_plain_fd() */
 } BlockDriver;
 
 /* The driver of that type, or NULL if this build has none. */
@@ -227,5 +236,9 @@ int co_fn block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode
 int co_fn block_child_co_block_status(BlockChild *child, uint64_t offset, uint64_t bytes,
                                       uint64_t *pnum, BlockStatus *status);
 int64_t co_fn block_child_co_allocated_size(BlockChild *child);
+
+/* In co_open_direct: what the child has to say. */
+bool co_fn block_child_co_open_direct(BlockChild *child, BlockPerm perm, BlockPerm shared,
+                                      BlockDirectFile *file, GError **error);
 
 #endif

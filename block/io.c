@@ -206,7 +206,8 @@ static int co_fn flush_co_own(BlockNode *node)
     while (node->flushing) {
         co_queue_wait(&node->flush_wait, &node->flush_lock);
     }
-    if (!__atomic_exchange_n(&node->dirty, false, __ATOMIC_SEQ_CST)) {
+    if (!__atomic_exchange_n(&node->dirty, false, __ATOMIC_SEQ_CST) &&
+        !__atomic_load_n(&node->direct_writer, __ATOMIC_SEQ_CST)) {
         g_mutex_unlock(&node->flush_lock);
         return 0;
     }
@@ -223,6 +224,16 @@ static int co_fn flush_co_own(BlockNode *node)
     co_queue_wake_all(&node->flush_wait);
     g_mutex_unlock(&node->flush_lock);
     return r;
+}
+
+void block_node_set_dirty_below(BlockNode *node)
+{
+    set_dirty(node);
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        block_node_set_dirty_below(child->node);
+    }
 }
 
 int co_fn block_node_co_flush(BlockNode *node)

@@ -476,12 +476,6 @@ void block_node_limits(BlockNode *node, BlockLimits *out)
     g_mutex_unlock(&node->limits_lock);
 }
 
-int block_node_plain_fd(BlockNode *node, uint64_t *offset)
-{
-    *offset = 0;
-    return node->drv->plain_fd ? node->drv->plain_fd(node, offset) : -1;
-}
-
 gpointer block_node_state(BlockNode *node)
 {
     return node->state;

@@ -103,6 +103,32 @@ static bool perm_check_conflicts(const BlockNode *node, GError **error)
     return true;
 }
 
+/* The edge is the one through which @blk reaches the node, whose nodes it has to itself. */
+static bool edge_is_of(const BlockChild *edge, const BlockBackend *blk)
+{
+    return edge->backend ? edge->backend == blk : edge->parent->direct_writer == blk;
+}
+
+/* Where somebody writes past us, nobody else would learn of it. */
+static bool perm_check_direct(const BlockNode *node, GError **error)
+{
+    for (unsigned i = 0; node->direct_writer && i < node->parents->len; i++) {
+        const BlockChild *edge = upper_edge(node, i);
+
+        if (edge->new_perm && !edge_is_of(edge, node->direct_writer)) {
+            g_autofree char *who = block_child_user(edge);
+
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                        "block node '%s' cannot be used by %s together with %s, whose clients "
+                        "write to its file directly ('passthrough'): delete one of the two first, "
+                        "or do without passthrough",
+                        node->name, who, node->direct_writer->user);
+            return false;
+        }
+    }
+    return true;
+}
+
 static const BlockNodeFlags *flags_to_be(const BlockNode *node)
 {
     return node->reopen ? &node->reopen->flags : &node->flags;
@@ -168,7 +194,7 @@ static bool perm_check_node(BlockNode *node, GError **error)
 {
     BlockPerm perm, shared;
 
-    if (!perm_check_conflicts(node, error)) {
+    if (!perm_check_direct(node, error) || !perm_check_conflicts(node, error)) {
         return false;
     }
     perm_cumulate(node, &perm, &shared);

@@ -87,6 +87,9 @@ static bool reopen_collect_one(Reopen *r, const BlockdevOptions *opts, GError **
                     node->drv->name);
         return false;
     }
+    if (!block_node_check_direct(node, error)) {
+        return false;
+    }
     if (opts->has_active && opts->active != block_node_active(node)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
                     "'active' of block node '%s' cannot be changed here; use blockdev-set-active",
@@ -130,6 +133,9 @@ static bool reopen_collect_heirs(Reopen *r, const ReopenNode *rn, GError **error
             return false;
         }
         if (!flags_equal(&flags, &heir->flags)) {
+            if (!block_node_check_direct(heir, error)) {
+                return false;
+            }
             reopen_add(r, heir, heir->opts)->heir = true;
         }
     }

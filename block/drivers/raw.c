@@ -169,13 +169,18 @@ static char *raw_filename(BlockNode *node)
                                     : block_node_plain_filename(block_child_node(raw_file(node)));
 }
 
-static int raw_plain_fd(BlockNode *node, uint64_t *offset)
+static bool co_fn raw_co_open_direct(BlockNode *node, BlockPerm perm, BlockPerm shared,
+                                     BlockDirectFile *file, GError **error)
 {
     const RawState *s = block_node_state(node);
-    int fd = s->has_size ? -1 : block_node_plain_fd(block_child_node(raw_file(node)), offset);
 
-    *offset += s->offset;
-    return fd;
+    if (s->offset || s->has_size) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s' has the option '%s', so it is a part of its file only",
+                    block_node_name(node), s->offset ? "offset" : "size");
+        return false;
+    }
+    return block_child_co_open_direct(raw_file(node), perm, shared, file, error);
 }
 
 const BlockDriver block_driver_raw = {
@@ -198,5 +203,5 @@ const BlockDriver block_driver_raw = {
     .co_truncate = raw_co_truncate,
     .co_length = raw_co_length,
     .filename = raw_filename,
-    .plain_fd = raw_plain_fd,
+    .co_open_direct = raw_co_open_direct,
 };

@@ -446,12 +446,54 @@ static bool file_image_info(BlockNode *node, ImageInfo *info)
     return true;
 }
 
-static int file_plain_fd(BlockNode *node, uint64_t *offset)
+/* Direct access. */
+
+typedef struct DirectOpening {
+    FileState *s;
+    FileAccess access;
+    FileLockSet locks;
+    FileHandle handle;
+    GError *error;
+} DirectOpening;
+
+/* A description of its own: its locks last as long as anybody uses it, the kernel included. */
+static int open_direct_worker(void *opaque)
+{
+    DirectOpening *o = opaque;
+
+    file_handle_init(&o->handle);
+    if (!file_handle_open_again(&o->handle, &o->s->handle, o->s->path, o->access, &o->error)) {
+        return -1;
+    }
+    if (!file_locks_copy(o->handle.fd, o->locks, o->s->path, &o->error)) {
+        file_handle_close(&o->handle);
+        return -1;
+    }
+    return 0;
+}
+
+static bool co_fn file_co_open_direct(BlockNode *node, BlockPerm perm, BlockPerm shared,
+                                      BlockDirectFile *file, GError **error)
 {
     FileState *s = block_node_state(node);
+    DirectOpening o = {.s = s,
+                       .access = {.writable = perm & BLOCK_PERM_WRITE},
+                       .locks = locks_for(s->use_locks, perm, shared)};
 
-    *offset = 0;
-    return s->handle.fd;
+    /* It may be one of our own, and then serving it would wait for itself. */
+    if (s->handle.engine == AIO_ENGINE_APART) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED, "'%s' lies on a FUSE file system",
+                    s->path);
+        return false;
+    }
+    if (file_co_run_worker(s, open_direct_worker, &o) < 0) {
+        g_propagate_error(error, o.error);
+        return false;
+    }
+    *file = (BlockDirectFile){.fd = o.handle.fd,
+                              .fixed_size = o.handle.kind == FILE_KIND_DEVICE,
+                              .local = o.handle.local};
+    return true;
 }
 
 /* What both drivers have in common. */
@@ -462,7 +504,8 @@ static int file_plain_fd(BlockNode *node, uint64_t *offset)
     .co_preadv = file_co_preadv, .co_pwritev = file_co_pwritev, .co_flush = file_co_flush,         \
     .co_length = file_co_length, .co_allocated_size = file_co_allocated_size,                      \
     .limits = file_limits, .co_check_perm = file_co_check_perm, .co_set_perm = file_co_set_perm,   \
-    .co_abort_perm = file_co_abort_perm, .filename = file_filename, .image_info = file_image_info, \
+    .co_abort_perm = file_co_abort_perm, .co_open_direct = file_co_open_direct,                    \
+    .filename = file_filename, .image_info = file_image_info,                                      \
     .stats_specific = file_stats_specific
 
 const BlockDriver block_driver_file = {
@@ -476,7 +519,6 @@ const BlockDriver block_driver_file = {
     .co_truncate = file_co_truncate,
     .co_block_status = file_co_block_status,
     .image_specific = file_image_specific,
-    .plain_fd = file_plain_fd,
 };
 
 const BlockDriver block_driver_host_device = {
