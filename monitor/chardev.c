@@ -28,7 +28,8 @@ struct Chardev {
     int listen_fd; /* -1 unless listening */
     SocketFile *file;
     AioWatch *listen_watch;
-    AioTimer *timer; /* next attempt to connect, or the end of a pause in accepting */
+    AioTimer *timer;    /* next attempt to connect, or the end of a pause in accepting */
+    bool accept_failed; /* the last time, and that has been told */
     bool accept_paused;
     gint cancel; /* atomic: tells a start, and a worker that connects, to give up */
     bool starting;
@@ -118,10 +119,15 @@ static void on_listen_ready(void *opaque, short revents)
         return;
     }
     if (fd < 0) {
-        g_warning("chardev '%s': cannot accept a connection for now: %s", c->id, g_strerror(-fd));
+        if (!c->accept_failed) {
+            g_warning("chardev '%s': cannot accept a connection for now: %s", c->id,
+                      g_strerror(-fd));
+        }
+        c->accept_failed = true;
         c->accept_paused = true;
         chardev_arm(c, ACCEPT_PAUSE_NS);
     } else {
+        c->accept_failed = false;
         chardev_hold(c, fd, fd);
     }
     chardev_update(c);

@@ -85,10 +85,11 @@ Stream *stream_new(AioContext *ctx, int in, int out)
     s->out = out;
     s->is_socket = in == out && fd_is_socket(in, &domain);
     s->is_tcp = s->is_socket && domain != AF_UNIX;
-    if (fd_can_be_polled(in)) {
+    /* A socket is not tried out: the one descriptor that is left may be the socket's. */
+    if (s->is_socket || fd_can_be_polled(in)) {
         s->in_watch = aio_watch_new(ctx, in, 0, on_in_ready, NULL, s);
     }
-    if (fd_can_be_polled(out)) {
+    if (s->is_socket || fd_can_be_polled(out)) {
         s->out_watch = aio_watch_new(ctx, out, 0, on_out_ready, NULL, s);
     }
     if (!s->in_watch || !s->out_watch) {

@@ -4,6 +4,7 @@
 import json
 import socket
 import threading
+import time
 
 from wharf import *
 
@@ -186,6 +187,20 @@ class Limits(IoTest):
         while data.count(b'\n') < 2:
             data += waiting.recv(65536)
         self.assertIn(b'"return"', data)
+
+    def test_no_descriptors_left(self):
+        """The daemon goes on, sleeps, and says it once; those beyond get their turn."""
+        daemon = self.wharfd(prefix=('prlimit', '--nofile=40'))
+        clients = [daemon.raw_client() for _ in range(60)]
+        daemon.wait_log('cannot accept a connection for now')
+        self.assertIn('qemu', daemon.qmp.cmd('query-version'))
+        before = daemon.cpu_seconds()
+        time.sleep(2)
+        self.assertLess(daemon.cpu_seconds() - before, 1)
+        self.assertEqual(daemon.log().count('\n'), 1, daemon.log())
+        for client in clients[:50]:
+            client.close()
+        self.assertIn(b'QMP', clients[-1].recv(65536))
 
     def test_batch_that_does_not_read(self):
         rpc = self.daemon.jsonrpc_client()
