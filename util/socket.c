@@ -373,6 +373,20 @@ void socket_file_forget(SocketFile *file)
 
 /* ---- listening and connecting: TCP ---- */
 
+/* getaddrinfo() takes nothing for 0 and 65537 for 1. */
+static bool check_port(const char *port, GError **error)
+{
+    bool is_number = strspn(port, "0123456789") == strlen(port);
+
+    if (!*port || (is_number && g_ascii_strtoull(port, NULL, 10) > G_MAXUINT16)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'%s' is no port: it must be a number from 0 to 65535 or a service's name",
+                    port);
+        return false;
+    }
+    return true;
+}
+
 static struct addrinfo *resolve(const SocketPlace *address, bool passive, GError **error)
 {
     struct addrinfo hints = {
@@ -382,8 +396,12 @@ static struct addrinfo *resolve(const SocketPlace *address, bool passive, GError
     };
     const char *host = *address->host ? address->host : NULL;
     struct addrinfo *list = NULL;
-    int r = getaddrinfo(host, address->port, &hints, &list);
+    int r;
 
+    if (!check_port(address->port, error)) {
+        return NULL;
+    }
+    r = getaddrinfo(host, address->port, &hints, &list);
     if (r != 0) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "cannot resolve '%s', port '%s': %s",
                     address->host, address->port,

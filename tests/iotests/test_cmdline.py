@@ -361,7 +361,10 @@ class Chardevs(CommandLine):
                         f'path={self.path("s")},wait=on', f'path={self.path("s")},mode=0600',
                         f'path={self.path("s")},server=on,mode=rw', 'path=x,abstract=on,mode=0600,server=on',
                         f'path={self.path("s")},server=maybe', 'host=::1,port=0,ipv4=off,ipv6=off,server=on',
-                        f'path={self.path("s")},ipv4=on,server=on', 'fd=3,abstract=on,server=on'):
+                        f'path={self.path("s")},ipv4=on,server=on', 'fd=3,abstract=on,server=on',
+                        'host=localhost,port=65536,server=on', 'host=localhost,port=4294967296,server=on',
+                        'host=localhost,port=,server=on', 'host=localhost,port=-1,server=on',
+                        'host=localhost,port=no-such,server=on'):
             with self.subTest(options):
                 self.assert_refused('--chardev', self.spell(options))
         for value in ('socket,server=on', 'socket,id=0,path=x,server=on', 'file,id=c,path=x', 'nope,id=c',
