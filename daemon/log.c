@@ -124,6 +124,16 @@ void log_error(Log *log, const char *message)
     log_line(log, LOG_LEVEL_ERROR, NULL, message);
 }
 
+void log_start_failed(Log *log, const char *message)
+{
+    log_error(log, message);
+    if (log->fd != STDERR_FILENO) {
+        g_autofree char *line = format_text(log->program, LOG_LEVEL_ERROR, message);
+
+        write_line(STDERR_FILENO, line);
+    }
+}
+
 static LogLevel level_from_glib(GLogLevelFlags flags)
 {
     if (flags & (G_LOG_LEVEL_ERROR | G_LOG_LEVEL_CRITICAL)) {

@@ -5,7 +5,7 @@
  * All rooms log through GLib (g_warning(), g_message(), g_info(), g_debug()); this is what GLib
  * hands it to. Writing never waits: when nobody reads, messages are dropped and counted.
  *
- * Threads   log_error() and the functions of GLib: any thread.
+ * Threads   log_error(), log_start_failed() and the functions of GLib: any thread.
  */
 #ifndef WHARF_DAEMON_LOG_H
 #define WHARF_DAEMON_LOG_H
@@ -37,6 +37,12 @@ Log *log_open(const char *program, const LogOptions *options, GError **error);
 
 /* Report why the program fails. */
 void log_error(Log *log, const char *message);
+
+/*
+ * Report why the program does not even start: on stderr, too, if the log goes to a file, since
+ * whoever has started it looks there.
+ */
+void log_start_failed(Log *log, const char *message);
 
 /* "error", "warning", ... */
 bool log_level_from_string(const char *text, LogLevel *ret);

@@ -23,7 +23,7 @@ static int fail_early(GError *error)
 
 static int fail(Log *log, GError *error)
 {
-    log_error(log, error->message);
+    log_start_failed(log, error->message);
     g_error_free(error);
     return EXIT_FAILURE;
 }
@@ -63,7 +63,7 @@ static int run(const DaemonOptions *options, Log *log)
     }
     if (options->daemonize) {
         if (uses_stdio(options)) {
-            log_error(log, "--daemonize takes stdin and stdout away, which a chardev uses");
+            log_start_failed(log, "--daemonize takes stdin and stdout away, which a chardev uses");
             return EXIT_FAILURE;
         }
         background = background_begin(&error);

@@ -178,7 +178,7 @@ static void co_fn server_co_start(void *opaque)
     if (!server_co_set_up(s, &error)) {
         /* What was interrupted fails, too, but that is no failure. */
         if (!s->stopping) {
-            log_error(s->log, error->message);
+            log_start_failed(s->log, error->message);
             s->exit_code = EXIT_FAILURE;
         }
         s->stopping = true;

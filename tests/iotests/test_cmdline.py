@@ -724,6 +724,15 @@ class Logging(CommandLine):
         self.assertEqual(text, '')
         self.assertIn('waiting', log)
 
+    def test_failed_start_is_told_to_who_started_it(self):
+        log = self.make_file('log')
+        for mode in ((), ('--daemonize',)):
+            self.assert_refused(*mode, '--log', f'file={log}', '--blockdev', 'file,node-name=n,filename=/nope',
+                                words='/nope')
+            with open(log, encoding='utf-8') as f:
+                self.assertIn('/nope', f.read())
+            os.truncate(log, 0)
+
     def test_trace(self):
         self.provoke('-T', 'qmp_*')
         self.provoke('--trace', 'enable=nope')
