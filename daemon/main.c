@@ -1,12 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "daemon/server.h"
+#include "util/error.h"
 #include "util/stdio.h"
 
 #define PROGRAM "wharfd"
+
+/* How many descriptors the main thread takes before it can fail in a better way than by abort(). */
+#define DESCRIPTORS_MIN 8
 
 /* Print what the command line asked. */
 static int print_answer(const char *answer)
@@ -49,6 +56,25 @@ static void raise_descriptor_limit(void)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+}
+
+static bool check_descriptors(GError **error)
+{
+    int fds[DESCRIPTORS_MIN];
+    int n = 0, err;
+
+    while (n < DESCRIPTORS_MIN && (fds[n] = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)) >= 0) {
+        n++;
+    }
+    err = errno;
+    for (int i = 0; i < n; i++) {
+        close(fds[i]);
+    }
+    if (n < DESCRIPTORS_MIN) {
+        wharf_set_error_errno(error, err, "cannot start with so few descriptors (ulimit -n)");
+        return false;
+    }
+    return true;
 }
 
 static int run(const DaemonOptions *options, Log *log)
@@ -98,5 +124,8 @@ int main(int argc, char **argv)
         return fail_early(error);
     }
     raise_descriptor_limit();
+    if (!check_descriptors(&error)) {
+        return fail(log, error);
+    }
     return run(options, log);
 }

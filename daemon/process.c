@@ -16,24 +16,60 @@
 
 #include "util/error.h"
 
+static const int end_signals[] = {SIGTERM, SIGINT, SIGHUP};
+
 /* ---- background ---- */
 
 struct Background {
-    int pipe; /* one byte here says that all went well */
+    int parent; /* a socket: one byte there says that all went well; its end, that nobody waits */
+    AioWatch *watch;
+    void (*on_gone)(void *opaque);
+    void *opaque;
 };
 
-/* The parent's part: exit as the child fares. */
-static void wait_and_exit(int pipe_fd, pid_t child) G_GNUC_NORETURN;
+/* What the parent's signal handler can reach. */
+static int child_socket = -1;
+static volatile sig_atomic_t parent_signal;
 
-static void wait_and_exit(int pipe_fd, pid_t child)
+/* Let the child see that it is not wanted any more. A second signal has its usual effect. */
+static void handle_parent_signal(int signo)
+{
+    int saved = errno;
+
+    parent_signal = signo;
+    shutdown(child_socket, SHUT_WR);
+    errno = saved;
+}
+
+static void parent_take_signals(int fd)
+{
+    struct sigaction action = {.sa_handler = handle_parent_signal,
+                               .sa_flags = SA_RESTART | SA_RESETHAND};
+
+    child_socket = fd;
+    sigemptyset(&action.sa_mask);
+    for (gsize i = 0; i < G_N_ELEMENTS(end_signals); i++) {
+        sigaction(end_signals[i], &action, NULL);
+    }
+}
+
+/* The parent's part: exit as the child fares. */
+static void wait_and_exit(int fd, pid_t child) G_GNUC_NORETURN;
+
+static void wait_and_exit(int fd, pid_t child)
 {
     char byte;
     ssize_t n;
 
+    parent_take_signals(fd);
     waitpid(child, NULL, 0); /* the one in between, gone at once */
     do {
-        n = read(pipe_fd, &byte, 1);
+        n = read(fd, &byte, 1);
     } while (n < 0 && errno == EINTR);
+    if (n != 1 && parent_signal) {
+        signal(parent_signal, SIG_DFL);
+        raise(parent_signal);
+    }
     _exit(n == 1 ? 0 : 1);
 }
 
@@ -43,8 +79,8 @@ Background *background_begin(GError **error)
     int fds[2];
     pid_t pid;
 
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        wharf_set_error_errno(error, errno, "--daemonize: cannot make a pipe");
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
+        wharf_set_error_errno(error, errno, "--daemonize: cannot make a pair of sockets");
         return NULL;
     }
     pid = fork();
@@ -66,39 +102,73 @@ Background *background_begin(GError **error)
         _exit(pid < 0 ? 1 : 0);
     }
     umask(027);
-    background = g_new(Background, 1);
-    background->pipe = fds[1];
+    background = g_new0(Background, 1);
+    background->parent = fds[1];
     return background;
 }
 
-void background_ready(Background *background)
+static void on_parent_ready(void *opaque, short revents)
 {
-    int null;
-    ssize_t n;
+    Background *background = opaque;
 
+    /* It never sends anything: this is its end. */
+    aio_watch_set_events(background->watch, 0);
+    background->on_gone(background->opaque);
+}
+
+void background_watch(Background *background, AioContext *ctx, void (*on_gone)(void *opaque),
+                      void *opaque)
+{
     if (!background) {
         return;
     }
-    if (chdir("/") < 0) {
-        g_warning("cannot change to the directory '/': %s", g_strerror(errno));
-    }
-    null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    background->on_gone = on_gone;
+    background->opaque = opaque;
+    background->watch =
+        aio_watch_new(ctx, background->parent, POLLIN, on_parent_ready, NULL, background);
+}
+
+/* Tell the parent to exit. Returns whether it still was there. */
+static bool tell_parent(Background *background)
+{
+    struct pollfd pfd = {.fd = background->parent, .events = POLLIN};
+
+    return poll(&pfd, 1, 0) == 0 && send(background->parent, "", 1, MSG_NOSIGNAL) == 1;
+}
+
+static void take_null_for_stdio(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
     if (null >= 0) {
         dup2(null, STDIN_FILENO);
         dup2(null, STDOUT_FILENO);
         dup2(null, STDERR_FILENO);
         close(null);
     }
-    do {
-        n = write(background->pipe, "", 1);
-    } while (n < 0 && errno == EINTR);
+}
+
+bool background_ready(Background *background)
+{
+    bool ok;
+
+    if (!background) {
+        return true;
+    }
+    if (chdir("/") < 0) {
+        g_warning("cannot change to the directory '/': %s", g_strerror(errno));
+    }
+    take_null_for_stdio();
+    ok = tell_parent(background);
     background_free(background);
+    return ok;
 }
 
 void background_free(Background *background)
 {
     if (background) {
-        close(background->pipe);
+        g_clear_pointer(&background->watch, aio_watch_free);
+        close(background->parent);
         g_free(background);
     }
 }
@@ -228,8 +298,6 @@ struct Signals {
     void (*on_end)(void *opaque, bool again);
     void *opaque;
 };
-
-static const int end_signals[] = {SIGTERM, SIGINT, SIGHUP};
 
 /* What a signal handler can reach. A handler belongs to the process, and so do these. */
 static int signal_event = -1;

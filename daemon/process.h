@@ -21,15 +21,23 @@ typedef struct Background Background;
 /*
  * Go on in a background process: a session of its own, umask 027. Must come before the first
  * thread. Only the child returns; the parent waits for background_ready() or the child's end, and
- * exits with 0 or 1. Returns NULL if there can be no child.
+ * exits with 0 or 1, or by the signal that told it to end. Returns NULL if there can be no child.
  */
 Background *background_begin(GError **error);
 
 /*
- * The start has succeeded: go to "/", put /dev/null in the place of stdin, stdout and stderr, and
- * let the parent exit. Frees @background; NULL is fine.
+ * Call @on_gone(@opaque) once in the context's thread if the parent is told to end, or killed,
+ * before background_ready(): nobody waits for the start then. NULL for @background is fine.
  */
-void background_ready(Background *background);
+void background_watch(Background *background, AioContext *ctx, void (*on_gone)(void *opaque),
+                      void *opaque);
+
+/*
+ * The start has succeeded: go to "/", put /dev/null in the place of stdin, stdout and stderr, and
+ * let the parent exit. Returns false if nobody waits for it any more. Frees @background; NULL is
+ * fine.
+ */
+bool background_ready(Background *background);
 
 /* The start has failed: the parent exits with 1 as soon as this process has ended. NULL is fine. */
 void background_free(Background *background);

@@ -91,6 +91,12 @@ static void on_end_signal(void *opaque, bool again)
     server_request_stop(opaque);
 }
 
+/* Whoever asked for the start in the background has given it up. */
+static void on_nobody_waits(void *opaque)
+{
+    server_request_stop(opaque);
+}
+
 static void on_export_gone(void *opaque)
 {
     Server *s = opaque;
@@ -107,7 +113,8 @@ static void co_fn server_co_take_down(Server *s)
 
     notify_service_manager("STOPPING=1");
     monitor_set_co_quiesce(s->monitors, COMMANDS_WAIT_NS);
-    gone = export_registry_co_shutdown_all(s->exports);
+    /* What is still being added has been waited for. */
+    gone = export_registry_co_shutdown_all(s->exports, 0);
     quiet = monitor_set_co_quiesce(s->monitors, 0);
     s->hanging = !gone || !quiet || !s->start_ended;
     if (!s->hanging) {
@@ -164,7 +171,10 @@ static bool co_fn server_co_set_up(Server *s, GError **error)
 
 static void server_begin_to_serve(Server *s)
 {
-    background_ready(g_steal_pointer(&s->background));
+    if (!background_ready(g_steal_pointer(&s->background))) {
+        server_request_stop(s);
+        return;
+    }
     monitor_set_start(s->monitors);
     notify_service_manager("READY=1");
 }
@@ -225,6 +235,8 @@ static void co_fn server_co_main(void *opaque)
     server_co_wait_started(s);
     if (!s->stopping) {
         server_begin_to_serve(s);
+    }
+    while (!s->stopping) {
         server_co_sleep(s);
     }
     server_co_take_down(s);
@@ -241,6 +253,7 @@ static void server_enter(void *opaque)
 int server_run(Server *s, Background *background)
 {
     s->background = background;
+    background_watch(background, s->ctx, on_nobody_waits, s);
     aio_bh_schedule_oneshot(s->ctx, server_enter, s);
     g_main_loop_run(s->loop);
     if (s->hanging) {

@@ -60,11 +60,12 @@ unsigned export_registry_count(ExportRegistry *registry);
 
 /*
  * Shut down all exports, newest first, waiting for what is in flight, but not for ever: after a
- * while requests are cut off from their clients, and what then still hangs below is given up.
- * Nothing can be added any more. Returns whether all are gone; if not, each that is left is logged,
- * no longer reachable for clients, and still uses its node.
+ * while requests are cut off from their clients, and what then still hangs below is given up. One
+ * that is just being added has @start_wait_ns for that. Nothing can be added any more. Returns
+ * whether all are gone; if not, each that is left is logged, no longer reachable for clients, and
+ * still uses its node.
  */
-bool co_fn export_registry_co_shutdown_all(ExportRegistry *registry);
+bool co_fn export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wait_ns);
 
 /*
  * For an end that cannot wait: make all exports impossible to find for clients. What takes longer

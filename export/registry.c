@@ -400,10 +400,10 @@ bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExpor
 }
 
 /* Shut down one export for the end of the daemon. Returns whether it is gone. */
-static bool co_fn export_co_quit(Export *exp, int64_t deadline_ns)
+static bool co_fn export_co_quit(Export *exp, int64_t start_deadline_ns, int64_t deadline_ns)
 {
     while (exp->state == EXPORT_STARTING) {
-        if (!export_co_wait_change(exp, deadline_ns)) {
+        if (!export_co_wait_change(exp, start_deadline_ns)) {
             return false;
         }
     }
@@ -428,8 +428,9 @@ static void export_warn_stuck(const Export *exp)
     }
 }
 
-bool export_registry_co_shutdown_all(ExportRegistry *registry)
+bool export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wait_ns)
 {
+    int64_t start_deadline_ns = aio_now_ns() + start_wait_ns;
     int64_t deadline_ns = aio_now_ns() + EXPORT_QUIT_WAIT_NS;
     g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)export_unref);
     unsigned n_running = 0;
@@ -446,7 +447,7 @@ bool export_registry_co_shutdown_all(ExportRegistry *registry)
     for (unsigned i = 0; i < all->len; i++) {
         Export *exp = g_ptr_array_index(all, i);
 
-        if (!export_co_quit(exp, deadline_ns)) {
+        if (!export_co_quit(exp, start_deadline_ns, deadline_ns)) {
             export_warn_stuck(exp);
             gone = false;
         }

@@ -527,9 +527,32 @@ class Process(CommandLine):
         self.end(pid)
         self.assertFalse(self.mounted(self.path('mnt')))
 
+    def test_few_descriptors(self):
+        for limit in range(3, 24):
+            with self.subTest(limit=limit):
+                done = run('prlimit', f'--nofile={limit}', self.binary, '--object', 'iothread,id=a',
+                           '--blockdev', f'file,node-name=n,filename={self.image}',
+                           '--blockdev', 'file,node-name=nope,filename=/nope', check=False)
+                if done.returncode != 127:  # the program itself needs some to be loaded
+                    self.assertEqual(done.returncode, 1)
+                    self.assertRegex(done.stderr, 'descriptor|Too many open files|/nope')
+
     def test_failure_is_told_by_the_parent(self):
         self.assert_refused('--daemonize', '--pidfile', 'pid', '--monitor', 'path=sock',
                             '--blockdev', 'file,node-name=n,filename=nope', words='nope')
+
+    def test_start_in_the_background_is_given_up(self):
+        """Whoever waits for it is interrupted, or killed: then the daemon goes, too."""
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+            with self.subTest(sig=sig):
+                path = self.path(f'waiting-{int(sig)}')
+                daemon = self.wharfd(
+                    '--daemonize', '--chardev', f'socket,id=w,path={path},server=on', '--monitor', 'w',
+                    qmp=False, wait=False)
+                daemon.wait_log('waiting for a client')
+                os.kill(daemon.pid, sig)
+                self.assertEqual(daemon.wait(), -sig)
+                wait_until(lambda: not os.path.exists(path), TIMEOUT, 'the daemon to end')
 
     def test_pidfile(self):
         daemon = self.wharfd('--pidfile', 'pid', cwd=self.dir)

@@ -203,7 +203,7 @@ static void co_fn co_set_stage(GraphRig *rig)
 static void co_fn co_clear_stage(GraphRig *rig)
 {
     release_requests(true);
-    g_assert_true(export_registry_co_shutdown_all(stage->registry));
+    g_assert_true(export_registry_co_shutdown_all(stage->registry, 5000 * MS));
     export_registry_free(stage->registry);
     object_registry_free(stage->objects);
     g_string_free(stage->log, TRUE);
@@ -412,7 +412,7 @@ static void co_fn body_quit(GraphRig *rig)
     co_add_ok("e1");
     co_add_ok("e2");
     g_string_truncate(stage->log, 0);
-    g_assert_true(export_registry_co_shutdown_all(stage->registry));
+    g_assert_true(export_registry_co_shutdown_all(stage->registry, 5000 * MS));
     assert_log("withdraw:e2 end:e2 event:{\"id\": \"e2\", \"reason\": \"shutdown\"} "
                "withdraw:e1 end:e1 event:{\"id\": \"e1\", \"reason\": \"shutdown\"} "
                "withdraw:e0 end:e0 event:{\"id\": \"e0\", \"reason\": \"shutdown\"} ");
@@ -437,7 +437,7 @@ static void co_fn body_quit_while_starting(GraphRig *rig)
     stage->start_sleeps = true;
     aio_co_enter(rig->ctx, add_beside, &added);
     co_del_refused("e0", BLOCK_EXPORT_REMOVE_MODE_HARD, "still being added");
-    g_assert_true(export_registry_co_shutdown_all(stage->registry));
+    g_assert_true(export_registry_co_shutdown_all(stage->registry, 5000 * MS));
     g_assert_true(added);
     assert_log("start:e0 withdraw:e0 end:e0 event:{\"id\": \"e0\", \"reason\": \"shutdown\"} ");
     co_clear_stage(rig);
