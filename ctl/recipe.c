@@ -12,6 +12,7 @@
 #include "ctl/json.h"
 #include "ctl/place.h"
 #include "ctl/text.h"
+#include "util/name.h"
 
 #define NODE_SUFFIX ".node"
 
@@ -94,10 +95,41 @@ static bool make_mountpoint(CtlRecipe *recipe, GError **error)
     return true;
 }
 
+/* An empty word comes from a variable of a script that is not set. */
+static bool check_words(const char *image, const char *mountpoint, GError **error)
+{
+    if (*image && *mountpoint) {
+        return true;
+    }
+    g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE, "%s is empty", *image ? "FILE" : "IMAGE");
+    return false;
+}
+
+static bool check_id(const char *id, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (strlen(id) > ID_MAX) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE,
+                    "the id '%s' is too long: it may have %zu bytes here, since the node's name is "
+                    "made from it",
+                    id, ID_MAX);
+        return false;
+    }
+    if (!name_check(id, "export id", &local)) {
+        g_set_error_literal(error, CTL_ERROR, CTL_ERROR_USAGE, local->message);
+        return false;
+    }
+    return true;
+}
+
 bool ctl_recipe_prepare(CtlRecipe *recipe, const CtlRecipeOptions *options, const char *image,
                         const char *mountpoint, GError **error)
 {
     recipe->options = options;
+    if (!check_words(image, mountpoint, error)) {
+        return false;
+    }
     recipe->image = ctl_place_absolute(image, error);
     recipe->mountpoint = recipe->image ? ctl_place_absolute(mountpoint, error) : NULL;
     if (!recipe->mountpoint) {
@@ -107,11 +139,7 @@ bool ctl_recipe_prepare(CtlRecipe *recipe, const CtlRecipeOptions *options, cons
         g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE, "--growable needs --writable");
         return false;
     }
-    if (options->id && strlen(options->id) > ID_MAX) {
-        g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE,
-                    "the id '%s' is too long: it may have %zu bytes here, since the node's name is "
-                    "made from it",
-                    options->id, ID_MAX);
+    if (options->id && !check_id(options->id, error)) {
         return false;
     }
     return check_utf8(recipe->image, error) && check_utf8(recipe->mountpoint, error) &&

@@ -111,8 +111,10 @@ class Export(ExportTest):
         self.assertIn('e0', said)
         self.assertFalse(os.path.exists(self.path('other')))
         self.assertIn('too long', self.refused('export', '-i', 'x' * 40, image, self.path('other')))
-        said = self.refused('export', '-i', '9x', image, self.path('other'), status=REFUSED)
-        self.assertIn('9x', said)
+        for wrong in ('9x', 'ü', ''):
+            self.assertIn(f"'{wrong}' is no export id", self.refused('export', '-i', wrong, image, self.path('other')))
+        self.assertIn('IMAGE is empty', self.refused('export', '', self.path('other')))
+        self.assertIn('FILE is empty', self.refused('export', image, ''))
         self.assertEqual(len(self.ctl_json('ls')), 1)
 
     def test_many_at_once(self):
