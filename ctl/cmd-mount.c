@@ -112,33 +112,102 @@ static bool launch_prepare(Launch *launch, const CtlRecipe *recipe, GError **err
     return true;
 }
 
+/* How a user, or a service manager, says that it is enough. */
+static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+/* What the signal handler can reach. */
+static volatile sig_atomic_t waited_pid; /* of the daemon's process that is waited for, or 0 */
+static volatile sig_atomic_t told_to_end;
+
+/* The daemon knows best how to stop its start, and that it has stopped. */
+static void pass_on(int signo)
+{
+    int saved = errno;
+
+    told_to_end = signo;
+    if (waited_pid) {
+        kill(waited_pid, signo);
+    }
+    errno = saved;
+}
+
+/* Pass on those that are not ignored; @ret_old gets how they were. */
+static void catch_ends(struct sigaction *ret_old)
+{
+    struct sigaction action = {.sa_handler = pass_on};
+
+    sigemptyset(&action.sa_mask);
+    for (gsize i = 0; i < G_N_ELEMENTS(end_signals); i++) {
+        sigaction(end_signals[i], NULL, &ret_old[i]);
+        if (ret_old[i].sa_handler != SIG_IGN) {
+            sigaction(end_signals[i], &action, NULL);
+        }
+    }
+}
+
+static void release_ends(const struct sigaction *old)
+{
+    for (gsize i = 0; i < G_N_ELEMENTS(end_signals); i++) {
+        sigaction(end_signals[i], &old[i], NULL);
+    }
+}
+
+/* A group of its own: what the terminal sends comes once, through us. */
+static void leave_group(void *opaque)
+{
+    setpgid(0, 0);
+}
+
+static bool spawn(const char *const *argv, int messages_fd, GPid *ret_pid, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!g_spawn_async_with_fds(NULL, (char **)argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD, leave_group,
+                                NULL, ret_pid, -1, -1, messages_fd, &local)) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "cannot start '%s': %s", argv[0],
+                    local->message);
+        return false;
+    }
+    return true;
+}
+
+/* Wait for the end of @pid. Returns its status, or -1. */
+static int wait_for(GPid pid)
+{
+    int status = -1;
+
+    waited_pid = pid;
+    if (told_to_end) {
+        kill(pid, told_to_end);
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    return status;
+}
+
 /* Start the daemon with its messages going to @messages_fd and wait until it runs or has failed. */
 static int launch_run(const Launch *launch, int messages_fd, GError **error)
 {
     const char *const argv[] = {launch->program, "--daemonize", "--exit-when-idle", "--monitor",
                                 launch->monitor, "--blockdev",  launch->blockdev,   "--export",
                                 launch->export,  NULL};
-    g_autoptr(GError) local = NULL;
-    int status;
+    struct sigaction old[G_N_ELEMENTS(end_signals)];
+    int status = -1;
     GPid pid;
 
     /* If whoever started us ignores its children there would be nothing to wait for. */
     signal(SIGCHLD, SIG_DFL);
+    catch_ends(old);
     /* The daemon's start has to be waited for; what goes on after it, in the background, has not.
      */
-    if (!g_spawn_async_with_fds(NULL, (char **)argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
-                                &pid, -1, -1, messages_fd, &local)) {
-        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "cannot start '%s': %s", launch->program,
-                    local->message);
-        return -1;
-    }
-    while (waitpid(pid, &status, 0) < 0) {
-        if (errno != EINTR) {
+    if (spawn(argv, messages_fd, &pid, error)) {
+        status = wait_for(pid);
+        if (status == -1) {
             g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "cannot wait for '%s': %s",
                         launch->program, g_strerror(errno));
-            return -1;
         }
     }
+    release_ends(old);
     return status;
 }
 
@@ -182,7 +251,10 @@ static bool launch_report(const Launch *launch, int status, int messages_fd, GEr
         fputs(messages, stderr); /* warnings */
         return true;
     }
-    if (*messages) {
+    if (WIFSIGNALED(status) && told_to_end) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "told to end (%s), nothing is mounted",
+                    g_strsignal(WTERMSIG(status)));
+    } else if (*messages) {
         g_autofree char *simple = simplify(launch, messages);
 
         g_set_error_literal(error, CTL_ERROR, CTL_ERROR_FAILED, simple);

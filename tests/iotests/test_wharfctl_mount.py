@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 
 from wharf import *
 from wharf import tools
@@ -186,6 +187,28 @@ class Mount(MountTest):
                 self.assertNotIn('--export', said)
         self.wait_over()
         self.assertFalse(os.path.exists(self.mnt))
+
+    def test_interrupted(self):
+        """Whoever ends wharfctl while the daemon starts wants no mount."""
+        program = self.path('waiting')
+        with open(program, 'w', encoding='utf-8') as f:
+            f.write(f'#!/bin/sh\nexec {self.env["WHARFD"]} "$@" --monitor w'
+                    f' --chardev socket,id=w,path={self.dir}/waits-$$,server=on\n')
+        os.chmod(program, 0o755)
+        self.own(self.dir)
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(sig=sig):
+                before = set(os.listdir(self.dir))
+                child = subprocess.Popen([*self.as_user, self.binary, 'mount', self.image, self.mnt],
+                                         env={**self.env, 'WHARFD': program}, stderr=subprocess.PIPE, text=True)
+                wait_until(lambda: any(f.startswith('waits-') for f in os.listdir(self.dir)),
+                           what='the daemon to wait')
+                child.send_signal(sig)
+                said = child.communicate(timeout=tools.TIMEOUT)[1]
+                self.assertEqual(child.returncode, REFUSED, said)
+                self.assertIn('nothing is mounted', said)
+                self.wait_over()
+                self.assertEqual(set(os.listdir(self.dir)), before)
 
     def test_no_program(self):
         said = self.ctl('mount', self.image, self.mnt, status=REFUSED, env={'WHARFD': '/nonexistent'}).stderr
