@@ -44,16 +44,17 @@ struct AioContext {
     bool takes_commands;
 
     /* Owner thread only */
-    bool polled;            /* as given to bind() */
-    AioWorkList ready;      /* posted work, oldest first */
-    GPtrArray *timers;      /* AioTimer, a heap by deadline */
-    uint64_t timer_seq;     /* counts armings */
-    GList *watches;         /* all AioWatch */
-    GList *probes;          /* those with a probe; the last one called back first */
-    GList *probe_next;      /* where a walk over @probes is */
-    uint64_t poll_ns;       /* how long to busy-wait now */
-    unsigned cache_misses;  /* of reads in a row that asked the page cache */
-    unsigned cache_skipped; /* reads that did not ask */
+    bool polled;             /* as given to bind() */
+    AioWorkList ready;       /* posted work, oldest first */
+    GPtrArray *timers;       /* AioTimer, a heap by deadline */
+    uint64_t timer_seq;      /* counts armings */
+    GList *watches;          /* all AioWatch */
+    GList *probes;           /* those with a probe; the last one called back first */
+    GList *probe_next;       /* where a walk over @probes is */
+    uint64_t poll_ns;        /* how long to busy-wait now */
+    int64_t poll_keep_until; /* the busy-wait offers the processor to nobody before */
+    unsigned cache_misses;   /* of reads in a row that asked the page cache */
+    unsigned cache_skipped;  /* reads that did not ask */
     AioBh *kick;
 };
 

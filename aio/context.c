@@ -4,6 +4,7 @@
 #include "util/error.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -11,6 +12,16 @@
 
 /* The first busy-wait after a time without any. */
 #define POLL_START_NS 4000
+
+/* A look for what has come takes no longer than this: beyond, others have had the processor. */
+#define POLL_LOOK_NS 2000
+
+/*
+ * If others keep the processor for longer than this once it is offered, they are not those who
+ * bring us work: it is not offered for so many times as long then.
+ */
+#define POLL_AWAY_NS_MAX 500000
+#define POLL_AWAY_FACTOR 64
 
 /* So long the context may keep other sources of its GMainContext waiting. */
 #define DISPATCH_NS_MAX 1000000
@@ -203,22 +214,48 @@ static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
 }
 
 /*
+ * What to do between two looks, the last one at @last. Returns when that is over; *@spent_ns grows
+ * by the part of the time that we have used up ourselves.
+ *
+ * Who is to bring work may need this very processor, so it is offered. Staying runnable is still
+ * better than to sleep: nobody has to wake us, which is dear for him where it takes an interrupt
+ * to another processor, most of all in a virtual machine.
+ */
+static int64_t poll_pause(AioContext *ctx, int64_t last, uint64_t *spent_ns)
+{
+    bool offer = last >= ctx->poll_keep_until;
+    int64_t now;
+
+    if (offer) {
+        sched_yield();
+    } else {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    now = aio_now_ns();
+    if (offer && now - last > POLL_AWAY_NS_MAX) {
+        ctx->poll_keep_until = now + POLL_AWAY_FACTOR * (now - last);
+    }
+    *spent_ns += offer ? MIN(now - last, POLL_LOOK_NS) : now - last;
+    return now;
+}
+
+/*
  * Wait actively for what comes within @timeout_ns (-1: whenever), no longer than has been worth it
  * lately. Returns whether something came; *@progress says whether a probe called back for it.
+ * *@spent_ns grows by what the wait has used up.
  */
-static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress)
+static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress, uint64_t *spent_ns)
 {
     uint64_t max = load_option(&ctx->poll_max_ns);
     uint64_t span = MIN(ctx->poll_ns, max);
-    int64_t end;
+    int64_t start, now;
 
     if (span == 0) {
         return false;
     }
-    if (timeout_ns > 0) {
-        span = MIN(span, (uint64_t)timeout_ns);
-    }
-    end = aio_now_ns() + span;
+    start = now = aio_now_ns();
     ctx->ops->flush(ctx, true);
     do {
         *progress |= aio_watches_probe(ctx);
@@ -226,10 +263,8 @@ static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress)
             ctx->ops->wait(ctx, 0, true);
             return true;
         }
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-    } while (aio_now_ns() < end);
+        now = poll_pause(ctx, now, spent_ns);
+    } while (*spent_ns < span && (timeout_ns < 0 || now - start < timeout_ns));
     return false;
 }
 
@@ -241,14 +276,9 @@ typedef enum TurnKind {
     TURN_SLEEP, /* what comes, however long it takes */
 } TurnKind;
 
-/* Sleep until something comes or @timeout_ns (-1: none) have passed since @start. */
-static void sleep_in_backend(AioContext *ctx, int64_t start, int64_t timeout_ns)
+/* Sleep until something comes or @timeout_ns (-1: none) have passed. */
+static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
 {
-    if (start && timeout_ns > 0) {
-        int64_t left = timeout_ns - (aio_now_ns() - start);
-
-        timeout_ns = MAX(left, 0);
-    }
     __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&ctx->incoming, __ATOMIC_SEQ_CST)) {
         timeout_ns = 0;
@@ -261,15 +291,20 @@ static void sleep_in_backend(AioContext *ctx, int64_t start, int64_t timeout_ns)
 static bool wait_for_events(AioContext *ctx, TurnKind kind, int64_t timeout_ns)
 {
     uint64_t max = load_option(&ctx->poll_max_ns);
-    int64_t start = max ? aio_now_ns() : 0;
+    uint64_t spent_ns = 0;
     bool progress = false;
+    int64_t start;
 
-    if (busy_wait(ctx, timeout_ns, &progress) || kind == TURN_AWAIT) {
+    if (busy_wait(ctx, timeout_ns, &progress, &spent_ns) || kind == TURN_AWAIT) {
         return progress;
     }
-    sleep_in_backend(ctx, start, timeout_ns);
+    if (timeout_ns > 0 && spent_ns > 0) {
+        timeout_ns = aio_timers_timeout(ctx);
+    }
+    start = max ? aio_now_ns() : 0;
+    sleep_in_backend(ctx, timeout_ns);
     if (max) {
-        poll_adjust(ctx, aio_now_ns() - start, max);
+        poll_adjust(ctx, spent_ns + (aio_now_ns() - start), max);
     }
     return false;
 }
