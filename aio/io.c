@@ -15,13 +15,35 @@
 #define CACHE_MISSES_MAX  16
 #define CACHE_RETRY_EVERY 32
 
+/* Whether @req is the plain case, for which the kernel need not look at a vector. */
+static bool is_plain(const AioRequest *req)
+{
+    return req->n == 1 && !req->flags;
+}
+
+static ssize_t read_call(const AioRequest *req)
+{
+    if (is_plain(req)) {
+        return pread(req->fd, req->iov->iov_base, req->iov->iov_len, req->offset);
+    }
+    return preadv2(req->fd, req->iov, req->n, req->offset, req->flags);
+}
+
+static ssize_t write_call(const AioRequest *req)
+{
+    if (is_plain(req)) {
+        return pwrite(req->fd, req->iov->iov_base, req->iov->iov_len, req->offset);
+    }
+    return pwritev2(req->fd, req->iov, req->n, req->offset, req->flags);
+}
+
 static ssize_t system_call(const AioRequest *req)
 {
     switch (req->op) {
     case AIO_OP_READ:
-        return preadv2(req->fd, req->iov, req->n, req->offset, req->flags);
+        return read_call(req);
     case AIO_OP_WRITE:
-        return pwritev2(req->fd, req->iov, req->n, req->offset, req->flags);
+        return write_call(req);
     case AIO_OP_FSYNC:
         return req->flags ? fdatasync(req->fd) : fsync(req->fd);
     case AIO_OP_FALLOCATE:

@@ -6,7 +6,9 @@
  *
  * A buffer is one mapping: the request's own state and the head of its message share the first
  * page, and the data of a WRITE, or that for a READ's answer, begins with the second. So data is
- * aligned to a page without being moved, and memory is used as far as a request needs it.
+ * aligned to a page without being moved, and memory is used as far as a request needs it. The head
+ * of a READ's answer takes the place of the request's arguments, just before the data: so one plain
+ * write sends both.
  *
  *     | FuseRequest ...          | in_header, write_in | data ...                      |
  *     0                    PAGE - 80               PAGE              PAGE + FUSE_INIT_MAX_IO
@@ -42,6 +44,7 @@ struct FuseRequest {
 };
 
 G_STATIC_ASSERT(sizeof(FuseRequest) + CHANNEL_HEAD <= CHANNEL_PAGE);
+G_STATIC_ASSERT(sizeof(struct fuse_in_header) + sizeof(struct fuse_out_header) <= CHANNEL_HEAD);
 
 static void *request_message(FuseRequest *req)
 {
@@ -147,24 +150,37 @@ static void channel_trim(void *opaque)
 
 /* Failures mean that the kernel has given up the request or the connection: nobody waits any more.
  */
-static void channel_write(FuseChannel *channel, const struct iovec *iov, int n)
+static void channel_write(FuseChannel *channel, const void *answer, size_t bytes)
 {
-    while (writev(channel->fd, iov, n) < 0 && errno == EINTR) {
+    while (write(channel->fd, answer, bytes) < 0 && errno == EINTR) {
     }
 }
 
 static void channel_answer_error(FuseChannel *channel, uint64_t unique, int err)
 {
     struct fuse_out_header header = {.len = sizeof(header), .error = err, .unique = unique};
-    struct iovec iov = {&header, sizeof(header)};
 
-    channel_write(channel, &iov, 1);
+    channel_write(channel, &header, sizeof(header));
+}
+
+/* Where the head of an answer goes, in one piece with what follows it. */
+static struct fuse_out_header *request_answer_header(FuseRequest *req)
+{
+    FuseCall *call = &req->call;
+
+    if (!call->data_bytes) {
+        return &call->out.header;
+    }
+    /* No answer has both, and data is where there was room for it. */
+    g_assert(!call->out_bytes && call->payload == request_data(req));
+    return (struct fuse_out_header *)request_data(req) - 1;
 }
 
 static void request_answer(FuseRequest *req, int ret)
 {
     FuseCall *call = &req->call;
     FuseChannel *channel = &req->queue->channel;
+    struct fuse_out_header *header;
 
     if (req->answered || (req->operation && req->operation->flags & FUSE_OPERATION_NO_REPLY)) {
         return;
@@ -173,16 +189,12 @@ static void request_answer(FuseRequest *req, int ret)
         channel_answer_error(channel, call->in->unique, ret);
         return;
     }
-    call->out.header = (struct fuse_out_header){
-        .len = sizeof(call->out.header) + call->out_bytes + call->data_bytes,
+    header = request_answer_header(req);
+    *header = (struct fuse_out_header){
+        .len = sizeof(*header) + call->out_bytes + call->data_bytes,
         .unique = call->in->unique,
     };
-    channel_write(channel,
-                  (const struct iovec[]){
-                      {&call->out, sizeof(call->out.header) + call->out_bytes},
-                      {call->payload, call->data_bytes},
-                  },
-                  call->data_bytes ? 2 : 1);
+    channel_write(channel, header, header->len);
 }
 
 /* Requests */
