@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Transport dev: threads with a channel each, which read a request, serve it and write the answer,
- * one after the other: three system calls a request.
+ * Transport dev: threads with a channel each, which read a request, serve it and write the answer:
+ * three system calls a request. While there is more than one, all that are there are read, then all
+ * are served, then all are answered.
  */
 #include "tests/bench/fuse-probe.h"
 
@@ -16,10 +17,18 @@
 
 #define DEV_HEAD (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 
+/* A message that begins so that its data begins on a page. */
+typedef struct DevRequest {
+    struct fuse_in_header *in;
+    ProbeCall call;
+    int ret; /* of probe_serve() */
+} DevRequest;
+
 typedef struct DevChannel {
     Probe *probe;
-    int fd;
-    char *message; /* its data begins on a page */
+    int fd; /* does not block */
+    unsigned n_requests;
+    DevRequest requests[];
 } DevChannel;
 
 static int dev_clone(int fd)
@@ -33,36 +42,52 @@ static int dev_clone(int fd)
     return clone;
 }
 
-static ssize_t dev_read_sleeping(const DevChannel *channel)
+/* 0, -EAGAIN if there is no request, or another -errno when all is over. */
+static int dev_read(const DevChannel *channel, const DevRequest *req)
 {
     ssize_t n;
 
     do {
-        n = read(channel->fd, channel->message, DEV_HEAD + PROBE_MAX_IO);
+        n = read(channel->fd, req->in, DEV_HEAD + PROBE_MAX_IO);
         /* ENOENT: the request was taken back while it was on its way. */
-    } while (n < 0 && (errno == EINTR || errno == ENOENT || errno == EAGAIN));
-    return n;
+    } while (n < 0 && (errno == EINTR || errno == ENOENT));
+    return n < 0 ? -errno : n == 0 ? -ENODEV : 0;
 }
 
-/* The same for a descriptor that does not block: look for a while, then sleep. */
-static ssize_t dev_read_polling(const DevChannel *channel)
+/* Look for a while, then sleep. */
+static int dev_wait(const DevChannel *channel, const DevRequest *req)
 {
     int64_t deadline = probe_now_ns() + channel->probe->poll_ns;
+    int ret;
 
-    for (;;) {
-        ssize_t n = read(channel->fd, channel->message, DEV_HEAD + PROBE_MAX_IO);
-
-        if (n >= 0 || (errno != EINTR && errno != ENOENT && errno != EAGAIN)) {
-            return n;
-        }
-        if (errno == EAGAIN && probe_now_ns() > deadline) {
+    while ((ret = dev_read(channel, req)) == -EAGAIN) {
+        if (probe_now_ns() >= deadline) {
             poll(&(struct pollfd){.fd = channel->fd, .events = POLLIN}, 1, -1);
         }
     }
+    return ret;
 }
 
-static void dev_answer(const DevChannel *channel, const ProbeCall *call, int ret)
+/* Read what there is, and wait if there is nothing. How many, or -errno when all is over. */
+static int dev_read_batch(const DevChannel *channel)
 {
+    unsigned n = 0;
+    int ret = dev_read(channel, &channel->requests[0]);
+
+    if (ret == -EAGAIN) {
+        ret = dev_wait(channel, &channel->requests[0]);
+        return ret < 0 ? ret : 1; /* where they come one by one, asking for a second is in vain */
+    }
+    while (ret == 0 && ++n < channel->n_requests) {
+        ret = dev_read(channel, &channel->requests[n]);
+    }
+    return n ? (int)n : ret;
+}
+
+static void dev_answer(const DevChannel *channel, const DevRequest *req)
+{
+    const ProbeCall *call = &req->call;
+    int ret = req->ret;
     size_t out_bytes = ret < 0 ? 0 : call->out_bytes;
     size_t data_bytes = ret < 0 ? 0 : call->data_bytes;
     struct fuse_out_header header = {
@@ -84,32 +109,46 @@ static void *dev_run(void *opaque)
 {
     DevChannel *channel = opaque;
     Probe *probe = channel->probe;
-    struct fuse_in_header *in = (void *)channel->message;
-    ProbeCall call = {.in = in, .args = in + 1, .data = channel->message + DEV_HEAD};
+    int n;
 
     sem_post(&probe->ready);
-    while ((probe->poll_ns ? dev_read_polling(channel) : dev_read_sleeping(channel)) > 0) {
-        int ret = probe_serve(probe, &call);
-
-        if (ret != PROBE_NO_ANSWER) {
-            dev_answer(channel, &call, ret);
+    while ((n = dev_read_batch(channel)) > 0) {
+        for (int i = 0; i < n; i++) {
+            channel->requests[i].ret = probe_serve(probe, &channel->requests[i].call);
+        }
+        for (int i = 0; i < n; i++) {
+            if (channel->requests[i].ret != PROBE_NO_ANSWER) {
+                dev_answer(channel, &channel->requests[i]);
+            }
         }
     }
     kill(getpid(), SIGUSR1);
     return NULL;
 }
 
+static DevChannel *dev_channel_new(Probe *probe, int fd)
+{
+    DevChannel *channel = calloc(1, sizeof(*channel) + probe->batch * sizeof(DevRequest));
+
+    channel->probe = probe;
+    channel->fd = fd;
+    channel->n_requests = probe->batch;
+    for (unsigned i = 0; i < probe->batch; i++) {
+        DevRequest *req = &channel->requests[i];
+        char *data = (char *)probe_buffer(PROBE_PAGE + PROBE_MAX_IO) + PROBE_PAGE;
+
+        req->in = (void *)(data - DEV_HEAD);
+        req->call = (ProbeCall){.in = req->in, .args = req->in + 1, .data = data};
+    }
+    return channel;
+}
+
 void probe_dev_start(Probe *probe, unsigned queues)
 {
     for (unsigned i = 0; i < queues; i++) {
-        DevChannel *channel = calloc(1, sizeof(*channel));
+        int fd = i == 0 ? probe->fuse : dev_clone(probe->fuse);
 
-        channel->probe = probe;
-        channel->fd = i == 0 ? probe->fuse : dev_clone(probe->fuse);
-        if (probe->poll_ns) {
-            fcntl(channel->fd, F_SETFL, O_NONBLOCK);
-        }
-        channel->message = (char *)probe_buffer(PROBE_PAGE + PROBE_MAX_IO) + PROBE_PAGE - DEV_HEAD;
-        probe_start_thread(dev_run, channel);
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        probe_start_thread(dev_run, dev_channel_new(probe, fd));
     }
 }

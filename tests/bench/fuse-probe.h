@@ -27,11 +27,12 @@
 
 typedef struct Probe {
     int image;
-    int fuse;              /* blocking */
+    int fuse;
     uint32_t open_flags;   /* of each answer to OPEN */
     int32_t backing_id;    /* with PROBE_FOPEN_PASSTHROUGH */
     struct fuse_attr attr; /* of the one file there is */
     unsigned queues;       /* dev: threads */
+    unsigned batch;        /* dev: requests read before the first is answered, at the most */
     unsigned depth;        /* io-uring: entries a queue */
     bool pin;              /* io-uring: each thread to the CPU whose queue it serves */
     uint64_t poll_ns;      /* how long a thread looks for requests before it sleeps */

@@ -78,7 +78,7 @@ class ProbeTest:
 
 @normal_build_only
 class OverDev(ProbeTest, IoTest):
-    MODES = ('--queues 1', '--queues 2', '--queues 2 --poll-ns 0', '--cache page',
+    MODES = ('--queues 1', '--queues 2', '--queues 2 --poll-ns 0 --batch 1', '--cache page',
              '--queues 2 --cache page --read-ahead 4194304')
 
     def test_passthrough(self):
