@@ -18,12 +18,15 @@
  *           answered, unless they are cut off: then the client has got an error, the answer is
  *           dropped, and the request merely runs to its end.
  *
+ * Start     In this order: co_start, begin for each queue, co_publish (clients find the export).
+ *
  * Shutdown  In this order: co_withdraw (nobody new finds the export), stop for each queue, the core
  *           waits until no request is left, flushes the node, co_end (everything given back). The
  *           wait is bounded or cut short by stop once more, with @cut. A driver whose clients' side
  *           has gone by itself calls export_lost(), and the same follows.
  *
- * Threads   co_start, co_withdraw, co_end, query: main thread. begin, stop: the queue's context.
+ * Threads   co_start, co_publish, co_withdraw, co_end, query: main thread. begin, stop: the queue's
+ *           context.
  */
 #ifndef WHARF_EXPORT_DRIVER_H
 #define WHARF_EXPORT_DRIVER_H
@@ -64,6 +67,13 @@ typedef struct ExportDriver {
 
     /* Begin to take requests in @queue. */
     void (*begin)(ExportQueue *queue);
+
+    /*
+     * May be NULL, where co_start has done it: make it possible to find the export, which may need
+     * that queues run. On failure fill @error and return false: the queues are stopped with @cut,
+     * and co_end is called.
+     */
+    bool co_fn (*co_publish)(Export *exp, const BlockExportOptions *options, GError **error);
 
     /*
      * Take no more requests in @queue. With @cut, also fail what has begun towards its client, and

@@ -171,6 +171,15 @@ static void co_fn export_co_quiesce(Export *exp)
     }
 }
 
+/* Give back an export that no client has found. */
+static void co_fn export_co_undo_start(Export *exp)
+{
+    export_co_stop_queues(exp, true);
+    export_co_wait_idle(exp, INT64_MAX);
+    exp->driver->co_end(exp);
+    block_backend_co_free(g_steal_pointer(&exp->blk));
+}
+
 bool export_co_start(Export *exp, BlockNode *node, const BlockExportOptions *options,
                      GError **error)
 {
@@ -186,6 +195,10 @@ bool export_co_start(Export *exp, BlockNode *node, const BlockExportOptions *opt
         return false;
     }
     export_co_begin_queues(exp);
+    if (exp->driver->co_publish && !exp->driver->co_publish(exp, options, error)) {
+        export_co_undo_start(exp);
+        return false;
+    }
     return true;
 }
 

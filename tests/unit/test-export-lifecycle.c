@@ -19,6 +19,7 @@ typedef struct Stage {
     QapiEventSink sink;
     GString *log;    /* main thread */
     bool fail_start; /* the next start fails */
+    bool fail_publish;
     bool start_sleeps;
     bool lose_at_start;
     bool release; /* atomic: requests may end */
@@ -94,6 +95,18 @@ static void fake_stop(ExportQueue *queue, bool cut)
     fake->cut = fake->cut || cut;
 }
 
+static bool co_fn fake_co_publish(Export *exp, const BlockExportOptions *options, GError **error)
+{
+    for (unsigned i = 0; i < exp->n_queues; i++) {
+        g_assert_true(((FakeQueue *)exp->queues[i])->taking);
+    }
+    if (stage->fail_publish) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "nobody wants to know");
+        return false;
+    }
+    return true;
+}
+
 static void co_fn fake_co_withdraw(Export *exp)
 {
     note("withdraw", exp);
@@ -123,6 +136,7 @@ static const ExportDriver fake_driver = {
     .permissions = fake_permissions,
     .co_start = fake_co_start,
     .begin = fake_begin,
+    .co_publish = fake_co_publish,
     .stop = fake_stop,
     .co_withdraw = fake_co_withdraw,
     .co_end = fake_co_end,
@@ -277,6 +291,27 @@ static void co_fn body_failed_start(GraphRig *rig)
     stage->fail_start = false;
     co_add_ok("e0");
     g_assert_false(object_registry_del(stage->objects, "t0", NULL, &error));
+    co_clear_stage(rig);
+}
+
+/* The queues run by then; nothing of them is left. */
+static void co_fn body_failed_publish(GraphRig *rig)
+{
+    g_autoptr(GError) error = NULL;
+
+    co_set_stage(rig);
+    stage->fail_publish = true;
+    stage->lose_at_start = true;
+    g_assert_false(co_add("e0", &error));
+    g_assert_cmpstr(error->message, ==, "nobody wants to know");
+    assert_log("start:e0 end:e0 ");
+    g_assert_cmpuint(export_registry_count(stage->registry), ==, 0);
+    g_clear_error(&error);
+    g_assert_true(object_registry_del(stage->objects, "t0", NULL, &error));
+    add_iothread("t0");
+    stage->fail_publish = false;
+    stage->lose_at_start = false;
+    co_add_ok("e0");
     co_clear_stage(rig);
 }
 
@@ -507,6 +542,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     ADD("order", body_order);
     ADD("failed-start", body_failed_start);
+    ADD("failed-publish", body_failed_publish);
     ADD("safe", body_safe);
     ADD("bookkeeping", body_bookkeeping);
     ADD("hard", body_hard);
