@@ -149,6 +149,10 @@ int fuse_co_lseek(FuseCall *call)
     uint64_t length = blk_length(fuse_blk(call->fe));
     int64_t found;
 
+    if (call->fe->cache == FUSE_EXPORT_CACHE_WRITEBACK) {
+        /* The kernel asks without writing back what is new: it may lie in what is a hole for us. */
+        return -ENOSYS;
+    }
     if (in->whence != SEEK_DATA && in->whence != SEEK_HOLE) {
         return -EINVAL;
     }

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Operations on what stat shows: getattr, setattr, statfs; and on open files. */
+/* Operations on what stat shows: lookup, getattr, setattr, statfs; and on open files. */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "export/fuse/fuse-internal.h"
 
-#define ATTRIBUTES_INO      FUSE_ROOT_ID
-#define ATTRIBUTES_VALID_S  1    /* how long the kernel may keep them */
-#define ATTRIBUTES_BLOCK    4096 /* st_blksize and f_bsize, unless the node prefers more */
-#define ATTRIBUTES_NAME_MAX 255
-#define NS_PER_S            G_GINT64_CONSTANT(1000000000)
+#define ATTRIBUTES_INO       1
+#define ATTRIBUTES_DIRECTORY 2
+#define ATTRIBUTES_VALID_S   1    /* how long the kernel may keep them */
+#define ATTRIBUTES_BLOCK     4096 /* st_blksize and f_bsize, unless the node prefers more */
+#define ATTRIBUTES_NAME_MAX  255
+#define NS_PER_S             G_GINT64_CONSTANT(1000000000)
 
 #define DIV_ROUND_UP(n, d) (((n) + (d)-1) / (d))
 
@@ -89,13 +91,12 @@ static void split_time(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds)
     *nanoseconds = rest;
 }
 
-/* Answer with the attributes, which the kernel may keep for @valid_s seconds. */
-static void co_fn fuse_co_answer_attributes(FuseCall *call, int64_t mtime, unsigned valid_s)
+static void co_fn fuse_co_fill_attributes(FuseExport *fe, int64_t mtime, struct fuse_attr *attr)
 {
-    FuseExport *fe = call->fe;
     FuseAttributes *a = &fe->attributes;
     uint64_t length = blk_length(fuse_blk(fe));
-    struct fuse_attr attr = {
+
+    *attr = (struct fuse_attr){
         .ino = ATTRIBUTES_INO,
         .size = length,
         .blocks = DIV_ROUND_UP(fuse_co_allocated(fe, length), 512),
@@ -106,11 +107,59 @@ static void co_fn fuse_co_answer_attributes(FuseCall *call, int64_t mtime, unsig
         .blksize = preferred_block(fe),
     };
 
-    split_time(load(a->atime), &attr.atime, &attr.atimensec);
-    split_time(mtime, &attr.mtime, &attr.mtimensec);
-    split_time(load(a->ctime), &attr.ctime, &attr.ctimensec);
-    call->out.attr = (struct fuse_attr_out){.attr_valid = valid_s, .attr = attr};
+    split_time(load(a->atime), &attr->atime, &attr->atimensec);
+    split_time(mtime, &attr->mtime, &attr->mtimensec);
+    split_time(load(a->ctime), &attr->ctime, &attr->ctimensec);
+}
+
+/* Answer with the attributes, which the kernel may keep for @valid_s seconds. */
+static void co_fn fuse_co_answer_attributes(FuseCall *call, int64_t mtime, unsigned valid_s)
+{
+    call->out.attr = (struct fuse_attr_out){.attr_valid = valid_s};
+    fuse_co_fill_attributes(call->fe, mtime, &call->out.attr.attr);
     call->out_bytes = sizeof(call->out.attr);
+}
+
+/* The directory that the file lies in. Only whoever attaches the file gets to see it. */
+static int answer_directory(FuseCall *call)
+{
+    call->out.attr = (struct fuse_attr_out){
+        .attr_valid = ATTRIBUTES_VALID_S,
+        .attr = {.ino = ATTRIBUTES_DIRECTORY,
+                 .mode = S_IFDIR | 0500,
+                 .nlink = 2,
+                 .uid = geteuid(),
+                 .gid = getegid(),
+                 .blksize = ATTRIBUTES_BLOCK},
+    };
+    call->out_bytes = sizeof(call->out.attr);
+    return 0;
+}
+
+static bool is_file_name(const FuseCall *call)
+{
+    return call->payload_bytes == sizeof(FUSE_MOUNT_FILE_NAME) &&
+           memcmp(call->payload, FUSE_MOUNT_FILE_NAME, sizeof(FUSE_MOUNT_FILE_NAME)) == 0;
+}
+
+int fuse_co_lookup(FuseCall *call)
+{
+    FuseExport *fe = call->fe;
+
+    if (!fe->mount.in_directory) {
+        return -ENOSYS;
+    }
+    if (call->in->nodeid != FUSE_ROOT_ID || !is_file_name(call)) {
+        return -ENOENT;
+    }
+    call->out.entry = (struct fuse_entry_out){
+        .nodeid = fuse_node_id(fe),
+        .entry_valid = ATTRIBUTES_VALID_S,
+        .attr_valid = ATTRIBUTES_VALID_S,
+    };
+    fuse_co_fill_attributes(fe, load(fe->attributes.mtime), &call->out.entry.attr);
+    call->out_bytes = sizeof(call->out.entry);
+    return 0;
 }
 
 int fuse_co_getattr(FuseCall *call)
@@ -120,6 +169,9 @@ int fuse_co_getattr(FuseCall *call)
     int64_t told = __atomic_load_n(&fe->cache_mtime, __ATOMIC_SEQ_CST);
     int64_t mtime = __atomic_load_n(&fe->attributes.mtime, __ATOMIC_SEQ_CST);
 
+    if (fe->mount.in_directory && call->in->nodeid == FUSE_ROOT_ID) {
+        return answer_directory(call);
+    }
     /* With an open file: the question of a read, never that of stat or fstat. */
     if (fe->cache == FUSE_EXPORT_CACHE_PAGE && (in->getattr_flags & FUSE_GETATTR_FH)) {
         fuse_co_answer_attributes(call, told, told == mtime ? ATTRIBUTES_VALID_S : 0);
@@ -233,12 +285,13 @@ static int co_fn fuse_co_open_truncate(FuseExport *fe)
     CO_MUTEX_GUARD(&fe->resize_lock);
 
     ret = fuse_co_resize_locked(fe, 0, PREALLOC_MODE_OFF);
-    return ret == -ENOTSUP ? 0 : ret;
+    /* With the write-back cache the kernel takes the file for empty if the open succeeds. */
+    return ret == -ENOTSUP && fe->cache != FUSE_EXPORT_CACHE_WRITEBACK ? 0 : ret;
 }
 
 static uint32_t open_flags(const FuseExport *fe, bool write)
 {
-    if (fe->cache == FUSE_EXPORT_CACHE_PAGE) {
+    if (fe->cache != FUSE_EXPORT_CACHE_DIRECT) {
         return FOPEN_KEEP_CACHE | (write ? 0 : FOPEN_NOFLUSH);
     }
     return FOPEN_DIRECT_IO | (write ? FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_NOFLUSH);

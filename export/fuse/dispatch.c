@@ -14,11 +14,13 @@ static int co_fn fuse_co_nothing(FuseCall *call)
 }
 
 /*
- * The root of the mount is the file, so nothing that needs a directory ever comes. What is not
- * listed gets ENOSYS: the kernel then does without (extended attributes become ENOTSUP,
- * copy_file_range is done by reading and writing) and does not ask again.
+ * The root of the mount is the file, or a directory that nobody sees, so nothing that needs a
+ * directory ever comes but the LOOKUP by which the file is attached. What is not listed gets
+ * ENOSYS: the kernel then does without (extended attributes become ENOTSUP, copy_file_range is done
+ * by reading and writing) and does not ask again.
  */
 static const FuseOperation fuse_operations[] = {
+    [FUSE_LOOKUP] = {.co_serve = fuse_co_lookup, .flags = FUSE_OPERATION_PAYLOAD},
     [FUSE_FORGET] = {.co_serve = fuse_co_nothing,
                      .args_bytes = sizeof(struct fuse_forget_in),
                      .flags = FUSE_OPERATION_NO_REPLY},

@@ -320,6 +320,7 @@ static bool start_handshake(FuseStart *start)
     FuseExport *fe = start->fe;
     FuseInitWishes wishes = {
         .uring = start->options->transport == FUSE_EXPORT_TRANSPORT_IO_URING,
+        .writeback = fe->cache == FUSE_EXPORT_CACHE_WRITEBACK,
         .max_readahead = start_read_ahead(start),
     };
     g_autoptr(GError) why = NULL;
@@ -339,6 +340,19 @@ static bool start_handshake(FuseStart *start)
     return true;
 }
 
+/* Make the connection ready to be served. On failure nothing is left but the mount, unserved. */
+static bool start_connection(FuseStart *start)
+{
+    FuseExport *fe = start->fe;
+
+    if (start_handshake(start) && start_open_channels(start)) {
+        return true;
+    }
+    start_free_urings(fe);
+    start_close_channels(fe);
+    return false;
+}
+
 static bool start_mount(FuseStart *start, const char *path)
 {
     FuseExport *fe = start->fe;
@@ -348,16 +362,23 @@ static bool start_mount(FuseStart *start, const char *path)
                     &start->error)) {
         return false;
     }
-    if (start_handshake(start) && start_open_channels(start)) {
+    if (start_connection(start)) {
         return true;
     }
     if (fuse_unmount(path, &fe->mount.id, &unmount_error) >= FUSE_UNMOUNT_COVERED) {
         g_warning("%s: %s", fe->common.user, unmount_error->message);
     }
-    start_free_urings(fe);
-    start_close_channels(fe);
     fuse_mount_clear(&fe->mount);
     return false;
+}
+
+/* Cover @path, whether the connection is made for that or there already. */
+static bool start_cover(FuseStart *start, const char *path)
+{
+    FuseMount *mount = &start->fe->mount;
+
+    return mount->in_directory ? fuse_mount_attach(mount, path, &start->error)
+                               : start_mount(start, path);
 }
 
 static bool start_at(FuseStart *start, const char *path)
@@ -367,7 +388,7 @@ static bool start_at(FuseStart *start, const char *path)
     FuseRecords *records = fuse_shared_records(shared);
 
     if (!start_check_own(start, path) || !start_check_file(start, path) ||
-        !start_mount(start, path)) {
+        !start_cover(start, path)) {
         return false;
     }
     start_raise_read_ahead(start);
@@ -376,6 +397,7 @@ static bool start_at(FuseStart *start, const char *path)
     return true;
 }
 
+/* Make the export appear at its mountpoint. */
 static int fuse_start_worker(void *opaque)
 {
     FuseStart *start = opaque;
@@ -394,6 +416,25 @@ static int fuse_start_worker(void *opaque)
     started = start_at(start, path);
     fuse_shared_release(shared, path);
     return started ? 0 : -1;
+}
+
+/* Make a mount that appears once its queues run, if there can be one; else go without its cache. */
+static int fuse_start_detached_worker(void *opaque)
+{
+    FuseStart *start = opaque;
+    FuseExport *fe = start->fe;
+    g_autoptr(GError) why = NULL;
+
+    if (!fuse_mount_detached(start->options->allow_other, &fe->mount, &why)) {
+        fe->cache = FUSE_EXPORT_CACHE_PAGE;
+        g_message("%s: no write-back cache: %s; using cache=page", fe->common.user, why->message);
+        return 0;
+    }
+    if (!start_connection(start)) {
+        fuse_mount_clear(&fe->mount);
+        return -1;
+    }
+    return 0;
 }
 
 /* The mountpoint as it is meant now, whatever the working directory becomes. */
@@ -418,7 +459,7 @@ static void fuse_invalidate_attributes(FuseExport *fe)
     } notice = {
         .header = {.len = sizeof(notice), .error = FUSE_NOTIFY_INVAL_INODE},
         /* A negative offset: attributes only. See fuse_told_of_change() on pages. */
-        .inval = {.ino = FUSE_ROOT_ID, .off = -1},
+        .inval = {.ino = fuse_node_id(fe), .off = -1},
     };
 
     if (write(queue->channel.fd, &notice, sizeof(notice)) < 0) {
@@ -442,35 +483,109 @@ static void fuse_node_changed(void *opaque)
     }
 }
 
+/* What the write-back cache asks of an export, which only here can be known. */
+static bool co_fn fuse_export_co_check_writeback(FuseExport *fe, GError **error)
+{
+    Export *exp = &fe->common;
+
+    if (exp->writethrough) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "%s: 'writethrough' and cache=writeback exclude each other; leave one out",
+                    exp->user);
+        return false;
+    }
+    if (!fe->growable) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "%s: with cache=writeback the kernel accepts writes past the end before the "
+                    "export sees them; set 'growable', or use cache=page",
+                    exp->user);
+        return false;
+    }
+    if (blk_co_truncate(exp->blk, blk_length(exp->blk), PREALLOC_MODE_OFF, 0, error) < 0) {
+        g_prefix_error(
+            error,
+            "%s: cache=writeback needs a node that can grow (cache=page does not): ", exp->user);
+        return false;
+    }
+    return true;
+}
+
+static bool co_fn fuse_co_start_worker(FuseExport *fe, const BlockExportOptions *options,
+                                       int (*worker)(void *opaque), GError **error)
+{
+    g_autofree char *path = absolute_path(options->u.fuse.mountpoint);
+    FuseStart start = {.fe = fe, .options = &options->u.fuse, .path = path};
+
+    if (aio_co_run_worker(worker, &start) < 0) {
+        g_propagate_error(error, start.error);
+        return false;
+    }
+    return true;
+}
+
+static bool co_fn fuse_co_mount(FuseExport *fe, const BlockExportOptions *options, GError **error)
+{
+    if (fe->cache == FUSE_EXPORT_CACHE_WRITEBACK &&
+        !fuse_co_start_worker(fe, options, fuse_start_detached_worker, error)) {
+        return false;
+    }
+    return fe->mount.in_directory || fuse_co_start_worker(fe, options, fuse_start_worker, error);
+}
+
 static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *options,
                                        GError **error)
 {
     FuseExport *fe = (FuseExport *)exp;
-    g_autofree char *path = absolute_path(options->u.fuse.mountpoint);
-    FuseStart start = {.fe = fe, .options = &options->u.fuse, .path = path};
 
     fe->growable = options->u.fuse.growable && options->writable;
     fe->cache = options->u.fuse.cache;
+    if (fe->cache == FUSE_EXPORT_CACHE_WRITEBACK && !options->writable) {
+        fe->cache = FUSE_EXPORT_CACHE_PAGE; /* it comes to the same */
+    }
     fe->mount.fd = -1;
+    fe->mount.tree_fd = -1;
     fe->connection.abort_fd = -1;
     for (unsigned i = 0; i < exp->n_queues; i++) {
         ((FuseQueue *)exp->queues[i])->channel.fd = -1;
     }
     fuse_attributes_init(fe);
-    if (aio_co_run_worker(fuse_start_worker, &start) < 0) {
-        g_propagate_error(error, start.error);
+    if (fe->cache == FUSE_EXPORT_CACHE_WRITEBACK && !fuse_export_co_check_writeback(fe, error)) {
         return false;
     }
     fe->length_told = blk_length(exp->blk);
+    if (!fuse_co_mount(fe, options, error)) {
+        return false;
+    }
     blk_set_change_notify(exp->blk, fuse_node_changed, fe);
     return true;
+}
+
+static bool co_fn fuse_export_co_publish(Export *exp, const BlockExportOptions *options,
+                                         GError **error)
+{
+    FuseExport *fe = (FuseExport *)exp;
+
+    if (!fe->mount.in_directory || fuse_co_start_worker(fe, options, fuse_start_worker, error)) {
+        return true;
+    }
+    blk_set_change_notify(exp->blk, NULL, NULL);
+    fe->unmounted = true; /* it has never been mounted */
+    return false;
 }
 
 static void fuse_export_permissions(const BlockExportOptions *options, BlockPerm *perm,
                                     BlockPerm *shared)
 {
-    *perm = BLOCK_PERM_CONSISTENT_READ | (options->writable ? BLOCK_PERM_WRITE : 0);
+    *perm = BLOCK_PERM_CONSISTENT_READ;
     *shared = BLOCK_PERM_ALL;
+    if (options->writable) {
+        *perm |= BLOCK_PERM_WRITE;
+    }
+    if (options->writable && options->u.fuse.cache == FUSE_EXPORT_CACHE_WRITEBACK) {
+        /* The kernel would not notice what others change. */
+        *perm |= BLOCK_PERM_RESIZE;
+        *shared &= ~(BlockPerm)(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
+    }
 }
 
 static void fuse_export_begin(ExportQueue *queue)
@@ -496,13 +611,27 @@ static void fuse_export_stop(ExportQueue *queue, bool cut)
 
 /* Ending */
 
+/* What the kernel has not written back is lost with the connection. */
+static void fuse_sync_at_end(FuseExport *fe)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!fuse_mount_sync(&fe->mount, &error)) {
+        g_warning("%s: %s", fe->common.user, error->message);
+    }
+}
+
 static int fuse_unmount_worker(void *opaque)
 {
     FuseExport *fe = opaque;
     FuseShared *shared = fe->common.shared;
-    bool gone = __atomic_load_n(&fe->lost, __ATOMIC_RELAXED) == ENODEV; /* not there any more */
+    int lost = __atomic_load_n(&fe->lost, __ATOMIC_RELAXED);
+    bool gone = lost == ENODEV; /* not there any more */
     g_autoptr(GError) error = NULL;
 
+    if (!lost && fe->cache == FUSE_EXPORT_CACHE_WRITEBACK) {
+        fuse_sync_at_end(fe);
+    }
     if (!gone && fuse_unmount(fe->mount.path, &fe->mount.id, &error) >= FUSE_UNMOUNT_COVERED) {
         g_warning("%s leaves its mount behind: %s", fe->common.user, error->message);
     } else {
@@ -536,6 +665,15 @@ static void co_fn fuse_co_wait_unmounted(FuseExport *fe, int64_t deadline_ns)
     }
 }
 
+static int64_t unmount_deadline(const FuseExport *fe)
+{
+    int64_t deadline_ns = aio_now_ns() + UNMOUNT_WAIT_NS;
+
+    /* Writing back takes as long as other requests may. */
+    return fe->cache == FUSE_EXPORT_CACHE_WRITEBACK ? MAX(deadline_ns, fe->common.deadline_ns)
+                                                    : deadline_ns;
+}
+
 static void co_fn fuse_export_co_withdraw(Export *exp)
 {
     FuseExport *fe = (FuseExport *)exp;
@@ -548,7 +686,7 @@ static void co_fn fuse_export_co_withdraw(Export *exp)
     }
     /* A coroutine of its own: if the unmount hangs, the export goes on without it. */
     aio_co_enter(exp->main, fuse_co_unmount, fe);
-    fuse_co_wait_unmounted(fe, aio_now_ns() + UNMOUNT_WAIT_NS);
+    fuse_co_wait_unmounted(fe, unmount_deadline(fe));
 }
 
 static void fuse_export_abandon(Export *exp)
@@ -619,6 +757,7 @@ const ExportDriver export_driver_fuse = {
     .permissions = fuse_export_permissions,
     .co_start = fuse_export_co_start,
     .begin = fuse_export_begin,
+    .co_publish = fuse_export_co_publish,
     .stop = fuse_export_stop,
     .co_withdraw = fuse_export_co_withdraw,
     .co_end = fuse_export_co_end,

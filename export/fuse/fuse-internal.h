@@ -2,8 +2,9 @@
 /*
  * export/fuse/fuse-internal.h - the parts of a FUSE export and the seams between them.
  *
- *   mount.c, mountpoint.c,   mounting and unmounting; know nothing of requests
- *   mountinfo.c, helper.c, records.c
+ *   mount.c, detached.c,     mounting and unmounting; know nothing of requests
+ *   mountpoint.c, mountinfo.c,
+ *   helper.c, records.c
  *   init.c                   what is agreed on with the kernel
  *   dispatch.c               from the bytes of a request to its operation
  *   io.c, allocate.c,        operations: what a request means for the node; know nothing of how
@@ -81,6 +82,7 @@ typedef struct FuseCall {
         struct fuse_out_header header; /* the transport's */
         union {
             struct fuse_attr_out attr;
+            struct fuse_entry_out entry;
             struct fuse_open_out open;
             struct fuse_write_out write;
             struct fuse_statfs_out statfs;
@@ -144,6 +146,7 @@ int co_fn fuse_co_write(FuseCall *call);
 int co_fn fuse_co_flush(FuseCall *call);
 int co_fn fuse_co_fallocate(FuseCall *call);
 int co_fn fuse_co_lseek(FuseCall *call);
+int co_fn fuse_co_lookup(FuseCall *call);
 int co_fn fuse_co_getattr(FuseCall *call);
 int co_fn fuse_co_setattr(FuseCall *call);
 int co_fn fuse_co_open(FuseCall *call);
@@ -155,6 +158,12 @@ int co_fn fuse_co_statfs(FuseCall *call);
 static inline BlockBackend *fuse_blk(FuseExport *fe)
 {
     return fe->common.blk;
+}
+
+/* The kernel's number of the file. */
+static inline uint64_t fuse_node_id(const FuseExport *fe)
+{
+    return fe->mount.in_directory ? FUSE_MOUNT_FILE_NODE : FUSE_ROOT_ID;
 }
 
 /* Whether @ret, of a request up to @end, is due to somebody making the node shorter meanwhile. */
@@ -169,10 +178,10 @@ void fuse_touch(FuseExport *fe);
 /*
  * Somebody else has changed the node.
  *
- * With the page cache, the kernel drops its pages when it finds another mtime than before. It may
- * find one only where they are out of date, though writes of our own clients move it, too. So
- * questions on behalf of a read are answered with cache_mtime, which is the one that the kernel has
- * heard of last and moves when others change the node; stat is told the real one.
+ * With the page cache (cache=page), the kernel drops its pages when it finds another mtime than
+ * before. It may find one only where they are out of date, though writes of our own clients move
+ * it, too. So questions on behalf of a read are answered with cache_mtime, which is the one that
+ * the kernel has heard of last and moves when others change the node; stat is told the real one.
  *
  * Dropping the pages by a notice of ours would be simpler, but that waits for our own answers to
  * reads, in the kernel, where nothing can end it: a daemon killed then would stay for ever.

@@ -19,9 +19,9 @@
 #define INIT_SMALL_IN       offsetof(struct fuse_init_in, flags2) /* before protocol 7.36 */
 
 /*
- * What is asked for. Not among it, though the kernel offers it: the write-back cache, for then
- * others would not see what programs write; opens without a message (FUSE_NO_OPEN_SUPPORT), which
- * are cached ones whatever the export is to be; and locks, which are local and work without us.
+ * What is asked for, some of it only where the export wants it. Not among it, though the kernel
+ * offers it: opens without a message (FUSE_NO_OPEN_SUPPORT), which are cached ones whatever the
+ * export is to be; and locks, which are local and work without us.
  */
 static const struct {
     uint64_t flag;
@@ -32,17 +32,23 @@ static const struct {
     {FUSE_ASYNC_DIO, "async-dio"},      {FUSE_PARALLEL_DIROPS, "parallel-dirops"},
     {FUSE_ABORT_ERROR, "abort-error"},  {FUSE_MAX_PAGES, "max-pages"},
     {FUSE_INIT_EXT, "init-ext"},        {INIT_DIRECT_IO_ALLOW_MMAP, "direct-io-allow-mmap"},
-    {URING_INIT_FLAG, "over-io-uring"},
+    {URING_INIT_FLAG, "over-io-uring"}, {FUSE_WRITEBACK_CACHE, "writeback-cache"},
 };
 
-static uint64_t init_wanted(bool uring)
+static uint64_t init_wanted(const FuseInitWishes *wishes)
 {
     uint64_t flags = 0;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(init_features); i++) {
         flags |= init_features[i].flag;
     }
-    return uring ? flags : flags & ~URING_INIT_FLAG;
+    if (!wishes->uring) {
+        flags &= ~URING_INIT_FLAG;
+    }
+    if (!wishes->writeback) {
+        flags &= ~(uint64_t)FUSE_WRITEBACK_CACHE;
+    }
+    return flags;
 }
 
 static uint64_t init_offered(const struct fuse_init_in *in, size_t bytes)
@@ -78,7 +84,7 @@ int fuse_init_negotiate(const void *message, size_t bytes, const FuseInitWishes 
 
     *agreed = (FuseAgreement){
         .minor = MIN(in.minor, FUSE_KERNEL_MINOR_VERSION),
-        .flags = init_offered(&in, rest) & init_wanted(wishes->uring),
+        .flags = init_offered(&in, rest) & init_wanted(wishes),
         .max_write = FUSE_INIT_MAX_IO,
         .max_readahead = MIN(in.max_readahead, wishes->max_readahead),
         .max_background = INIT_MAX_BACKGROUND,

@@ -23,7 +23,8 @@
 
 /* What depends on the export. */
 typedef struct FuseInitWishes {
-    bool uring; /* ring queues, too; if they are agreed on, clients wait until all are there */
+    bool uring;     /* ring queues, too; if they are agreed on, clients wait until all are there */
+    bool writeback; /* the kernel may keep what is written for a while */
     uint32_t max_readahead; /* bytes; the kernel may have less in mind */
 } FuseInitWishes;
 

@@ -113,6 +113,10 @@ int fuse_co_write(FuseCall *call)
     if (ret < 0) {
         return ret;
     }
+    if (bytes < in->size && (in->write_flags & FUSE_WRITE_CACHE) &&
+        fe->cache == FUSE_EXPORT_CACHE_WRITEBACK) {
+        return -ENOSPC; /* the kernel looks at nothing else: what is missing would just be lost */
+    }
     fuse_touch(fe);
     call->out.write = (struct fuse_write_out){.size = bytes};
     call->out_bytes = sizeof(call->out.write);

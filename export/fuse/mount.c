@@ -134,7 +134,7 @@ bool fuse_mount(const char *path, bool writable, FuseExportAllowOther allow_othe
     FuseMountId before;
     int ret;
 
-    *mount = (FuseMount){.path = g_strdup(path), .fd = -1};
+    *mount = (FuseMount){.path = g_strdup(path), .fd = -1, .tree_fd = -1};
     ret = fuse_mountpoint_identify(path, &before);
     if (ret < 0) {
         wharf_set_error_errno(error, -ret, "cannot stat mountpoint '%s'", path);
@@ -181,6 +181,10 @@ void fuse_mount_clear(FuseMount *mount)
     if (mount->fd >= 0) {
         close(mount->fd);
         mount->fd = -1;
+    }
+    if (mount->tree_fd >= 0) {
+        close(mount->tree_fd);
+        mount->tree_fd = -1;
     }
     g_clear_pointer(&mount->path, g_free);
 }

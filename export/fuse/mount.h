@@ -18,12 +18,18 @@
 /* Largest read the kernel may ask for. */
 #define FUSE_MOUNT_MAX_READ (1024 * 1024)
 
+/* The kernel's number of the file, if it lies in a directory; and its name there. */
+#define FUSE_MOUNT_FILE_NODE 2
+#define FUSE_MOUNT_FILE_NAME "disk"
+
 typedef struct FuseMount {
-    char *path; /* where, resolved */
-    int fd;     /* the connection; non-blocking. -1: none */
+    char *path;  /* where, resolved; NULL while it is nowhere attached */
+    int fd;      /* the connection; non-blocking. -1: none */
+    int tree_fd; /* the root, while it is nowhere attached; else -1 */
     FuseMountId id;
-    bool allow_other; /* whether others may come in */
-    bool read_only;   /* whether the kernel itself refuses to write */
+    bool allow_other;  /* whether others may come in */
+    bool read_only;    /* whether the kernel itself refuses to write */
+    bool in_directory; /* the file is not the root, but lies in one */
 } FuseMount;
 
 /*
@@ -35,6 +41,25 @@ typedef struct FuseMount {
  */
 bool fuse_mount(const char *path, bool writable, FuseExportAllowOther allow_other, FuseMount *mount,
                 GError **error);
+
+/*
+ * A mount of a file in a directory (see detached.c), which is nowhere attached. On success @mount
+ * is filled in and owned by the caller, but for the path and the number of the mount. Only root may
+ * have one, and only with a recent kernel.
+ */
+bool fuse_mount_detached(FuseExportAllowOther allow_other, FuseMount *mount, GError **error);
+
+/*
+ * Cover the regular file at @path (resolved) with that file. The connection must be served
+ * meanwhile. On failure @mount is as it was; what is attached nowhere ends with its connection.
+ */
+bool fuse_mount_attach(FuseMount *mount, const char *path, GError **error);
+
+/*
+ * Have the kernel write back what programs have written. The connection must be served meanwhile,
+ * and it lasts as long as that takes; if the connection ends, so does this.
+ */
+bool fuse_mount_sync(const FuseMount *mount, GError **error);
 
 typedef enum {
     FUSE_UNMOUNT_DONE,

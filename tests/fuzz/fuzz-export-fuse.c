@@ -46,6 +46,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     kind = *data++;
     size--;
     fixture = export_fixture_new(kind & 4 ? FIXED : MEMORY, kind & 1, kind & 2);
+    if (kind & 8) {
+        fixture->fe->cache = FUSE_EXPORT_CACHE_WRITEBACK;
+        fixture->fe->mount.in_directory = true;
+    }
     while (size >= 2) {
         size_t length = MIN((size_t)(data[0] | data[1] << 8), size - 2);
 

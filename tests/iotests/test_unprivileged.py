@@ -69,6 +69,16 @@ class Unprivileged(IoTest):
         self.assertFalse(self.mounted(self.mnt))
         self.assertEqual(os.stat(self.mnt).st_size, 0)
 
+    def test_no_write_back_cache(self):
+        """The page cache serves instead, and a line in the log says why."""
+        daemon = self.start()
+        self.add(daemon, cache='writeback', growable=True)
+        daemon.wait_log('no write-back cache')
+        self.assertEqual(daemon.qmp.cmd('query-block-exports')[0]['fuse']['cache'], 'page')
+        self.as_user('dd', 'if=/dev/zero', f'of={self.mnt}', 'bs=5', 'count=1', 'conv=notrunc')
+        with open(self.image, 'rb') as f:
+            self.assertEqual(f.read(10), b'\0\0\0\0\0hello')
+
     def test_second_signal_leaves_no_mount(self):
         daemon = self.start()
         daemon.qmp.cmd('blockdev-add', {

@@ -628,6 +628,59 @@ static void test_open_files_are_counted(void)
     bench_end(&b);
 }
 
+static int do_lookup(Bench *b, uint64_t parent, const char *name)
+{
+    Message *m = b->message;
+
+    m->header = (struct fuse_in_header){.len = sizeof(m->header) + strlen(name) + 1,
+                                        .opcode = FUSE_LOOKUP,
+                                        .unique = 2,
+                                        .nodeid = parent};
+    memcpy(m->rest, name, strlen(name) + 1);
+    return export_fixture_serve(b->f, &b->call, m, m->header.len, b->payload);
+}
+
+/* The file in its directory, where it is not the root itself. */
+static void test_directory(void)
+{
+    Bench b;
+
+    bench_begin(&b, MEMORY, true, true);
+    g_assert_cmpint(do_lookup(&b, FUSE_ROOT_ID, FUSE_MOUNT_FILE_NAME), ==, -ENOSYS);
+    g_assert_true(S_ISREG(do_getattr(&b)->mode));
+    b.f->fe->mount.in_directory = true;
+    g_assert_true(S_ISDIR(do_getattr(&b)->mode));
+    g_assert_cmpint(do_lookup(&b, FUSE_ROOT_ID, "other"), ==, -ENOENT);
+    g_assert_cmpint(do_lookup(&b, FUSE_ROOT_ID, ""), ==, -ENOENT);
+    g_assert_cmpint(do_lookup(&b, FUSE_MOUNT_FILE_NODE, FUSE_MOUNT_FILE_NAME), ==, -ENOENT);
+    g_assert_cmpint(do_lookup(&b, FUSE_ROOT_ID, FUSE_MOUNT_FILE_NAME), ==, 0);
+    g_assert_cmpuint(b.call.out.entry.nodeid, ==, FUSE_MOUNT_FILE_NODE);
+    g_assert_cmpuint(b.call.out.entry.attr.size, ==, DISK);
+    g_assert_cmpuint(b.call.out.entry.attr.ino, ==, 1);
+    g_assert_true(S_ISREG(b.call.out.entry.attr.mode));
+    bench_end(&b);
+}
+
+/* What the kernel would not find out, or would take in the wrong way, if answered as elsewhere. */
+static void test_writeback(void)
+{
+    struct fuse_write_in in = {.offset = DISK - 10, .size = 20, .write_flags = FUSE_WRITE_CACHE};
+    const char data[20] = "";
+    Bench b;
+
+    bench_begin(&b, FIXED, true, true);
+    b.f->fe->cache = FUSE_EXPORT_CACHE_WRITEBACK;
+    g_assert_cmpint(serve(&b, FUSE_WRITE, &in, sizeof(in), data, sizeof(data)), ==, -ENOSPC);
+    in.write_flags = 0;
+    g_assert_cmpint(serve(&b, FUSE_WRITE, &in, sizeof(in), data, sizeof(data)), ==, 0);
+    g_assert_cmpuint(b.call.out.write.size, ==, 10);
+    g_assert_cmpint(do_lseek(&b, 0, SEEK_DATA), ==, -ENOSYS);
+    g_assert_cmpint(do_open(&b, O_RDWR | O_TRUNC), ==, -EOPNOTSUPP);
+    g_assert_cmpint(do_open(&b, O_RDWR), ==, 0);
+    g_assert_cmpuint(b.call.out.open.open_flags, ==, FOPEN_KEEP_CACHE);
+    bench_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -650,6 +703,8 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/operations/setattr-is-whole", test_setattr_is_whole);
     g_test_add_func("/fuse/operations/statfs", test_statfs);
     g_test_add_func("/fuse/operations/flush", test_flush);
+    g_test_add_func("/fuse/operations/directory", test_directory);
+    g_test_add_func("/fuse/operations/writeback", test_writeback);
     g_test_add_func("/fuse/operations/open-files", test_open_files_are_counted);
     return g_test_run();
 }

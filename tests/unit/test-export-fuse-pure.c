@@ -145,6 +145,19 @@ static void test_init(void)
     g_assert_cmpuint(out.flags & (FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS), ==, 0);
 }
 
+/* Kept back until it is wished for. */
+static void test_init_writeback(void)
+{
+    const FuseInitWishes wishes = {.writeback = true, .max_readahead = G_MAXUINT32};
+    InitMessage message = init_message(7, 45, ~0ULL);
+    FuseAgreement agreed;
+    struct fuse_init_out out;
+
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &wishes, &agreed, &out), ==, 0);
+    g_assert_cmpuint(out.flags & FUSE_WRITEBACK_CACHE, !=, 0);
+    g_assert_false(agreed.flags & URING_INIT_FLAG);
+}
+
 static void test_init_read_ahead(void)
 {
     static const uint32_t sizes[][2] = {{0, 0}, {4096, 4096}, {131072, 131072}, {1 << 22, 131072}};
@@ -313,7 +326,7 @@ static void test_parse_parts(void)
     g_assert_cmpint(err, ==, -EINVAL);
 
     message.payload_bytes = 0;
-    whole.header.opcode = FUSE_LOOKUP;
+    whole.header.opcode = FUSE_MKNOD;
     g_assert_null(fuse_call_parse_parts(&call, NULL, &message, &err));
     g_assert_cmpint(err, ==, -ENOSYS);
 }
@@ -362,6 +375,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/record/parse", test_record);
     g_test_add_func("/fuse/init/all", test_init);
     g_test_add_func("/fuse/init/read-ahead", test_init_read_ahead);
+    g_test_add_func("/fuse/init/writeback", test_init_writeback);
     g_test_add_func("/fuse/init/less", test_init_offers_less);
     g_test_add_func("/fuse/init/refused", test_init_refused);
     g_test_add_func("/fuse/parse/write", test_parse);
