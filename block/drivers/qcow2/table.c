@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/drivers/qcow2/table.h"
+
+#define L1_RESERVED (~(QCOW2_ENTRY_COPIED | QCOW2_ENTRY_OFFSET))
+#define L2_RESERVED                                                                                \
+    (~(QCOW2_ENTRY_COPIED | QCOW2_ENTRY_COMPRESSED | QCOW2_ENTRY_OFFSET | QCOW2_ENTRY_ZERO))
+
+#define MAX_HOST_BITS 56
+#define SECTOR        512
+
+void qcow2_layout_init(Qcow2Layout *layout, const Qcow2Header *header)
+{
+    bool extended = qcow2_header_extended_l2(header);
+
+    *layout = (Qcow2Layout){
+        .cluster_bits = header->cluster_bits,
+        .subcluster_bits = header->cluster_bits - (extended ? 5 : 0),
+        .subclusters = extended ? QCOW2_SUBCLUSTERS : 1,
+        .entry_words = extended ? 2 : 1,
+        .l2_bits = header->cluster_bits - (extended ? 4 : 3),
+        .zero_flag = header->version >= 3 && !extended,
+        .data_file = qcow2_header_has_data_file(header),
+    };
+}
+
+const char *qcow2_fault_text(Qcow2Fault fault)
+{
+    static const char *const texts[QCOW2_FAULT__MAX] = {
+        [QCOW2_FAULT_NONE] = "nothing is wrong",
+        [QCOW2_FAULT_L1_RESERVED] = "an L1 entry has reserved bits set",
+        [QCOW2_FAULT_L1_UNALIGNED] = "an L2 table is not aligned to a cluster",
+        [QCOW2_FAULT_L2_RESERVED] = "an L2 entry has reserved bits set",
+        [QCOW2_FAULT_L2_UNALIGNED] = "a data cluster is not aligned to a cluster",
+        [QCOW2_FAULT_L2_ZERO_FLAG] =
+            "an L2 entry has the zero flag, which this kind of image lacks",
+        [QCOW2_FAULT_L2_NOWHERE] = "a cluster is said to be allocated, but nowhere",
+        [QCOW2_FAULT_L2_EXTERNAL] =
+            "a cluster lies in the data file at another offset than its own",
+        [QCOW2_FAULT_SUBCLUSTER_BOTH] = "a subcluster is said to be data and zeros",
+        [QCOW2_FAULT_SUBCLUSTER_NOWHERE] = "a subcluster is said to be data, but has no cluster",
+        [QCOW2_FAULT_COMPRESSED_EXTERNAL] = "a cluster is compressed, in an image with a data file",
+        [QCOW2_FAULT_COMPRESSED_HIGH] = "a compressed cluster lies at an impossible offset",
+    };
+
+    return texts[fault < QCOW2_FAULT__MAX ? fault : QCOW2_FAULT_NONE];
+}
+
+Qcow2Fault qcow2_l1_decode(const Qcow2Layout *layout, uint64_t entry, uint64_t *offset)
+{
+    *offset = entry & QCOW2_ENTRY_OFFSET;
+    if (entry & L1_RESERVED) {
+        return QCOW2_FAULT_L1_RESERVED;
+    }
+    if (*offset & (qcow2_cluster_size(layout) - 1)) {
+        return QCOW2_FAULT_L1_UNALIGNED;
+    }
+    return QCOW2_FAULT_NONE;
+}
+
+/* All subclusters of a cluster. */
+static uint32_t all_subclusters(const Qcow2Layout *layout)
+{
+    return layout->subclusters == 1 ? 1 : UINT32_MAX;
+}
+
+static Qcow2Fault decode_compressed(const Qcow2Layout *layout, uint64_t entry, Qcow2Cluster *c)
+{
+    unsigned offset_bits = 62 - (layout->cluster_bits - 8);
+    uint64_t descriptor = entry & ~(QCOW2_ENTRY_COPIED | QCOW2_ENTRY_COMPRESSED);
+    uint64_t more_sectors = descriptor >> offset_bits;
+
+    c->compressed = true;
+    c->copied = false;
+    c->has_host = true;
+    c->host = descriptor & ((UINT64_C(1) << offset_bits) - 1);
+    c->compressed_length = (more_sectors + 1) * SECTOR - c->host % SECTOR;
+    c->data = all_subclusters(layout);
+    if (layout->data_file) {
+        return QCOW2_FAULT_COMPRESSED_EXTERNAL;
+    }
+    return c->host >> MAX_HOST_BITS ? QCOW2_FAULT_COMPRESSED_HIGH : QCOW2_FAULT_NONE;
+}
+
+static Qcow2Fault check_standard(const Qcow2Layout *layout, uint64_t entry, uint64_t guest,
+                                 const Qcow2Cluster *c)
+{
+    if (entry & L2_RESERVED) {
+        return QCOW2_FAULT_L2_RESERVED;
+    }
+    if ((entry & QCOW2_ENTRY_ZERO) && !layout->zero_flag) {
+        return QCOW2_FAULT_L2_ZERO_FLAG;
+    }
+    if (c->host & (qcow2_cluster_size(layout) - 1)) {
+        return QCOW2_FAULT_L2_UNALIGNED;
+    }
+    if (c->has_host && c->host == 0 && !layout->data_file) {
+        return QCOW2_FAULT_L2_NOWHERE;
+    }
+    if (c->has_host && layout->data_file && c->host != guest) {
+        return QCOW2_FAULT_L2_EXTERNAL;
+    }
+    return QCOW2_FAULT_NONE;
+}
+
+Qcow2Fault qcow2_l2_decode(const Qcow2Layout *layout, uint64_t entry, uint64_t bitmap,
+                           uint64_t guest, Qcow2Cluster *c)
+{
+    Qcow2Fault fault;
+
+    *c = (Qcow2Cluster){.copied = entry & QCOW2_ENTRY_COPIED};
+    if (entry & QCOW2_ENTRY_COMPRESSED) {
+        return decode_compressed(layout, entry, c);
+    }
+    c->host = entry & QCOW2_ENTRY_OFFSET;
+    c->has_host = c->host != 0 || c->copied;
+    fault = check_standard(layout, entry, guest, c);
+    if (fault) {
+        return fault;
+    }
+    if (layout->subclusters > 1) {
+        c->data = (uint32_t)bitmap;
+        c->zero = (uint32_t)(bitmap >> 32);
+        if (c->data & c->zero) {
+            return QCOW2_FAULT_SUBCLUSTER_BOTH;
+        }
+        return c->data && !c->has_host ? QCOW2_FAULT_SUBCLUSTER_NOWHERE : QCOW2_FAULT_NONE;
+    }
+    c->zero = entry & QCOW2_ENTRY_ZERO ? 1 : 0;
+    c->data = c->has_host && !c->zero;
+    return QCOW2_FAULT_NONE;
+}
+
+/* Mapping */
+
+static uint64_t word(const uint64_t *table, unsigned i)
+{
+    return GUINT64_FROM_BE(__atomic_load_n(&table[i], __ATOMIC_ACQUIRE));
+}
+
+static Qcow2Fault decode_at(const Qcow2Layout *layout, const uint64_t *table, unsigned index,
+                            uint64_t guest, Qcow2Cluster *c)
+{
+    unsigned i = index * layout->entry_words;
+
+    return qcow2_l2_decode(layout, word(table, i), layout->entry_words > 1 ? word(table, i + 1) : 0,
+                           guest, c);
+}
+
+static Qcow2ExtentKind subcluster_kind(const Qcow2Cluster *c, unsigned i)
+{
+    if (c->compressed) {
+        return QCOW2_EXTENT_COMPRESSED;
+    }
+    if (c->data & (UINT32_C(1) << i)) {
+        return QCOW2_EXTENT_DATA;
+    }
+    return c->zero & (UINT32_C(1) << i) ? QCOW2_EXTENT_ZERO : QCOW2_EXTENT_UNALLOCATED;
+}
+
+/* The first subcluster behind @i that is of another kind, or their number. */
+static unsigned run_end(const Qcow2Layout *layout, const Qcow2Cluster *c, unsigned i)
+{
+    Qcow2ExtentKind kind = subcluster_kind(c, i);
+
+    do {
+        i++;
+    } while (i < layout->subclusters && subcluster_kind(c, i) == kind);
+    return i;
+}
+
+static bool goes_on(const Qcow2Extent *extent, const Qcow2Cluster *next)
+{
+    return subcluster_kind(next, 0) == extent->kind && extent->kind != QCOW2_EXTENT_COMPRESSED &&
+           (extent->kind != QCOW2_EXTENT_DATA || next->host == extent->host + extent->bytes);
+}
+
+void qcow2_map(const Qcow2Layout *layout, const uint64_t *table, unsigned n, uint64_t start,
+               uint64_t offset, uint64_t bytes, Qcow2Extent *extent)
+{
+    uint64_t size = qcow2_cluster_size(layout);
+    uint64_t inside = offset & (size - 1);
+    uint64_t guest = offset - inside;
+    unsigned index = (guest - start) >> layout->cluster_bits;
+    unsigned first = inside >> layout->subcluster_bits;
+    unsigned end = layout->subclusters;
+    Qcow2Cluster c;
+
+    *extent = (Qcow2Extent){.fault = decode_at(layout, table, index, guest, &c)};
+    if (extent->fault) {
+        extent->kind = QCOW2_EXTENT_FAULTY;
+    } else {
+        extent->kind = subcluster_kind(&c, first);
+        extent->host = c.host + (c.compressed ? 0 : inside);
+        extent->compressed_length = c.compressed_length;
+        end = run_end(layout, &c, first);
+    }
+    extent->bytes = ((uint64_t)end << layout->subcluster_bits) - inside;
+    while (end == layout->subclusters && extent->bytes < bytes && ++index < n) {
+        guest += size;
+        if (extent->kind == QCOW2_EXTENT_FAULTY || decode_at(layout, table, index, guest, &c) ||
+            !goes_on(extent, &c)) {
+            break;
+        }
+        end = run_end(layout, &c, 0);
+        extent->bytes += (uint64_t)end << layout->subcluster_bits;
+    }
+    extent->bytes = MIN(extent->bytes, bytes);
+}
