@@ -24,16 +24,13 @@ static int co_fn read_co_past_end(BlockNode *node, uint64_t offset, const IoVect
                                   uint64_t length)
 {
     size_t inside = offset < length ? length - offset : 0;
-    g_autofree struct iovec *array = NULL;
     int r = 0;
 
     if (inside > 0) {
-        IoVector part = {.bytes = inside};
+        g_auto(IovPart) part = IOV_PART_EMPTY;
 
-        array = g_new(struct iovec, iov->n);
-        part.n = iov_slice(array, iov, 0, inside);
-        part.iov = array;
-        r = block_node_co_preadv(node, offset, &part, 0);
+        iov_part_init(&part, iov, 0, inside);
+        r = block_node_co_preadv(node, offset, &part.iov, 0);
     }
     if (r == 0) {
         iov_fill(iov, inside, 0, iov->bytes - inside);

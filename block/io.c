@@ -280,30 +280,6 @@ static bool request_fits(const BlockLimits *bl, uint64_t offset, const IoVector 
 
 /* Pieces of requests that do not fit */
 
-/* A part of a vector as a vector of its own. */
-typedef struct IovPart {
-    IoVector iov;
-    struct iovec *array;
-    struct iovec small[8];
-} IovPart;
-
-static void iov_part_init(IovPart *part, const IoVector *iov, size_t skip, size_t bytes)
-{
-    part->array = iov->n <= G_N_ELEMENTS(part->small) ? part->small : g_new(struct iovec, iov->n);
-    part->iov.n = iov_slice(part->array, iov, skip, bytes);
-    part->iov.iov = part->array;
-    part->iov.bytes = bytes;
-}
-
-static void iov_part_clear(IovPart *part)
-{
-    if (part->array != part->small) {
-        g_free(part->array);
-    }
-}
-
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(IovPart, iov_part_clear)
-
 /* Drops elements at the end until at most @max_iov are left, and the length is aligned. */
 static void iov_part_limit(IovPart *part, const BlockLimits *bl)
 {
@@ -390,7 +366,7 @@ static void next_part(IovPart *part, const BlockLimits *bl, const IoVector *iov,
 static int co_fn read_co_piece(BlockNode *node, uint64_t offset, const IoVector *iov, size_t skip,
                                bool direct, size_t *done)
 {
-    g_auto(IovPart) part = {.array = part.small};
+    g_auto(IovPart) part = IOV_PART_EMPTY;
 
     if (direct) {
         next_part(&part, &node->limits, iov, skip);
@@ -484,7 +460,7 @@ static int co_fn write_co_bounced(BlockNode *node, uint64_t offset, const IoVect
 static int co_fn write_co_piece(BlockNode *node, uint64_t offset, const IoVector *iov, size_t skip,
                                 bool direct, BlockRequestFlags flags, size_t *done)
 {
-    g_auto(IovPart) part = {.array = part.small};
+    g_auto(IovPart) part = IOV_PART_EMPTY;
 
     if (direct) {
         next_part(&part, &node->limits, iov, skip);

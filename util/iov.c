@@ -46,6 +46,21 @@ unsigned iov_slice(struct iovec *out, const IoVector *from, size_t skip, size_t 
     return s.n;
 }
 
+void iov_part_init(IovPart *part, const IoVector *iov, size_t skip, size_t bytes)
+{
+    part->array = iov->n <= G_N_ELEMENTS(part->small) ? part->small : g_new(struct iovec, iov->n);
+    part->iov.n = iov_slice(part->array, iov, skip, bytes);
+    part->iov.iov = part->array;
+    part->iov.bytes = bytes;
+}
+
+void iov_part_clear(IovPart *part)
+{
+    if (part->array != part->small) {
+        g_free(part->array);
+    }
+}
+
 static void visit_to_buffer(void *piece, size_t bytes, size_t done, void *opaque)
 {
     memcpy((char *)opaque + done, piece, bytes);

@@ -29,6 +29,27 @@ typedef struct IoVector {
  */
 unsigned iov_slice(struct iovec *out, const IoVector *from, size_t skip, size_t bytes);
 
+/*
+ * A part of a vector as a vector of its own, living in the caller's frame; the buffers stay the
+ * whole's. Only a part of many elements needs memory.
+ */
+typedef struct IovPart {
+    IoVector iov;
+    struct iovec *array; /* of iov; may be changed together with it */
+    struct iovec small[8];
+} IovPart;
+
+/* What a part is before iov_part_init(); may be cleared. */
+#define IOV_PART_EMPTY                                                                             \
+    {                                                                                              \
+        .array = NULL                                                                              \
+    }
+
+/* Make it @bytes bytes of @iov, starting @skip bytes in, which must lie inside. */
+void iov_part_init(IovPart *part, const IoVector *iov, size_t skip, size_t bytes);
+void iov_part_clear(IovPart *part);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(IovPart, iov_part_clear)
+
 /* Copy between a vector and a flat buffer; @skip + @bytes must lie inside @iov. */
 void iov_to_buffer(const IoVector *iov, size_t skip, void *buffer, size_t bytes);
 void iov_from_buffer(const IoVector *iov, size_t skip, const void *buffer, size_t bytes);

@@ -297,16 +297,13 @@ static int co_fn co_write_image(BlockNode *node, uint64_t offset, const IoVector
 {
     BlkdebugState *s = block_node_state(node);
     uint64_t bytes = without_padding(node, offset, iov->bytes);
-    g_autofree struct iovec *array = NULL;
-    IoVector part = {.bytes = bytes};
+    g_auto(IovPart) part = IOV_PART_EMPTY;
 
     if (G_LIKELY(bytes == iov->bytes)) {
         return block_child_co_pwritev(s->image, offset, iov, flags);
     }
-    array = g_new(struct iovec, iov->n);
-    part.iov = array;
-    part.n = iov_slice(array, iov, 0, bytes);
-    return block_child_co_pwritev(s->image, offset, &part, flags);
+    iov_part_init(&part, iov, 0, bytes);
+    return block_child_co_pwritev(s->image, offset, &part.iov, flags);
 }
 
 static int co_fn blkdebug_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
