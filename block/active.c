@@ -23,9 +23,53 @@ static void collect_inactive(BlockNode *node, GPtrArray *out)
     }
 }
 
+static void nodes_set_active(const GPtrArray *nodes, bool active)
+{
+    for (unsigned i = 0; i < nodes->len; i++) {
+        set_active(g_ptr_array_index(nodes, i), active);
+    }
+}
+
+/* Others may have changed the image meanwhile, and its length. */
+static bool co_fn node_co_look_again(BlockNode *node, GError **error)
+{
+    int r;
+
+    if (node->drv->co_activate && !node->drv->co_activate(node, error)) {
+        return false;
+    }
+    r = block_node_co_refresh_length(node);
+    if (r < 0) {
+        wharf_set_error_errno(error, -r, "block node '%s': cannot get its length", node->name);
+    }
+    return r == 0;
+}
+
+/* Make @nodes, which are drained, active: those below first. */
+static bool co_fn nodes_co_wake(BlockGraph *graph, const GPtrArray *nodes, GError **error)
+{
+    bool ok;
+
+    nodes_set_active(nodes, true);
+    if (!block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, error)) {
+        nodes_set_active(nodes, false);
+        return false;
+    }
+    ok = true;
+    for (unsigned i = 0; ok && i < nodes->len; i++) {
+        ok = node_co_look_again(g_ptr_array_index(nodes, i), error);
+    }
+    if (!ok) {
+        nodes_set_active(nodes, false);
+        block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, NULL);
+    }
+    return ok;
+}
+
 static bool co_fn nodes_co_activate(BlockGraph *graph, const GPtrArray *tops, GError **error)
 {
     g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    bool ok;
 
     for (unsigned i = 0; i < tops->len; i++) {
         collect_inactive(g_ptr_array_index(tops, i), nodes);
@@ -34,15 +78,13 @@ static bool co_fn nodes_co_activate(BlockGraph *graph, const GPtrArray *tops, GE
         return true;
     }
     for (unsigned i = 0; i < nodes->len; i++) {
-        set_active(g_ptr_array_index(nodes, i), true);
+        block_node_co_drain_begin(g_ptr_array_index(nodes, i));
     }
-    if (block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, error)) {
-        return true;
-    }
+    ok = nodes_co_wake(graph, nodes, error);
     for (unsigned i = 0; i < nodes->len; i++) {
-        set_active(g_ptr_array_index(nodes, i), false);
+        block_node_co_drain_end(g_ptr_array_index(nodes, i));
     }
-    return false;
+    return ok;
 }
 
 bool co_fn block_node_co_activate(BlockNode *node, GError **error)
@@ -128,8 +170,8 @@ static bool co_fn nodes_co_rest(BlockGraph *graph, const GPtrArray *tops, GError
         collect_to_rest(g_ptr_array_index(tops, i), nodes);
     }
     ok = block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, error);
-    for (unsigned i = 0; !ok && i < nodes->len; i++) {
-        set_active(g_ptr_array_index(nodes, i), true);
+    if (!ok) {
+        nodes_set_active(nodes, true);
     }
     return ok;
 }

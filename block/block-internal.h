@@ -69,6 +69,7 @@ struct BlockGraph {
     AioBh *changed_bh; /* tells backends of changes; scheduled by any thread */
     GMutex grown_lock;
     GPtrArray *grown; /* grown_lock; BlockNode *, became longer by a write */
+    GQueue reports;   /* grown_lock; BlockReport *, events to be sent */
 };
 
 struct BlockNode {

@@ -165,6 +165,13 @@ typedef struct BlockDriver {
     bool co_fn (*co_open_direct)(BlockNode *node, BlockPerm perm, BlockPerm shared,
                                  BlockDirectFile *file, GError **error);
 
+    /*
+     * The node becomes active after it was not, so others may have changed the image: read anew
+     * what is kept of it. Runs with the node drained and its children active. After a failure,
+     * which changes nothing, the node stays inactive.
+     */
+    bool co_fn (*co_activate)(BlockNode *node, GError **error);
+
     /* Information. Main thread; may not suspend. */
     char *(*filename)(BlockNode *node); /* plain name, or NULL: shown as json:{...} */
     BlockStatsSpecific *(*stats_specific)(BlockNode *node);
@@ -198,6 +205,12 @@ void block_node_set_read_only(BlockNode *node, bool read_only);
  */
 void block_node_set_supported_flags(BlockNode *node, BlockRequestFlags write,
                                     BlockRequestFlags zero, BlockRequestFlags truncate);
+
+/*
+ * The image of @node is corrupt: @message, the end of a sentence, says how. Logged, and told by the
+ * event BLOCK_IMAGE_CORRUPTED. Any thread; drivers do so once, not for each request.
+ */
+void block_node_report_corruption(BlockNode *node, const char *message, bool fatal);
 
 /*
  * Open or find the child that @ref names and tie it to @parent as @name ("file"), with the

@@ -6,6 +6,8 @@
  */
 #include "block/block-internal.h"
 
+#include "qapi/events-block-core.h"
+
 /* Marks, and the bottom half that acts on them */
 
 static void mark_changed(BlockBackend *blk)
@@ -70,11 +72,61 @@ static BlockBackend *take_changed(BlockGraph *graph)
     return NULL;
 }
 
+/* A corruption that was found in some thread, on its way to those who listen to events. */
+typedef struct BlockReport {
+    char *node;
+    char *message;
+    bool fatal;
+} BlockReport;
+
+static BlockReport *take_report(BlockGraph *graph)
+{
+    BlockReport *report;
+
+    g_mutex_lock(&graph->grown_lock);
+    report = g_queue_pop_head(&graph->reports);
+    g_mutex_unlock(&graph->grown_lock);
+    return report;
+}
+
+static void report_free(BlockReport *report)
+{
+    g_free(report->node);
+    g_free(report->message);
+    g_free(report);
+}
+
+static void send_reports(BlockGraph *graph)
+{
+    BlockReport *report;
+
+    while ((report = take_report(graph))) {
+        qapi_event_block_image_corrupted(graph->events, "", report->node, report->message, false, 0,
+                                         false, 0, report->fatal);
+        report_free(report);
+    }
+}
+
+void block_node_report_corruption(BlockNode *node, const char *message, bool fatal)
+{
+    BlockGraph *graph = node->graph;
+    BlockReport *report = g_new0(BlockReport, 1);
+
+    g_warning("block node '%s': the image is corrupt: %s", node->name, message);
+    *report = (BlockReport){g_strdup(node->name), g_strdup(message), fatal};
+    g_mutex_lock(&graph->grown_lock);
+    g_queue_push_tail(&graph->reports, report);
+    g_mutex_unlock(&graph->grown_lock);
+    aio_bh_schedule(graph->changed_bh);
+}
+
 static void notify_act(void *opaque)
 {
     BlockGraph *graph = opaque;
     BlockNode *node;
     BlockBackend *blk;
+
+    send_reports(graph);
 
     while ((node = take_grown(graph))) {
         if (node->phase == BLOCK_NODE_OPEN) { /* else nobody holds it any more, nor listens */
@@ -103,7 +155,12 @@ void block_notify_init(BlockGraph *graph)
 
 void block_notify_clear(BlockGraph *graph)
 {
+    BlockReport *report;
+
     aio_bh_free(graph->changed_bh);
+    while ((report = take_report(graph))) {
+        report_free(report);
+    }
     g_ptr_array_unref(graph->grown);
     g_mutex_clear(&graph->grown_lock);
 }
