@@ -15,7 +15,8 @@
 #include "qapi/json-parser.h"
 
 /* How long a daemon may take to accept a connection and to say what it is, in seconds. */
-#define HANDSHAKE_TIMEOUT 20
+#define HANDSHAKE_TIMEOUT     20
+#define HANDSHAKE_TIMEOUT_ANY 5
 
 #define READ_SIZE (64 * 1024)
 
@@ -175,9 +176,9 @@ bool ctl_client_is_dead(const char *path)
     return dead;
 }
 
-static bool client_open(CtlClient *client, GError **error)
+static bool client_open(CtlClient *client, unsigned seconds, GError **error)
 {
-    const struct timeval limit = {.tv_sec = HANDSHAKE_TIMEOUT};
+    const struct timeval limit = {.tv_sec = seconds};
     const struct timeval unlimited = {0};
     struct sockaddr_un address;
 
@@ -445,9 +446,9 @@ static bool client_negotiate_qmp(CtlClient *client, gint64 deadline, GError **er
  * asked. So ask at once, in JSON-RPC: whichever of the two comes first tells, and a QMP server only
  * answers with an error that concerns nobody.
  */
-static bool client_handshake(CtlClient *client, GError **error)
+static bool client_handshake(CtlClient *client, unsigned seconds, GError **error)
 {
-    gint64 deadline = g_get_monotonic_time() + HANDSHAKE_TIMEOUT * G_USEC_PER_SEC;
+    gint64 deadline = g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
     g_autoptr(QValue) question = make_request(client, "query-version", NULL);
     g_autoptr(QValue) first = NULL;
     g_autoptr(GError) local = NULL;
@@ -477,17 +478,27 @@ static bool client_handshake(CtlClient *client, GError **error)
     return false;
 }
 
-CtlClient *ctl_client_connect(const char *path, GError **error)
+static CtlClient *connect_within(const char *path, unsigned seconds, GError **error)
 {
     g_autoptr(CtlClient) client = g_new0(CtlClient, 1);
 
     client->fd = -1;
     client->path = g_strdup(path);
     client->parser = json_parser_new(NULL, false, client_take_value, client);
-    if (!client_open(client, error) || !client_handshake(client, error)) {
+    if (!client_open(client, seconds, error) || !client_handshake(client, seconds, error)) {
         return NULL;
     }
     return g_steal_pointer(&client);
+}
+
+CtlClient *ctl_client_connect(const char *path, GError **error)
+{
+    return connect_within(path, HANDSHAKE_TIMEOUT, error);
+}
+
+CtlClient *ctl_client_connect_any(const char *path, GError **error)
+{
+    return connect_within(path, HANDSHAKE_TIMEOUT_ANY, error);
 }
 
 bool ctl_client_says_no_command(const CtlClient *client)
@@ -560,7 +571,9 @@ QValue *ctl_client_next_event(CtlClient *client, gint64 deadline, int watch_fd, 
         g_autoptr(QValue) value = client_next_value(client, deadline, watch_fd, &local);
 
         if (!value) {
-            g_propagate_error(error, g_steal_pointer(&local));
+            if (local) {
+                g_propagate_error(error, g_steal_pointer(&local));
+            }
             return NULL;
         }
         event = client_unwrap_event(client, value);

@@ -21,6 +21,10 @@ typedef struct CtlClient CtlClient;
 
 /* Connect to the Unix socket @path and find out what is spoken there. */
 CtlClient *ctl_client_connect(const char *path, GError **error);
+
+/* The same for one of many, that others are not to wait for long should it hang. */
+CtlClient *ctl_client_connect_any(const char *path, GError **error);
+
 void ctl_client_free(CtlClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CtlClient, ctl_client_free)
 

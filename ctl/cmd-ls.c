@@ -63,9 +63,8 @@ static QValue *make_row(const QValue *export, const QValue *nodes, const char *s
     return row;
 }
 
-static bool collect(QValue *rows, const char *socket, GError **error)
+static bool collect(QValue *rows, CtlClient *client, GError **error)
 {
-    g_autoptr(CtlClient) client = ctl_client_connect(socket, error);
     g_autoptr(QValue) exports = client ? ctl_exports_query(client, error) : NULL;
     g_autoptr(QValue) nodes = exports ? ctl_nodes_query(client, error) : NULL;
 
@@ -76,7 +75,7 @@ static bool collect(QValue *rows, const char *socket, GError **error)
         const QValue *export = qvalue_array_get(exports, i);
 
         if (qvalue_type(export) == QVALUE_OBJECT) {
-            qvalue_array_append(rows, make_row(export, nodes, socket));
+            qvalue_array_append(rows, make_row(export, nodes, ctl_client_path(client)));
         }
     }
     return true;
@@ -100,8 +99,9 @@ static void collect_mounts(QValue *rows)
 
     for (char **socket = sockets; *socket; socket++) {
         g_autoptr(GError) local = NULL;
+        g_autoptr(CtlClient) client = ctl_client_connect_any(*socket, &local);
 
-        if (collect(rows, *socket, &local)) {
+        if (client && collect(rows, client, &local)) {
             continue;
         }
         if (ctl_client_is_dead(*socket)) {
@@ -183,7 +183,9 @@ static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)
 
     /* Nobody said that there is a daemon; those of "mount" are enough then. */
     if (named || g_file_test(socket, G_FILE_TEST_EXISTS)) {
-        if (!collect(rows, socket, error)) {
+        g_autoptr(CtlClient) client = ctl_client_connect(socket, error);
+
+        if (!client || !collect(rows, client, error)) {
             return false;
         }
     }

@@ -19,6 +19,9 @@
 /* How long the daemon may take to write out and end, in seconds. */
 #define END_TIMEOUT 60
 
+/* By then the daemon has noticed that nothing is mounted any more. */
+#define NOTICE_TIMEOUT 10
+
 typedef struct UmountOptions {
     bool lazy;
 } UmountOptions;
@@ -48,7 +51,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Server, server_clear)
 /* Whether the daemon at @socket has an export at @mountpoint; if so @server is filled in. */
 static bool server_try(Server *server, const char *socket, bool own, const char *mountpoint)
 {
-    g_autoptr(CtlClient) client = ctl_client_connect(socket, NULL);
+    g_autoptr(CtlClient) client = ctl_client_connect_any(socket, NULL);
     g_autoptr(QValue) exports = NULL;
     const QValue *export;
 
@@ -129,12 +132,34 @@ static bool umount_as_root(const char *path, bool lazy, GError **error)
     return false;
 }
 
+/* Whether the export goes on as if nothing had happened: it has another mount. */
+static bool server_goes_on(Server *server)
+{
+    g_autoptr(QValue) exports = ctl_exports_query(server->client, NULL);
+    const QValue *export = exports ? ctl_exports_find(exports, "id", server->id) : NULL;
+
+    return export && !ctl_json_bool(export, "shutting-down", true) &&
+           ctl_json_uint(export, "in-flight", 1) == 0;
+}
+
 /* See that the export ends, and with it the daemon or the node that was made for it. */
-static bool server_await_end(Server *server, GError **error)
+static bool server_await_end(Server *server, const char *path, GError **error)
 {
     g_autoptr(GError) local = NULL;
+    bool ended = ctl_exports_wait_end(server->client, server->id, NOTICE_TIMEOUT, &local);
 
-    if (ctl_exports_wait_end(server->client, server->id, END_TIMEOUT, &local)) {
+    if (!ended && local->code == CTL_ERROR_FAILED) {
+        if (server_goes_on(server)) {
+            fprintf(stderr,
+                    "wharfctl: note: the export '%s' goes on: what was mounted at '%s' is mounted "
+                    "elsewhere, too, in another place or another mount namespace\n",
+                    server->id, path);
+            return true;
+        }
+        g_clear_error(&local);
+        ended = ctl_exports_wait_end(server->client, server->id, END_TIMEOUT, &local);
+    }
+    if (ended) {
         if (!server->own) {
             return ctl_exports_drop_node(server->client, server->id, server->node_name, error);
         }
@@ -180,7 +205,7 @@ static bool umount_one(const Ctl *ctl, const UmountOptions *opts, const char *fi
     if (!(geteuid() == 0 ? umount_as_root : umount_as_user)(path, opts->lazy, error)) {
         return false;
     }
-    return !server.client || opts->lazy || server_await_end(&server, error);
+    return !server.client || opts->lazy || server_await_end(&server, path, error);
 }
 
 static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)

@@ -46,7 +46,7 @@ static CtlClient *reach(Completion *c)
     if (!c->client) {
         g_autofree char *socket = ctl_place_socket(c->ctl.socket);
 
-        c->client = ctl_client_connect(socket, NULL);
+        c->client = ctl_client_connect_any(socket, NULL);
     }
     return c->client;
 }

@@ -341,6 +341,34 @@ class Umount(MountTest):
         fs.close(fd)
         self.wait_over()
 
+    def test_mounted_elsewhere_too(self):
+        """Then the export goes on, which is no failure, and nothing to wait for."""
+        self.need_root()
+        other = self.mountpoint('other')
+        self.ctl('mount', self.image, self.mnt)
+        run('mount', '--bind', self.mnt, other)
+        done = run(*self.as_user, self.binary, 'umount', self.mnt, env=self.env)
+        self.assertIn('goes on', done.stderr)
+        self.assertIn('mount namespace', done.stderr)
+        self.assertNotIn('GLib', done.stderr)
+        self.assertFalse(self.mounted(self.mnt))
+        self.assertEqual(self.read(other, 5), b'hello')
+        run('umount', other)
+        self.wait_over()
+
+    @timeout(180)
+    def test_daemon_that_hangs(self):
+        """It is found out in time, and does not keep others from being seen."""
+        self.ctl('mount', self.image, self.mnt)
+        hanging = self.daemons()[0]
+        os.kill(hanging, signal.SIGSTOP)
+        self.addCleanup(os.kill, hanging, signal.SIGCONT)
+        self.ctl('mount', self.image, self.path('second'))
+        done = run(*self.as_user, self.binary, 'ls', env=self.env)
+        self.assertIn('does not answer', done.stderr)
+        self.assertIn(self.path('second'), done.stdout)
+        self.ctl('umount', self.path('second'))
+
     def test_not_ours(self):
         self.assertIn('nothing is mounted', self.ctl('umount', self.image, status=REFUSED).stderr)
         self.assertIn('No such file', self.ctl('umount', '/no/such', status=REFUSED).stderr)
