@@ -40,6 +40,10 @@ const char *qcow2_fault_text(Qcow2Fault fault)
         [QCOW2_FAULT_SUBCLUSTER_NOWHERE] = "a subcluster is said to be data, but has no cluster",
         [QCOW2_FAULT_COMPRESSED_EXTERNAL] = "a cluster is compressed, in an image with a data file",
         [QCOW2_FAULT_COMPRESSED_HIGH] = "a compressed cluster lies at an impossible offset",
+        [QCOW2_FAULT_TABLE_PAST_END] = "an L2 table lies past the end of the file",
+        [QCOW2_FAULT_TABLE_OVERLAP] = "an L2 table overlaps other metadata",
+        [QCOW2_FAULT_DATA_PAST_END] = "a data cluster lies past the end of the file",
+        [QCOW2_FAULT_COMPRESSED_DATA] = "a compressed cluster cannot be decompressed",
     };
 
     return texts[fault < QCOW2_FAULT__MAX ? fault : QCOW2_FAULT_NONE];

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reading an image when it is opened: the header's cluster, the L1 table and the list of snapshots.
+ * All of that has bounds of its own; how large the disk is, or how much of it is allocated, does
+ * not matter.
+ */
+#include "block/drivers/qcow2/state.h"
+
+#include "util/error.h"
+
+static bool co_fn co_read(BlockChild *file, uint64_t offset, void *buffer, size_t bytes,
+                          const char *what, GError **error)
+{
+    int r = block_child_co_preadv(file, offset, IOV_LOCAL(buffer, bytes), 0);
+
+    if (r < 0) {
+        wharf_set_error_errno(error, -r, "cannot read the %s", what);
+    }
+    return r == 0;
+}
+
+/* Header */
+
+static Qcow2Header *co_fn co_load_header(BlockChild *file, GError **error)
+{
+    uint64_t length = block_child_length(file);
+    uint8_t start[QCOW2_HEADER_MIN] = {0};
+    g_autofree uint8_t *cluster = NULL;
+    size_t bytes;
+
+    if (!co_read(file, 0, start, MIN(sizeof(start), length), "header", error)) {
+        return NULL;
+    }
+    bytes = qcow2_header_extent(start, MIN(sizeof(start), length), error);
+    if (bytes == 0) {
+        return NULL;
+    }
+    bytes = MIN(bytes, length);
+    cluster = g_malloc(bytes);
+    return co_read(file, 0, cluster, bytes, "header", error)
+               ? qcow2_header_parse(cluster, bytes, error)
+               : NULL;
+}
+
+Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, GError **error)
+{
+    g_autoptr(Qcow2Image) image = g_new0(Qcow2Image, 1);
+
+    image->header = co_load_header(file, error);
+    if (!image->header || !qcow2_header_check_features(image->header, error) ||
+        !qcow2_header_check_tables(image->header, block_child_length(file), error)) {
+        g_prefix_error(error, "image '%s': ", name);
+        return NULL;
+    }
+    qcow2_layout_init(&image->layout, image->header);
+    return g_steal_pointer(&image);
+}
+
+/* L1 table */
+
+static bool co_fn co_load_l1(Qcow2Image *image, BlockChild *file, GError **error)
+{
+    const Qcow2Header *h = image->header;
+    size_t bytes = (size_t)h->l1_entries * sizeof(*image->l1);
+
+    image->l1 = g_try_malloc(MAX(bytes, 1));
+    if (!image->l1) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "there is no memory for an L1 table of %zu bytes", bytes);
+        return false;
+    }
+    if (bytes > 0 && !co_read(file, h->l1_offset, image->l1, bytes, "L1 table", error)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < h->l1_entries; i++) {
+        image->l1[i] = GUINT64_FROM_BE(image->l1[i]);
+    }
+    return true;
+}
+
+/* Snapshots */
+
+/* The table of snapshots, read in pieces, for it tells only bit by bit how long it is. */
+typedef struct TableReader {
+    BlockChild *file;
+    uint64_t offset; /* of the first byte in the buffer */
+    uint64_t end;    /* of the file, or of what a table may have */
+    uint8_t *buffer;
+    size_t size, used;
+} TableReader;
+
+/* Make the next @bytes bytes be in the buffer. */
+static bool co_fn reader_co_need(TableReader *r, size_t bytes, GError **error)
+{
+    size_t wanted;
+
+    if (bytes <= r->used) {
+        return true;
+    }
+    if (bytes > r->end - r->offset) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "the table of snapshots reaches past the end of the file, or is too long");
+        return false;
+    }
+    wanted = MIN(r->size, r->end - r->offset);
+    if (!co_read(r->file, r->offset, r->buffer, wanted, "table of snapshots", error)) {
+        return false;
+    }
+    r->used = wanted;
+    return true;
+}
+
+static void reader_skip(TableReader *r, size_t bytes)
+{
+    memmove(r->buffer, r->buffer + bytes, r->used - bytes);
+    r->used -= bytes;
+    r->offset += bytes;
+}
+
+static Qcow2Snapshot *co_fn reader_co_next(TableReader *r, GError **error)
+{
+    Qcow2Snapshot *snapshot;
+    size_t length;
+
+    if (!reader_co_need(r, QCOW2_SNAPSHOT_FIXED, error)) {
+        return NULL;
+    }
+    length = qcow2_snapshot_length(r->buffer, error);
+    if (length == 0 || !reader_co_need(r, length, error)) {
+        return NULL;
+    }
+    snapshot = qcow2_snapshot_parse(r->buffer);
+    reader_skip(r, length);
+    return snapshot;
+}
+
+static bool co_fn co_load_snapshots(Qcow2Image *image, BlockChild *file, GError **error)
+{
+    const Qcow2Header *h = image->header;
+    uint64_t length = block_child_length(file);
+    g_autofree uint8_t *buffer = NULL;
+    TableReader r = {.file = file, .offset = h->snapshots_offset, .size = QCOW2_SNAPSHOT_MAX_BYTES};
+
+    image->snapshots = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_snapshot_free);
+    if (h->n_snapshots == 0) {
+        return true;
+    }
+    /* The padding of the last entry may be a hole that the file does not reach. */
+    r.end = MIN((length + 7) & ~UINT64_C(7), h->snapshots_offset + QCOW2_SNAPSHOTS_MAX_BYTES);
+    r.buffer = buffer = g_malloc(r.size);
+    for (uint32_t i = 0; i < h->n_snapshots; i++) {
+        Qcow2Snapshot *snapshot = reader_co_next(&r, error);
+
+        if (!snapshot) {
+            return false;
+        }
+        g_ptr_array_add(image->snapshots, snapshot);
+    }
+    return true;
+}
+
+bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const char *name,
+                                      GError **error)
+{
+    if (co_load_l1(image, file, error) && co_load_snapshots(image, file, error)) {
+        return true;
+    }
+    g_prefix_error(error, "image '%s': ", name);
+    return false;
+}
+
+void qcow2_image_free(Qcow2Image *image)
+{
+    if (!image) {
+        return;
+    }
+    qcow2_header_free(image->header);
+    g_free(image->l1);
+    g_clear_pointer(&image->snapshots, g_ptr_array_unref);
+    g_free(image);
+}

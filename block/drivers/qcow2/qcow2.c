@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * qcow2: images in QEMU's format, written after its public specification. This file opens, closes
+ * and changes nodes; see state.h for the rest.
+ */
+#include <string.h>
+
+#include "block/drivers/qcow2/state.h"
+#include "util/error.h"
+
+/* Children */
+
+static char *image_name(BlockChild *file)
+{
+    BlockNode *node = block_child_node(file);
+    char *plain = block_node_plain_filename(node);
+
+    return plain ? plain : g_strdup(block_node_name(node));
+}
+
+/* The node that holds the data, if it is another one than that of the image. */
+static bool co_fn co_open_data_file(BlockNode *node, Qcow2State *s, const Qcow2Header *header,
+                                    const BlockdevOptionsQcow2 *o, GError **error)
+{
+    g_autoptr(BlockdevRef) named = NULL;
+
+    s->data = s->file;
+    if (!qcow2_header_has_data_file(header)) {
+        if (o->data_file) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                        "image '%s' has no external data file; leave 'data-file' out", s->name);
+        }
+        return !o->data_file;
+    }
+    if (!o->data_file) {
+        named = qcow2_names_co_data_file(s, header, error);
+        if (!named) {
+            return false;
+        }
+    }
+    s->data = block_child_co_open(node, named ? named : o->data_file, "data-file", error);
+    return s->data != NULL;
+}
+
+/* The options of the backing file, if there is to be one; false: an error. */
+static bool co_fn co_backing_ref(Qcow2State *s, const Qcow2Header *header,
+                                 const BlockdevRefOrNull *given, BlockdevRef **ref, GError **error)
+{
+    g_autoptr(QValue) options = NULL;
+
+    if (!given && !header->backing_file) {
+        return true;
+    }
+    if (!given) {
+        *ref = qcow2_names_co_backing(s, header, error);
+        return *ref != NULL;
+    }
+    if (given->type == QVALUE_NULL) {
+        return true;
+    }
+    options = blockdev_ref_or_null_to_qvalue(given);
+    *ref = blockdev_ref_from_qvalue(options, error);
+    return *ref != NULL;
+}
+
+static bool co_fn co_open_backing(BlockNode *node, Qcow2State *s, const Qcow2Header *header,
+                                  const BlockdevOptionsQcow2 *o, GError **error)
+{
+    g_autoptr(BlockdevRef) ref = NULL;
+
+    if (!co_backing_ref(s, header, o->backing, &ref, error)) {
+        return false;
+    }
+    if (!ref) {
+        return true;
+    }
+    s->backing = block_child_co_open(node, ref, "backing", error);
+    if (!s->backing) {
+        g_prefix_error(error, "cannot open the backing file of image '%s': ", s->name);
+    }
+    return s->backing != NULL;
+}
+
+static void qcow2_child_perm(BlockNode *node, BlockChild *child, BlockPerm parent_perm,
+                             BlockPerm parent_shared, BlockPerm *perm, BlockPerm *shared)
+{
+    if (strcmp(block_child_name(child), "backing") == 0) {
+        *perm = parent_perm ? BLOCK_PERM_CONSISTENT_READ : 0;
+        *shared = BLOCK_PERM_ALL;
+        return;
+    }
+    /* Also while nobody uses the node: others must not write to what is kept in memory. */
+    *perm = BLOCK_PERM_CONSISTENT_READ;
+    *shared = BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE_UNCHANGED;
+}
+
+/* Caches */
+
+/* A cache for @image as the options say. */
+static bool make_caches(const BlockdevOptionsQcow2 *o, const Qcow2Image *image, Qcow2L2 *l2,
+                        int64_t *clean_ns, GError **error)
+{
+    Qcow2CacheSizes sizes;
+
+    if (!qcow2_cache_sizes(o, image->header, &sizes, error)) {
+        return false;
+    }
+    *clean_ns = sizes.clean_ns;
+    return qcow2_l2_init(l2, &sizes, &image->layout, error);
+}
+
+static void arm_cleaning(Qcow2State *s)
+{
+    if (s->clean_ns > 0) {
+        aio_timer_arm(s->clean_timer, aio_now_ns() + s->clean_ns);
+    } else {
+        aio_timer_disarm(s->clean_timer);
+    }
+}
+
+static void clean_caches(void *opaque)
+{
+    Qcow2State *s = opaque;
+
+    qcow2_cache_clean(s->l2.cache);
+    arm_cleaning(s);
+}
+
+/* Open, close */
+
+static void state_clear(Qcow2State *s)
+{
+    g_clear_pointer(&s->clean_timer, aio_timer_free);
+    g_clear_pointer(&s->l2.cache, qcow2_cache_free);
+    g_clear_pointer(&s->image, qcow2_image_free);
+    g_clear_pointer(&s->name, g_free);
+}
+
+/*
+ * The tables, which may be large, are read after the children are open: a chain of images without
+ * end is refused for its length before it takes up memory.
+ */
+static bool co_fn co_open(BlockNode *node, Qcow2State *s, const BlockdevOptionsQcow2 *o,
+                          GError **error)
+{
+    s->follow_names = o->follow_names;
+    s->file = block_child_co_open(node, o->file, "file", error);
+    if (!s->file) {
+        return false;
+    }
+    s->name = image_name(s->file);
+    s->image = qcow2_image_co_load_header(s->file, s->name, error);
+    return s->image && co_open_data_file(node, s, s->image->header, o, error) &&
+           co_open_backing(node, s, s->image->header, o, error) &&
+           qcow2_image_co_load_tables(s->image, s->file, s->name, error) &&
+           make_caches(o, s->image, &s->l2, &s->clean_ns, error);
+}
+
+static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GError **error)
+{
+    Qcow2State *s = block_node_state(node);
+
+    if (!co_open(node, s, &opts->u.qcow2, error)) {
+        state_clear(s);
+        return false;
+    }
+    s->clean_timer = aio_timer_new(aio_context_current(), clean_caches, s);
+    arm_cleaning(s);
+    return true;
+}
+
+static void co_fn qcow2_co_close(BlockNode *node)
+{
+    state_clear(block_node_state(node));
+}
+
+/* Reopen: caches can be changed, and the backing node exchanged for another one. */
+
+typedef struct Qcow2Reopen {
+    Qcow2L2 l2;
+    int64_t clean_ns;
+} Qcow2Reopen;
+
+static bool check_children(BlockReopen *reopen, GError **error)
+{
+    const Qcow2State *s = block_node_state(reopen->node);
+    const BlockdevOptionsQcow2 *o = &reopen->opts->u.qcow2;
+    const char *name = NULL;
+
+    if (block_reopen_child(reopen, "file") != block_child_node(s->file)) {
+        name = "file";
+    } else if (s->data != s->file &&
+               block_reopen_child(reopen, "data-file") != block_child_node(s->data)) {
+        name = "data-file";
+    } else if (s->data == s->file && o->data_file) {
+        name = "data-file";
+    } else if (!s->backing && o->backing && o->backing->type != QVALUE_NULL) {
+        name = "backing";
+    }
+    if (name) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': driver 'qcow2' cannot change '%s' by a reopen",
+                    block_node_name(reopen->node), name);
+    }
+    return name == NULL;
+}
+
+static bool check_read_only(BlockReopen *reopen, GError **error)
+{
+    if (reopen->flags.auto_read_only) {
+        reopen->flags.read_only = true;
+    }
+    if (!reopen->flags.read_only) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': driver 'qcow2' cannot write; set 'read-only' to true",
+                    block_node_name(reopen->node));
+    }
+    return reopen->flags.read_only;
+}
+
+static bool co_fn qcow2_co_reopen_prepare(BlockReopen *reopen, GError **error)
+{
+    const Qcow2State *s = block_node_state(reopen->node);
+    g_autofree Qcow2Reopen *r = g_new0(Qcow2Reopen, 1);
+
+    if (!check_children(reopen, error) || !check_read_only(reopen, error) ||
+        !make_caches(&reopen->opts->u.qcow2, s->image, &r->l2, &r->clean_ns, error)) {
+        return false;
+    }
+    reopen->state = g_steal_pointer(&r);
+    return true;
+}
+
+static void co_fn qcow2_co_reopen_commit(BlockReopen *reopen)
+{
+    Qcow2State *s = block_node_state(reopen->node);
+    g_autofree Qcow2Reopen *r = g_steal_pointer(&reopen->state);
+
+    qcow2_cache_free(s->l2.cache);
+    s->l2 = r->l2;
+    s->clean_ns = r->clean_ns;
+    arm_cleaning(s);
+}
+
+static void co_fn qcow2_co_reopen_abort(BlockReopen *reopen)
+{
+    g_autofree Qcow2Reopen *r = g_steal_pointer(&reopen->state);
+
+    qcow2_cache_free(r->l2.cache);
+}
+
+/* Active again */
+
+static bool same_extension(const Qcow2Header *a, const Qcow2Header *b, Qcow2ExtensionType type)
+{
+    g_autofree char *x = qcow2_header_extension_string(a, type);
+    g_autofree char *y = qcow2_header_extension_string(b, type);
+
+    return g_strcmp0(x, y) == 0;
+}
+
+/* Whether the children that were opened are still the right ones. */
+static bool check_same_names(const Qcow2State *s, const Qcow2Header *header, GError **error)
+{
+    const Qcow2Header *before = s->image->header;
+
+    if (g_strcmp0(before->backing_file, header->backing_file) == 0 &&
+        same_extension(before, header, QCOW2_EXTENSION_BACKING_FORMAT) &&
+        qcow2_header_has_data_file(before) == qcow2_header_has_data_file(header) &&
+        same_extension(before, header, QCOW2_EXTENSION_DATA_FILE)) {
+        return true;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                "image '%s' names other files than before; delete its node and add it again",
+                s->name);
+    return false;
+}
+
+static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
+{
+    Qcow2State *s = block_node_state(node);
+    g_autoptr(Qcow2Image) image = qcow2_image_co_load_header(s->file, s->name, error);
+    Qcow2L2 l2;
+
+    if (!image || !check_same_names(s, image->header, error) ||
+        !qcow2_image_co_load_tables(image, s->file, s->name, error) ||
+        !make_caches(&block_node_options(node)->u.qcow2, image, &l2, &s->clean_ns, error)) {
+        return false;
+    }
+    qcow2_image_free(s->image);
+    qcow2_cache_free(s->l2.cache);
+    s->image = g_steal_pointer(&image);
+    s->l2 = l2;
+    __atomic_store_n(&s->corrupt, false, __ATOMIC_RELAXED);
+    return true;
+}
+
+/* What else there is to tell */
+
+static int64_t co_fn qcow2_co_length(BlockNode *node)
+{
+    const Qcow2State *s = block_node_state(node);
+
+    return s->image->header->size;
+}
+
+static void qcow2_limits(BlockNode *node, BlockLimits *limits)
+{
+    const Qcow2State *s = block_node_state(node);
+
+    limits->pwrite_zeroes_alignment = 1u << s->image->layout.subcluster_bits;
+    limits->pdiscard_alignment = qcow2_cluster_size(&s->image->layout);
+}
+
+/* The image is all that is to be said, unless the options say something else than it does. */
+static char *qcow2_filename(BlockNode *node)
+{
+    const Qcow2State *s = block_node_state(node);
+    const BlockdevOptionsQcow2 *o = &block_node_options(node)->u.qcow2;
+
+    return o->backing || o->data_file ? NULL : block_node_plain_filename(block_child_node(s->file));
+}
+
+const BlockDriver block_driver_qcow2 = {
+    .name = "qcow2",
+    .type = BLOCKDEV_DRIVER_QCOW2,
+    .state_size = sizeof(Qcow2State),
+    .concurrency = BLOCK_CONCURRENT,
+    .co_open = qcow2_co_open,
+    .co_close = qcow2_co_close,
+    .co_reopen_prepare = qcow2_co_reopen_prepare,
+    .co_reopen_commit = qcow2_co_reopen_commit,
+    .co_reopen_abort = qcow2_co_reopen_abort,
+    .co_preadv = qcow2_co_preadv,
+    .co_block_status = qcow2_co_block_status,
+    .co_length = qcow2_co_length,
+    .limits = qcow2_limits,
+    .child_perm = qcow2_child_perm,
+    .co_activate = qcow2_co_activate,
+    .filename = qcow2_filename,
+    .image_specific = qcow2_image_specific,
+    .image_info = qcow2_image_info,
+};

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The whole qcow2 driver over a node in memory that holds any bytes. The first byte of the input
+ * chooses options and how the rest is spread: a sparse image is made from pieces of 512 bytes, each
+ * after its cluster's number in one byte.
+ */
+#include <string.h>
+
+#include "../unit/block-fixture.h"
+
+/* The image has at most so much; what is read of the disk at one place. */
+#define IMAGE_SIZE 1048576
+#define READ_SIZE  (300 * 1024)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void drop_message(const gchar *domain, GLogLevelFlags level, const gchar *message,
+                         gpointer opaque)
+{
+    g_assert_true(g_utf8_validate(message, -1, NULL));
+}
+
+/* Lay @data out in the node: as it is, or in pieces. */
+static void lay_out(Fixture *f, BlockBackend *blk, const uint8_t *data, size_t size, bool pieces)
+{
+    if (!pieces) {
+        size = MIN(size, IMAGE_SIZE);
+        g_assert_cmpint(fixture_write(f, blk, 0, data, size, 0), ==, 0);
+        return;
+    }
+    while (size > 1) {
+        size_t n = MIN(size - 1, 512);
+
+        g_assert_cmpint(fixture_write(f, blk, (uint64_t)data[0] * 512, data + 1, n, 0), ==, 0);
+        data += n + 1;
+        size -= n + 1;
+    }
+}
+
+static void read_around(Fixture *f, BlockBackend *blk, uint64_t offset, void *buffer)
+{
+    uint64_t length = blk_length(blk);
+    uint64_t n = 0;
+    BlockStatus status;
+
+    if (offset >= length) {
+        return;
+    }
+    fixture_read(f, blk, offset, buffer, MIN(READ_SIZE, length - offset));
+    if (fixture_status(f, blk, offset, length - offset, &n, &status) == 0) {
+        g_assert_cmpuint(n, >, 0);
+        g_assert_cmpuint(n, <=, length - offset);
+    }
+}
+
+static void read_all(Fixture *f, const char *node)
+{
+    BlockBackend *blk =
+        fixture_backend(f, node, "fuzz", BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL);
+    g_autofree void *buffer = g_malloc(READ_SIZE);
+    uint64_t length = blk_length(blk);
+
+    read_around(f, blk, 0, buffer);
+    read_around(f, blk, 5000, buffer);
+    read_around(f, blk, length / 2, buffer);
+    read_around(f, blk, length - MIN(length, READ_SIZE / 2), buffer);
+    fixture_free_backend(f, blk);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const char *const options[] = {
+        "'backing': null, 'l2-cache-size': 1024, 'l2-cache-entry-size': 512",
+        "'backing': 'base', 'data-file': 'base'",
+        "'backing': 'base'",
+        "'follow-names': false",
+    };
+    g_autoptr(Fixture) f = fixture_new();
+    g_autofree char *json = NULL;
+    g_autoptr(GError) error = NULL;
+    BlockBackend *blk;
+
+    if (size == 0) {
+        return 0;
+    }
+    g_log_set_default_handler(drop_message, NULL);
+    json = g_strdup_printf("{'driver': 'qcow2', 'node-name': 'q', 'read-only': true, "
+                           "'file': 'file', %s}",
+                           options[data[0] & 3]);
+    fixture_add(f, "{'driver': 'null-co', 'node-name': 'base', 'size': 70000}");
+    fixture_add(f, "{'driver': 'memory', 'node-name': 'file', 'size': 1048576}");
+    blk = fixture_backend(f, "file", "fuzz", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
+    lay_out(f, blk, data + 1, size - 1, data[0] & 4);
+    fixture_free_backend(f, blk);
+    if (fixture_try_add(f, json, &error)) {
+        read_all(f, "q");
+    } else {
+        g_assert_true(g_utf8_validate(error->message, -1, NULL));
+    }
+    return 0;
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tests/unit/qcow2-builder.h"
+
+#include <zlib.h>
+
+#include "tests/unit/graph-rig.h"
+
+static uint64_t cluster_size(const Qcow2Builder *b)
+{
+    return qcow2_cluster_size(&b->layout);
+}
+
+static void put_header(Qcow2Builder *b, const Qcow2Header *h)
+{
+    g_autoptr(GByteArray) cluster = qcow2_header_serialise(h, NULL);
+
+    g_assert_nonnull(cluster);
+    memcpy(b->bytes->data, cluster->data, cluster->len);
+}
+
+Qcow2Builder *qcow2_builder_new(uint32_t version, unsigned cluster_bits, uint64_t incompatible,
+                                uint64_t size)
+{
+    Qcow2Builder *b = g_new0(Qcow2Builder, 1);
+    bool extended = incompatible & QCOW2_INCOMPATIBLE_EXTENDED_L2;
+    Qcow2Header h = {
+        .version = version,
+        .cluster_bits = cluster_bits,
+        .size = size,
+        .l1_entries = qcow2_l1_entries_for(size, cluster_bits, extended),
+        .reftable_offset = UINT64_C(1) << cluster_bits,
+        .reftable_clusters = 1,
+        .refcount_order = 4,
+        .incompatible = incompatible,
+        .compression = incompatible & QCOW2_INCOMPATIBLE_COMPRESSION ? QCOW2_COMPRESSION_ZSTD
+                                                                     : QCOW2_COMPRESSION_ZLIB,
+        .extensions = g_array_new(FALSE, FALSE, sizeof(Qcow2Extension)),
+    };
+
+    qcow2_layout_init(&b->layout, &h);
+    b->bytes = g_byte_array_new();
+    b->l1_entries = h.l1_entries;
+    qcow2_builder_append(b, 2);
+    b->l1_offset =
+        qcow2_builder_append(b, (h.l1_entries * 8 + cluster_size(b) - 1) / cluster_size(b));
+    h.l1_offset = b->l1_offset;
+    put_header(b, &h);
+    g_array_unref(h.extensions);
+    return b;
+}
+
+void qcow2_builder_free(Qcow2Builder *b)
+{
+    g_byte_array_unref(b->bytes);
+    g_free(b);
+}
+
+uint64_t qcow2_builder_append(Qcow2Builder *b, unsigned n)
+{
+    guint before = b->bytes->len;
+    guint at = (before + cluster_size(b) - 1) & ~(cluster_size(b) - 1);
+
+    g_byte_array_set_size(b->bytes, at + n * cluster_size(b));
+    memset(b->bytes->data + before, 0, b->bytes->len - before);
+    return at;
+}
+
+uint8_t *qcow2_builder_at(Qcow2Builder *b, uint64_t offset)
+{
+    g_assert_cmpuint(offset, <, b->bytes->len);
+    return b->bytes->data + offset;
+}
+
+uint64_t qcow2_builder_l1_slot(const Qcow2Builder *b, uint64_t cluster)
+{
+    return b->l1_offset + (cluster >> b->layout.l2_bits) * 8;
+}
+
+uint64_t qcow2_builder_l2_slot(Qcow2Builder *b, uint64_t cluster)
+{
+    uint64_t slot = qcow2_builder_l1_slot(b, cluster);
+    uint64_t within = cluster & ((UINT64_C(1) << b->layout.l2_bits) - 1);
+    uint64_t entry = be64_get(qcow2_builder_at(b, slot));
+
+    if (entry == 0) {
+        entry = qcow2_builder_append(b, 1) | QCOW2_ENTRY_COPIED;
+        be64_put(qcow2_builder_at(b, slot), entry);
+    }
+    return (entry & QCOW2_ENTRY_OFFSET) + within * 8 * b->layout.entry_words;
+}
+
+void qcow2_builder_map(Qcow2Builder *b, uint64_t cluster, uint64_t entry, uint64_t bitmap)
+{
+    uint64_t slot = qcow2_builder_l2_slot(b, cluster);
+
+    be64_put(qcow2_builder_at(b, slot), entry);
+    if (b->layout.entry_words > 1) {
+        be64_put(qcow2_builder_at(b, slot + 8), bitmap);
+    }
+}
+
+uint64_t qcow2_builder_data(Qcow2Builder *b, uint64_t cluster, unsigned seed)
+{
+    uint64_t host;
+
+    qcow2_builder_l2_slot(b, cluster);
+    host = qcow2_builder_append(b, 1);
+    graph_rig_fill(qcow2_builder_at(b, host), cluster_size(b), seed);
+    qcow2_builder_map(b, cluster, host | QCOW2_ENTRY_COPIED, UINT32_MAX);
+    return host;
+}
+
+static size_t deflate_all(void *out, size_t out_length, const void *in, size_t in_length)
+{
+    z_stream z = {
+        .next_in = (void *)in, .avail_in = in_length, .next_out = out, .avail_out = out_length};
+
+    g_assert_cmpint(deflateInit2(&z, 9, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY), ==, Z_OK);
+    g_assert_cmpint(deflate(&z, Z_FINISH), ==, Z_STREAM_END);
+    deflateEnd(&z);
+    return out_length - z.avail_out;
+}
+
+void qcow2_builder_compressed(Qcow2Builder *b, uint64_t cluster, unsigned seed,
+                              Qcow2Compression type)
+{
+    size_t size = cluster_size(b);
+    g_autofree uint8_t *plain = g_malloc(size);
+    g_autofree uint8_t *packed = g_malloc(2 * size);
+    unsigned offset_bits = 62 - (b->layout.cluster_bits - 8);
+    uint64_t host, sectors;
+    size_t n;
+
+    g_assert_cmpint(type, ==, QCOW2_COMPRESSION_ZLIB);
+    qcow2_builder_l2_slot(b, cluster);
+    graph_rig_fill(plain, size, seed);
+    n = deflate_all(packed, 2 * size, plain, size);
+    host = b->bytes->len;
+    g_byte_array_append(b->bytes, packed, n);
+    sectors = (host + n - 1) / 512 - host / 512;
+    qcow2_builder_map(b, cluster, QCOW2_ENTRY_COMPRESSED | sectors << offset_bits | host, 0);
+}
+
+static void set_string(Qcow2Header *h, Qcow2ExtensionType type, const char *text)
+{
+    qcow2_header_set_extension(h, type, text ? g_bytes_new(text, strlen(text)) : NULL);
+}
+
+void qcow2_builder_names(Qcow2Builder *b, const char *backing, const char *format,
+                         const char *data_file)
+{
+    g_autoptr(Qcow2Header) h = qcow2_header_parse(b->bytes->data, b->bytes->len, NULL);
+
+    g_assert_nonnull(h);
+    g_free(h->backing_file);
+    h->backing_file = g_strdup(backing);
+    set_string(h, QCOW2_EXTENSION_BACKING_FORMAT, format);
+    set_string(h, QCOW2_EXTENSION_DATA_FILE, data_file);
+    put_header(b, h);
+}
