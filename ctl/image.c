@@ -78,6 +78,12 @@ static ssize_t read_start(const char *path, void *start, gsize size)
     return n;
 }
 
+/* Whether there is a driver of that name that opens an image in a file. */
+static bool is_known(const char *format)
+{
+    return strcmp(format, "raw") == 0 || strcmp(format, "qcow2") == 0;
+}
+
 static bool check_format(const char *path, GError **error)
 {
     char start[PROBE_SIZE];
@@ -98,22 +104,23 @@ static bool check_format(const char *path, GError **error)
     }
     found = ctl_image_probe(start, n);
     if (found) {
+        g_autofree char *way =
+            is_known(found)
+                ? g_strdup_printf("To open it as one, and the files it refers to: --format=%s",
+                                  found)
+                : g_strdup("This version cannot open it yet; to convert it:  "
+                           "qemu-img convert -O raw IMAGE NEW-IMAGE");
+
         g_set_error(
             error, CTL_ERROR, CTL_ERROR_FAILED,
-            "'%s' looks like a %s image, which this version cannot open yet\n"
-            "To convert it:  qemu-img convert -O raw IMAGE NEW-IMAGE\n"
+            "'%s' looks like a %s image\n%s\n"
             "If it is a raw disk after all, or its bytes are wanted as they are: --format=raw",
-            path, found);
+            path, found, way);
     }
     return !found;
 }
 
 bool ctl_image_check(const char *path, const char *format, bool *is_device, GError **error)
 {
-    if (format && strcmp(format, "raw") != 0) {
-        g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE,
-                    "images of format '%s' cannot be opened yet; this version knows: raw", format);
-        return false;
-    }
     return check_kind(path, is_device, error) && (format || check_format(path, error));
 }

@@ -23,7 +23,7 @@ const CtlOption ctl_recipe_options[] = {
     {"writable", 'w', NULL, NULL, offsetof(CtlRecipeOptions, writable), "let FILE be written to"},
     {"growable", 'g', NULL, NULL, offsetof(CtlRecipeOptions, growable),
      "writes past the end make IMAGE longer"},
-    {"format", 'f', "FORMAT", NULL, offsetof(CtlRecipeOptions, format),
+    {"format", 'f', "raw|qcow2", "raw|qcow2", offsetof(CtlRecipeOptions, format),
      "what IMAGE is (raw), without a look at it"},
     {"allow-other", 'o', "on|off|auto", "on|off|auto", offsetof(CtlRecipeOptions, allow_other),
      "whether other users may use FILE (auto)"},
@@ -213,8 +213,9 @@ static QValue *protocol_node(const CtlRecipe *recipe)
 QValue *ctl_recipe_node(const CtlRecipe *recipe, const char *id)
 {
     g_autofree char *name = ctl_recipe_node_name(id);
+    const char *format = recipe->options->format ? recipe->options->format : "raw";
     /* One node that owns its child, so that one blockdev-del takes both. */
-    QValue *node = ctl_json_strings("driver", "raw", "node-name", name, "discard",
+    QValue *node = ctl_json_strings("driver", format, "node-name", name, "discard",
                                     recipe->options->writable ? "unmap" : NULL, NULL);
 
     qvalue_object_set(node, "read-only", qvalue_bool(!recipe->options->writable));

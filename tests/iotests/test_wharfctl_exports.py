@@ -159,9 +159,21 @@ class Export(ExportTest):
         said = self.refused('export', image, self.mnt, status=REFUSED)
         self.assertIn('qcow2', said)
         self.assertIn('--format=raw', said)
-        self.assertIn("format 'qcow2'", self.refused('export', '-f', 'qcow2', image, self.mnt))
+        self.assertIn('--format=qcow2', said)
+        self.assertIn("cannot be 'vmdk'", self.refused('export', '-f', 'vmdk', image, self.mnt))
+        self.assertIn('2^0 bytes', self.refused('export', '-f', 'qcow2', image, self.mnt, status=REFUSED))
         self.ctl('export', '--format=raw', image, self.mnt)
         self.assertEqual(self.read(self.mnt, 8), QCOW2)
+
+    def test_qcow2(self):
+        self.daemon()
+        image = self.path('disk.qcow2')
+        run(find_tool('qemu-img'), 'create', '-q', '-f', 'qcow2', image, '1M')
+        run(find_tool('qemu-io'), '-f', 'qcow2', '-c', 'write -P 120 64k 4k', image)
+        self.ctl('export', '--format=qcow2', image, self.mnt)
+        self.assertEqual(self.read(self.mnt, 1 << 20), b'\0' * 65536 + b'x' * 4096 + b'\0' * (1048576 - 69632))
+        self.ctl('umount', self.mnt)
+        self.assertIn('cannot write', self.refused('export', '-wf', 'qcow2', image, self.mnt, status=REFUSED))
 
     def test_small_images(self):
         self.daemon()
