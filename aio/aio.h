@@ -183,6 +183,26 @@ void aio_watch_set_events(AioWatch *watch, short events);
 void aio_watch_free(AioWatch *watch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(AioWatch, aio_watch_free)
 
+/*
+ * Bindings: what comes from certain CPUs, as from the kernel's queues for each CPU, is served
+ * soonest by a thread that runs there. A thread elsewhere has to be woken across CPUs each time.
+ */
+
+typedef struct AioBinding AioBinding;
+
+/*
+ * Keep the current context's thread to the CPUs @first, @first + @step, and so on; with several
+ * bindings, to those of any. Of no effect where it may use none of them, where its affinity is not
+ * that of the process, so that somebody else has chosen it, and under GLib. While it has bindings
+ * the thread does not busy-wait, for that would keep away from the CPU whoever it waits for. They
+ * are a preference: where many requests come at once, the thread roams.
+ */
+AioBinding *aio_binding_new(unsigned first, unsigned step);
+
+/* Without the last binding the thread may run where it could before. NULL is fine. */
+void aio_binding_free(AioBinding *binding);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(AioBinding, aio_binding_free)
+
 /* Coroutines in contexts */
 
 /*

@@ -3,11 +3,13 @@
  * aio/context-internal.h - an AioContext from inside: what its parts in aio/ share.
  *
  * context.c  turns of the loop, posted work, ownership, GLib
- * bh.c, timer.c, watch.c, co.c, io.c, command.c, worker.c  what their names say
+ * affinity.c, bh.c, timer.c, watch.c, co.c, io.c, command.c, worker.c  what their names say
  * epoll.c, uring.c  the backends
  */
 #ifndef WHARF_AIO_CONTEXT_INTERNAL_H
 #define WHARF_AIO_CONTEXT_INTERNAL_H
+
+#include <sched.h>
 
 #include "aio/aio.h"
 #include "aio/coroutine-internal.h"
@@ -56,6 +58,15 @@ struct AioContext {
     unsigned cache_misses;   /* of reads in a row that asked the page cache */
     unsigned cache_skipped;  /* reads that did not ask */
     AioBh *kick;
+
+    uint64_t events;  /* completions of the ring */
+    GSList *bindings; /* AioBinding */
+    bool bindable;    /* there are some, and nobody else has chosen where the thread runs */
+    bool roaming;     /* they do not hold now */
+    uint64_t sleeps;  /* since events was events_seen */
+    uint64_t events_seen;
+    cpu_set_t free_cpus; /* where it may run without bindings */
+    cpu_set_t cpus;      /* where it may run, if only we have a say */
 };
 
 /* Posted work */
@@ -148,6 +159,15 @@ ssize_t aio_request_run_sync(const AioRequest *req);
 /* A request that does nothing, to see what requests cost. Returns 0. */
 int co_fn aio_co_nop(AioEngine engine);
 
+/* Bindings */
+
+/* Before each sleep of a bindable context: see whether the bindings are to hold. */
+void aio_affinity_adapt(AioContext *ctx);
+
+/* Let the calling thread, if a context's binding holds it, run anywhere again, until restored. */
+AioContext *aio_affinity_lift(void);
+void aio_affinity_restore(AioContext *lifted);
+
 /* Workers */
 
 AioWorkers *aio_workers_new(void);
@@ -155,7 +175,10 @@ void aio_workers_free(AioWorkers *workers); /* waits for all threads */
 void aio_workers_set_limits(AioWorkers *workers, unsigned min, unsigned max);
 void aio_workers_get_limits(AioWorkers *workers, unsigned *min, unsigned *max);
 
-/* Start a thread under @name with all signals blocked that are not the thread's own fault. */
+/*
+ * Start a thread under @name with all signals blocked that are not the thread's own fault. It is
+ * not bound to the CPUs that the caller's context may be bound to.
+ */
 GThread *aio_thread_new(const char *name, GThreadFunc func, gpointer data, GError **error);
 
 /* Backends */

@@ -180,6 +180,11 @@ static uint64_t load_option(const uint64_t *option)
     return __atomic_load_n(option, __ATOMIC_RELAXED);
 }
 
+static uint64_t poll_max(const AioContext *ctx)
+{
+    return ctx->bindable ? 0 : load_option(&ctx->poll_max_ns);
+}
+
 static void poll_grow(AioContext *ctx, uint64_t max)
 {
     uint64_t factor = load_option(&ctx->poll_grow);
@@ -248,7 +253,7 @@ static int64_t poll_pause(AioContext *ctx, int64_t last, uint64_t *spent_ns)
  */
 static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress, uint64_t *spent_ns)
 {
-    uint64_t max = load_option(&ctx->poll_max_ns);
+    uint64_t max = poll_max(ctx);
     uint64_t span = MIN(ctx->poll_ns, max);
     int64_t start, now;
 
@@ -279,6 +284,9 @@ typedef enum TurnKind {
 /* Sleep until something comes or @timeout_ns (-1: none) have passed. */
 static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
 {
+    if (ctx->bindable) {
+        aio_affinity_adapt(ctx);
+    }
     __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&ctx->incoming, __ATOMIC_SEQ_CST)) {
         timeout_ns = 0;
@@ -290,7 +298,7 @@ static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
 /* Wait for events, at most @timeout_ns (-1: for ever). Returns whether a probe called back. */
 static bool wait_for_events(AioContext *ctx, TurnKind kind, int64_t timeout_ns)
 {
-    uint64_t max = load_option(&ctx->poll_max_ns);
+    uint64_t max = poll_max(ctx);
     uint64_t spent_ns = 0;
     bool progress = false;
     int64_t start;

@@ -40,15 +40,19 @@ GThread *aio_thread_new(const char *name, GThreadFunc func, gpointer data, GErro
 {
     static const int own_faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGPROF};
     sigset_t block, old;
+    AioContext *lifted;
     GThread *thread;
 
     sigfillset(&block);
     for (unsigned i = 0; i < G_N_ELEMENTS(own_faults); i++) {
         sigdelset(&block, own_faults[i]);
     }
+    /* Both are handed down. */
+    lifted = aio_affinity_lift();
     pthread_sigmask(SIG_BLOCK, &block, &old);
     thread = g_thread_try_new(name, func, data, error);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    aio_affinity_restore(lifted);
     return thread;
 }
 

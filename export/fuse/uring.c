@@ -69,7 +69,8 @@ struct FuseUring {
     FuseQueue *queue;
     int fd; /* commands go there. Not the channel's: it stays open until the last one is done */
     bool stopped;
-    bool ended; /* nothing is submitted any more */
+    bool ended;          /* nothing is submitted any more */
+    AioBinding *binding; /* of the context to the CPUs whose requests it serves */
     unsigned in_kernel;
     ExportWaiter *waiter; /* for in_kernel to become 0 */
     unsigned n_entries;
@@ -188,6 +189,7 @@ static void entry_failed(UringEntry *entry, int err)
         return; /* what that means, the channel learns, too */
     }
     if (!entry->registered) {
+        g_clear_pointer(&entry->uring->binding, aio_binding_free);
         uring_refused(entry->uring, err);
     } else {
         g_warning("%s: lost an entry of ring queue %u: %s", entry->uring->queue->common.exp->user,
@@ -288,8 +290,19 @@ FuseUring *fuse_uring_new(FuseQueue *queue, int fd, unsigned n_cpus, unsigned de
     return uring;
 }
 
+/* With a single queue there is nothing to choose: it serves all CPUs. */
+static void uring_bind(FuseUring *uring)
+{
+    const ExportQueue *queue = &uring->queue->common;
+
+    if (queue->exp->n_queues > 1 && uring->n_entries) {
+        uring->binding = aio_binding_new(queue->index, queue->exp->n_queues);
+    }
+}
+
 void fuse_uring_begin(FuseUring *uring)
 {
+    uring_bind(uring);
     for (unsigned i = 0; i < uring->n_entries; i++) {
         entry_submit(uring->entries[i], URING_REGISTER, 0);
     }
@@ -299,6 +312,7 @@ void fuse_uring_stop(FuseUring *uring, bool cut)
 {
     if (!uring->stopped) {
         uring->stopped = true;
+        g_clear_pointer(&uring->binding, aio_binding_free);
         aio_context_flush(); /* answers of requests that have ended: nobody waits for those */
     }
     if (cut && !uring->ended) {

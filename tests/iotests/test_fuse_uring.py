@@ -237,6 +237,30 @@ class Serving(UringExport):
             self.delete()
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
 
+    def affinity(self, name):
+        """The CPUs that this iothread may run on."""
+        for tid in os.listdir(f'/proc/{self.daemon.pid}/task'):
+            with open(f'/proc/{self.daemon.pid}/task/{tid}/comm', encoding='ascii') as f:
+                if f.read().strip() == name:
+                    return os.sched_getaffinity(int(tid))
+        raise AssertionError(f'there is no iothread {name}')
+
+    def test_iothreads_go_where_they_serve(self):
+        cpus = os.sched_getaffinity(self.daemon.pid)
+        threads = ['t0', 't1']
+        shares = {'t0': {cpu for cpu in cpus if cpu % 2 == 0}, 't1': {cpu for cpu in cpus if cpu % 2 == 1}}
+        if not all(shares.values()):
+            self.skipTest('there is no CPU for one of two iothreads')
+        self.add(iothread=threads)
+        self.assertEqual({name: self.affinity(name) for name in threads}, shares)
+        self.check_content()
+        self.delete()
+        self.assertEqual({name: self.affinity(name) for name in threads}, {'t0': cpus, 't1': cpus})
+        # Alone it serves all.
+        self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
+        self.add(iothread='t0')
+        self.assertEqual(self.affinity('t0'), cpus)
+
     def test_memory_is_used_only_by_requests(self):
         before = self.daemon.rss()
         self.add(queue_depth=256)

@@ -4,6 +4,7 @@
 #include "aio/iothread.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -74,6 +75,132 @@ static void test_signals(void)
     iothread_unref(iothread);
     g_assert_true(sigismember(&mask, SIGTERM) && sigismember(&mask, SIGINT));
     g_assert_false(sigismember(&mask, SIGSEGV));
+}
+
+/* Bindings to CPUs */
+
+typedef struct Bound {
+    Iothread *iothread;
+    cpu_set_t free;      /* of the process */
+    unsigned first, all; /* its first CPU; more than it has */
+    AioBinding *binding[2];
+    cpu_set_t worker; /* where a worker may run that was started meanwhile */
+    bool done;        /* main context only */
+} Bound;
+
+static cpu_set_t affinity_of(pid_t tid)
+{
+    cpu_set_t cpus;
+
+    g_assert_cmpint(sched_getaffinity(tid, sizeof(cpus), &cpus), ==, 0);
+    return cpus;
+}
+
+static void assert_affinity(Bound *b, const cpu_set_t *expected)
+{
+    cpu_set_t cpus = affinity_of(iothread_tid(b->iothread));
+
+    g_assert_true(CPU_EQUAL(&cpus, expected));
+}
+
+static int note_affinity(void *opaque)
+{
+    Bound *b = opaque;
+
+    b->worker = affinity_of(0);
+    return 0;
+}
+
+static cpu_set_t one_cpu(unsigned cpu)
+{
+    cpu_set_t cpus;
+
+    CPU_ZERO(&cpus);
+    CPU_SET(cpu, &cpus);
+    return cpus;
+}
+
+static void co_fn co_bind(void *opaque)
+{
+    Bound *b = opaque;
+    AioContext *home = aio_context_current();
+    cpu_set_t first = one_cpu(b->first);
+
+    aio_co_reschedule_self(iothread_context(b->iothread));
+    b->binding[0] = aio_binding_new(b->first, b->all);
+    assert_affinity(b, &first);
+    /* Threads that are started there are not bound. */
+    aio_co_run_worker(note_affinity, b);
+    g_assert_true(CPU_EQUAL(&b->worker, &b->free));
+    assert_affinity(b, &first);
+    /* Two bindings: on the CPUs of either. */
+    b->binding[1] = aio_binding_new(0, 1);
+    assert_affinity(b, &b->free);
+    aio_binding_free(b->binding[1]);
+    assert_affinity(b, &first);
+    aio_binding_free(b->binding[0]);
+    assert_affinity(b, &b->free);
+    /* Where there are no such CPUs. */
+    b->binding[0] = aio_binding_new(CPU_SETSIZE - 1, b->all);
+    assert_affinity(b, CPU_ISSET(CPU_SETSIZE - 1, &b->free) ? &first : &b->free);
+    aio_binding_free(b->binding[0]);
+    aio_co_reschedule_self(home);
+    b->done = true;
+}
+
+/* Whoever has chosen where the thread runs has the last word, before and after. */
+static void co_fn co_bind_elsewhere(void *opaque)
+{
+    Bound *b = opaque;
+    AioContext *home = aio_context_current();
+    cpu_set_t first = one_cpu(b->first);
+
+    aio_co_reschedule_self(iothread_context(b->iothread));
+    sched_setaffinity(0, sizeof(first), &first);
+    b->binding[0] = aio_binding_new(b->first + 1, b->all);
+    assert_affinity(b, &first);
+    aio_binding_free(b->binding[0]);
+    assert_affinity(b, &first);
+
+    sched_setaffinity(0, sizeof(b->free), &b->free);
+    b->binding[0] = aio_binding_new(b->first, b->all);
+    sched_setaffinity(0, sizeof(b->free), &b->free);
+    b->binding[1] = aio_binding_new(b->first, b->all);
+    assert_affinity(b, &b->free);
+    aio_binding_free(b->binding[1]);
+    aio_binding_free(b->binding[0]);
+    assert_affinity(b, &b->free);
+    aio_co_reschedule_self(home);
+    b->done = true;
+}
+
+static void run_bound(CoroutineEntry *entry)
+{
+    g_autoptr(AioContext) main = new_context();
+    g_autoptr(Iothread) iothread = new_iothread("bound");
+    Bound b = {.iothread = iothread, .free = affinity_of(0), .all = CPU_SETSIZE};
+
+    if (CPU_COUNT(&b.free) < 2) {
+        g_test_skip("with one CPU there is nothing to choose");
+        return;
+    }
+    while (!CPU_ISSET(b.first, &b.free)) {
+        b.first++;
+    }
+    aio_co_enter(main, entry, &b);
+    while (!b.done) {
+        aio_context_poll(main, true);
+    }
+}
+
+static void test_bind(void)
+{
+    run_bound(co_bind);
+}
+
+static void test_bind_elsewhere(void)
+{
+    run_bound(co_bind_elsewhere);
 }
 
 /* A ball between two threads: each hop is a wake-up of a thread that may just fall asleep. */
@@ -477,6 +604,8 @@ int main(int argc, char **argv)
     g_test_add_func("/iothread/name", test_name);
     g_test_add_func("/iothread/stop-after-work", test_stop_after_work);
     g_test_add_func("/iothread/signals", test_signals);
+    g_test_add_func("/iothread/bind", test_bind);
+    g_test_add_func("/iothread/bind-elsewhere", test_bind_elsewhere);
     g_test_add_func("/iothread/ping-pong", test_ping_pong);
     g_test_add_func("/iothread/reschedule", test_reschedule);
     g_test_add_func("/iothread/wake-race", test_wake_race);
