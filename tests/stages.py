@@ -26,7 +26,7 @@ sys.dont_write_bytecode = True
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'tests', 'iotests'))
 
-from wharf import runner, tools  # noqa: E402
+from wharf import runner, tools, transport  # noqa: E402
 
 JOBS = max(2, os.cpu_count() or 2)
 BUILD_TIMEOUT = 900
@@ -58,13 +58,16 @@ class Totals:
         self.lock = threading.Lock()
 
     def add(self, outcome, name, detail='', seconds=None):
-        """Count and print one test; detail is the reason of a skip or the log of a failure."""
+        """Count and print one test; detail is the reason of a skip or the log of a failure.
+
+        OUT is a test that makes no sense in this stage: shown with its reason, and not counted.
+        """
         with self.lock:
             line = f'{outcome} {name}' + ('' if seconds is None else f' {seconds:.1f}s')
             if outcome == 'PASS':
                 self.passed += 1
-            elif outcome == 'SKIP':
-                self.skipped += 1
+            elif outcome in ('SKIP', 'OUT'):
+                self.skipped += outcome == 'SKIP'
                 line += f' ({detail})' if detail else ''
             else:
                 self.failed += 1
@@ -236,17 +239,22 @@ def unit_stage(kind, suite, prefix):
 # The other stages
 
 
-def iotests_stage(kind, prefix):
+def iotests_stage(kind, prefix, over, patterns=()):
+    """The iotests with a build, FUSE exports over one transport."""
+    if over == transport.IO_URING and transport.why_no_uring():
+        totals.add('SKIP', prefix, transport.why_no_uring())
+        return
     if not build(kind, 'daemon'):
         return
     base = os.path.join(ROOT, BUILDS[kind].directory)
     os.environ['WHARFD'] = os.path.join(base, 'daemon', 'wharfd')
     os.environ['WHARFCTL'] = os.path.join(base, 'ctl', 'wharfctl')
     os.environ['WHARF_BUILD'] = kind
+    os.environ['WHARF_FUSE_TRANSPORT'] = over
     directory = os.path.join(ROOT, 'tests', 'iotests')
     files = sorted(os.path.join(directory, name) for name in os.listdir(directory)
                    if name.startswith('test_') and name.endswith('.py'))
-    runner.run_files(files, jobs=2, base=os.environ['TMPDIR'],
+    runner.run_files(files, patterns=patterns, jobs=2, base=os.environ['TMPDIR'],
                      report=lambda outcome, name, seconds, detail:
                      totals.add(outcome, f'{prefix} {name}', detail, seconds))
 
@@ -309,12 +317,17 @@ def lint_stage():
 
 STAGES = {
     'unit': (lambda: unit_stage('normal', 'unit', 'unit'), 'unit tests'),
-    'iotests': (lambda: iotests_stage('normal', 'iotests'), 'tests against a running daemon'),
+    'iotests': (lambda: iotests_stage('normal', 'iotests', transport.DEV),
+                'tests against a running daemon'),
+    'iotests-uring': (lambda: iotests_stage('normal', 'iotests-uring', transport.IO_URING),
+                      'tests of FUSE exports, over io_uring'),
     'lint': (lint_stage, 'static checks (scripts/lint)'),
     'unit-asan': (lambda: unit_stage('asan', 'unit', 'unit-asan'),
                   'unit tests under AddressSanitizer and UBSan'),
-    'iotests-asan': (lambda: iotests_stage('asan', 'iotests-asan'),
+    'iotests-asan': (lambda: iotests_stage('asan', 'iotests-asan', transport.DEV),
                      'tests against a daemon under AddressSanitizer and UBSan'),
+    'iotests-uring-asan': (lambda: iotests_stage('asan', 'iotests-uring-asan', transport.IO_URING),
+                           'tests of FUSE exports, over io_uring, under AddressSanitizer and UBSan'),
     'unit-tsan': (lambda: unit_stage('tsan', 'threads', 'unit-tsan'),
                   'unit tests with threads under ThreadSanitizer'),
     'fuzz': (fuzz_stage, 'a short run of each fuzz target'),
@@ -328,7 +341,7 @@ def without_aslr():
 
 
 def parse_args():
-    text = '\n'.join(f'  {name:13} {what}' for name, (_, what) in STAGES.items())
+    text = '\n'.join(f'  {name:18} {what}' for name, (_, what) in STAGES.items())
     parser = argparse.ArgumentParser(
         prog='scripts/test', epilog='stages:\n' + text,
         formatter_class=argparse.RawDescriptionHelpFormatter,

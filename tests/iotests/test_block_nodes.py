@@ -190,8 +190,8 @@ class Deleting(NodeTest):
         self.assertEqual(self.names(), [])
         self.assertNotIn(os.path.realpath(self.image), self.daemon.fds().values())
 
+    @fuse_test
     def test_in_use_by_export(self):
-        self.need_fuse()
         self.add_file_export(self.daemon, self.image, self.mountpoint())
         self.refused('blockdev-del', {'node-name': 'n0'}, 'n0', 'e0')
 
@@ -236,8 +236,8 @@ class Reopening(NodeTest):
             self.reopen_refused(*options, words=['filename'])
             self.assertFalse(self.node('r')['ro'])
 
+    @fuse_test
     def test_exchange_while_exported(self):
-        self.need_fuse()
         second = self.make_file('second.img', 2 * MIB, b'second bytes')
         self.add(driver='file', node_name='f', filename=self.image)
         self.add(driver='file', node_name='g', filename=second)
@@ -261,9 +261,9 @@ class Reopening(NodeTest):
         fs.pwrite(fd, b'written', 0)
         fs.close(fd)
 
+    @fuse_test
     def test_under_our_own_mount(self):
         """B13: the file's path is covered by our own export of it."""
-        self.need_fuse()
         self.add_file_export(self.daemon, self.image, self.image, writable=True)
         node = next(name for name in self.names() if self.node(name)['drv'] == 'file')
         self.reopen({'driver': 'file', 'node-name': node, 'filename': self.image,
@@ -295,8 +295,8 @@ class Active(NodeTest):
         self.assertFalse(self.node('r')['active'])
         self.refused('blockdev-set-active', {'node-name': 'nobody', 'active': False}, 'nobody')
 
+    @fuse_test
     def test_exports(self):
-        self.need_fuse()
         self.add(driver='raw', node_name='r', active=False, file={
             'driver': 'file', 'filename': self.image})
         self.qmp.cmd('block-export-add', {'type': 'fuse', 'id': 'e', 'node-name': 'r',
@@ -350,8 +350,8 @@ class Queries(NodeTest):
                          self.qmp.cmd('query-named-block-nodes'))
         self.assertEqual(self.qmp.cmd('query-block'), [])
 
+    @fuse_test
     def test_blockstats(self):
-        self.need_fuse()
         self.assertEqual(self.qmp.cmd('query-blockstats'), [])
         self.add(driver='file', node_name='f', filename=self.image)
         self.add(driver='raw', node_name='r', file='f', offset=512)
@@ -416,8 +416,8 @@ class Resizing(NodeTest):
         self.qmp.cmd('block_resize', {'node-name': 'f', 'device': 'ignored', 'size': 512})
         self.assertEqual(os.stat(self.image).st_size, 512)
 
+    @fuse_test
     def test_exported(self):
-        self.need_fuse()
         self.add(driver='file', node_name='f', filename=self.image)
         self.add(driver='raw', node_name='r', file='f')
         for i, name in enumerate(('f', 'r')):

@@ -20,10 +20,10 @@ ERRNOS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.EPERM, errn
           errno.EBADMSG, errno.EINVAL)
 
 
+@fuse_test
 class InjectedErrors(IoTest):
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         self.image = self.make_file('disk.img', content=random.Random(3).randbytes(MIB))
         self.mnt = self.mountpoint()
         self.daemon = self.wharfd()
@@ -110,11 +110,8 @@ class InjectedErrors(IoTest):
         self.assertIn('No space left on device', done.stderr)
 
 
+@fuse_test
 class SuddenDeath(IoTest):
-    def setUp(self):
-        super().setUp()
-        self.need_fuse()
-
     def stream(self, mnt, pipe):
         """In a child: write numbered blocks, fsync, and tell each number once it is safe."""
         fd = os.open(mnt, os.O_RDWR)
@@ -180,6 +177,7 @@ class SuddenDeath(IoTest):
     def test_writethrough(self):
         self.kill_in_mid_write(writethrough=True)
 
+    @not_over('io-uring', 'the fallback event loop has no ring')
     def test_epoll(self):
         self.kill_in_mid_write(env={'WHARF_AIO': 'epoll'})
 
@@ -212,10 +210,10 @@ class Load:
         self.test.assertIn('err= 0', text)
 
 
+@fuse_test
 class ChangesUnderLoad(IoTest):
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         find_tool('fio')
 
     def file_node(self, name, image, **options):

@@ -20,12 +20,12 @@ PUNCH = fs_module.FALLOC_PUNCH_HOLE | KEEP
 ZERO = fs_module.FALLOC_ZERO_RANGE
 
 
+@fuse_test
 class Semantics(IoTest):
     SIZE = 256 * KIB + 100
 
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         self.need_loop()
         disk = self.make_file('ext4.img', 64 * MIB)
         run(find_tool('mkfs.ext4'), '-q', '-F', disk)

@@ -26,6 +26,7 @@ def check_pages(path):
             assert mapped[number * 4096:(number + 1) * 4096] == page(number), f'page {number}'
 
 
+@fuse_test
 class FioVerify(IoTest):
     JOBS = 3
     JOB_SIZE = 8 * MIB
@@ -33,7 +34,6 @@ class FioVerify(IoTest):
 
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         self.fio = find_tool('fio')
         self.image = self.make_file('disk.img', self.JOBS * self.JOB_SIZE)
         self.mnt = self.mountpoint()
@@ -93,6 +93,7 @@ class FioVerify(IoTest):
         self.verify('--bsrange=512-64k', '--direct=1', '--ioengine=libaio', '--iodepth=16')
         self.check(daemon)
 
+    @not_over('io-uring', 'the fallback event loop has no ring')
     def test_epoll_backend(self):
         daemon = self.export(iothreads=2, env={'WHARF_AIO': 'epoll'})
         self.verify('--bsrange=512-64k', '--direct=1', '--ioengine=libaio', '--iodepth=16')

@@ -7,7 +7,6 @@ import os
 
 import test_fio_verify
 import test_fuse_file
-import test_fuse_uring
 from wharf import *
 
 MIB = 1 << 20
@@ -286,14 +285,6 @@ class Coherence(CacheTest):
                 worker.finish()
             except OSError:
                 pass  # which error it is depends on how far the write had come
-
-
-class KeptOverUring(test_fuse_uring.OverUring, test_fuse_uring.UringTest, Kept):
-    pass
-
-
-class CoherenceOverUring(test_fuse_uring.OverUring, test_fuse_uring.UringTest, Coherence):
-    pass
 
 
 class ReadAhead(CacheTest):

@@ -18,12 +18,12 @@ NOTSUP = errno.errorcode[errno.ENOTSUP]
 NOWAIT = getattr(os, 'RWF_NOWAIT', 8)
 
 
+@fuse_test
 class FileTest(IoTest):
     SIZE = 100000  # no multiple of anything
 
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         self.content = bytes(i * 7 % 251 + 1 for i in range(self.SIZE))
         self.image = self.make_file('disk.img', content=self.content)
         self.mnt = self.mountpoint()

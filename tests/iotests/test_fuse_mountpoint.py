@@ -12,6 +12,7 @@ from wharf import tools
 MIB = 1 << 20
 
 
+@fuse_test
 class MountTest(IoTest):
     """One daemon with a node n0 over a small image."""
 
@@ -20,7 +21,6 @@ class MountTest(IoTest):
 
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         self.image = self.make_file('disk.img', content=self.CONTENT)
         self.runtime = self.path('run')
         os.mkdir(self.runtime, 0o700)
@@ -67,14 +67,9 @@ class MountTest(IoTest):
         return self.daemon.qmp.cmd('query-block-exports')[0]['fuse']['connection']
 
     def abort_connection(self):
-        """Cut the connection off as an administrator does, through a fusectl of our own."""
-        self.need_root()
-        control = self.path('fusectl')
-        os.mkdir(control)
-        run('mount', '-t', 'fusectl', 'none', control)
-        with open(f'{control}/{self.connection()}/abort', 'w', encoding='ascii') as f:
+        """Cut the connection off as an administrator does."""
+        with open(f'{self.fuse_control()}/{self.connection()}/abort', 'w', encoding='ascii') as f:
             f.write('1')
-        run('umount', control)
 
     def wait_dead(self, path=None):
         """Wait until the kernel has let go of a killed daemon; it may still be at it for a moment."""

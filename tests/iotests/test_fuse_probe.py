@@ -4,8 +4,6 @@
 import os
 import random
 
-import test_fuse_uring
-
 from wharf import *
 
 MIB = 1 << 20
@@ -98,9 +96,13 @@ class OverDev(ProbeTest, IoTest):
 
 
 @normal_build_only
-class OverUring(ProbeTest, test_fuse_uring.UringTest):
+class OverUring(ProbeTest, IoTest):
     MODES = ('--transport io-uring', '--transport io-uring --depth 1 --no-pin',
              '--transport io-uring --poll-ns 20000', '--transport io-uring --cache page')
+
+    def setUp(self):
+        super().setUp()
+        self.need_uring()
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ import os
 import random
 
 import test_fuse_file
-import test_fuse_uring
 import test_fuse_writeback
 from wharf import *
 from wharf import fs as fs_module
@@ -187,18 +186,6 @@ class Page(Direct):
 
 class WriteBack(test_fuse_writeback.WriteBack, Direct):
     test_plain_file = None
-
-
-class DirectOverUring(test_fuse_uring.OverUring, test_fuse_uring.UringTest, Direct):
-    test_plain_file = None
-
-
-class PageOverUring(test_fuse_uring.OverUring, test_fuse_uring.UringTest, Page):
-    pass
-
-
-class WriteBackOverUring(test_fuse_uring.OverUring, test_fuse_uring.UringTest, WriteBack):
-    pass
 
 
 if __name__ == '__main__':

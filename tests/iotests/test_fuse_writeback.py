@@ -7,7 +7,6 @@ import os
 
 import test_fio_verify
 import test_fuse_file
-import test_fuse_uring
 from wharf import *
 
 MIB = 1 << 20
@@ -353,7 +352,7 @@ class Refused(WriteBackTest):
 class Cycles(WriteBackTest):
     def test_added_and_deleted(self):
         for turn in range(20):
-            self.export(transport=('dev', 'io-uring')[turn % 2])
+            self.export()
             fd = self.open()
             self.worker.pwrite(fd, b'%05d' % turn, 70000)
             self.delete()
@@ -362,13 +361,6 @@ class Cycles(WriteBackTest):
             self.worker.kill()
             self.worker = self.fs()
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
-
-
-for _class in (Late, Errors, Durability, Stat, Truncate, Fallocate):
-    globals()[f'{_class.__name__}OverUring'] = type(
-        f'{_class.__name__}OverUring', (test_fuse_uring.OverUring, test_fuse_uring.UringTest, _class),
-        {'__module__': __name__})
-del _class
 
 
 class FioVerify(test_fio_verify.FioVerify):

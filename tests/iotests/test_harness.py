@@ -7,7 +7,11 @@ import sys
 import time
 
 from wharf import *
-from wharf import tools
+from wharf import tools, transport
+
+
+def _die_with_the_switch_on():
+    transport.switch_on()  # nobody calls what this returns
 
 
 class Harness(IoTest):
@@ -66,6 +70,77 @@ class Normal(IoTest):
         for build, passed in ('normal', 3), ('asan', 1):
             done = run(sys.executable, runner, file, env={**os.environ, 'WHARF_BUILD': build})
             self.assertIn(f'{passed} passed, 0 failed, 0 skipped', done.stdout)
+
+    def test_each_transport_gets_its_tests(self):
+        file = self.make_file('test_some.py', content=b"""
+from wharf import *
+
+class Other(IoTest):
+    def test_all(self):
+        pass
+
+@fuse_test
+class Fuse(IoTest):
+    def setUp(self):
+        pass
+
+    def test_all(self):
+        pass
+
+    @not_over('io-uring', 'cannot fly')
+    def test_here_only(self):
+        pass
+""")
+        runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'run')
+        for name, passed in ('', 3), ('dev', 3), ('io-uring', 1):
+            done = run(sys.executable, runner, file, env={**os.environ, 'WHARF_FUSE_TRANSPORT': name})
+            self.assertIn(f'{passed} passed, 0 failed, 0 skipped', done.stdout)
+            self.assertEqual('OUT test_some.Fuse.test_here_only 0.0s (cannot fly)' in done.stdout, name == 'io-uring')
+
+    def test_transport_on_the_command_line(self):
+        words = ['--export', 'fuse,id=e', '--export', 'type=fuse,transport=dev', '--export', '{"type": "fuse"}',
+                 '--export', 'nbd,id=fuse', '--blockdev', 'fuse']
+        self.assertEqual(transport.add_to_words(words, None), words)
+        self.assertEqual(transport.add_to_words(words, 'io-uring'), [
+            '--export', 'fuse,id=e,transport=io-uring', '--export', 'type=fuse,transport=dev',
+            '--export', '{"type": "fuse", "transport": "io-uring"}', '--export', 'nbd,id=fuse',
+            '--blockdev', 'fuse'])
+
+    @fuse_test
+    def test_another_transport_than_asked_for_is_noticed(self):
+        daemon = self.wharfd(env={'WHARF_AIO': 'epoll'}, transport='io-uring')
+        with self.assertRaisesRegex(AssertionError, 'runs over dev, not io-uring'):
+            self.add_file_export(daemon, self.make_file('disk.img', 4096), self.mountpoint())
+        with self.assertRaisesRegex(AssertionError, 'no FUSE over io_uring'):
+            daemon.stop()
+
+    def replace_switch(self, value):
+        """A file for the kernel's switch, and a lock of its own."""
+        for name, path in ('SWITCH', self.make_file('switch', content=value)), ('LOCK', self.path('lock')):
+            self.addCleanup(setattr, transport, name, getattr(transport, name))
+            setattr(transport, name, path)
+
+    def test_switch_goes_back_with_the_last_user(self):
+        self.need_root()
+        for before in b'N\n', b'Y\n':
+            self.replace_switch(before)
+            first, second = transport.switch_on(), transport.switch_on()
+            self.assertEqual(transport.read_switch(), 'Y')
+            self.assertIsNone(transport.try_to_have_it_off())
+            first()
+            transport.switch_back()
+            self.assertEqual(transport.read_switch(), 'Y')
+            second()
+            self.assertEqual(transport.read_switch(), before.decode().strip())
+            os.close(transport.try_to_have_it_off())
+
+    def test_switch_goes_back_after_a_death(self):
+        self.need_root()
+        self.replace_switch(b'N\n')
+        in_child(_die_with_the_switch_on)
+        self.assertEqual(transport.read_switch(), 'Y')
+        transport.switch_back()
+        self.assertEqual(transport.read_switch(), 'N')
 
     def test_qmp_client(self):
         qsd = self.qsd()

@@ -88,8 +88,8 @@ class Held(LockTest):
         self.add_node(daemon)
         self.assertEqual(self.other.sees(), [])
 
+    @fuse_test
     def test_read_only_export(self):
-        self.need_fuse()
         daemon = self.wharfd()
         self.add_node(daemon)
         self.export(daemon)
@@ -97,9 +97,9 @@ class Held(LockTest):
         self.delete(daemon)
         self.assertEqual(self.other.sees(), [])
 
+    @fuse_test
     def test_writable_export(self):
         """Resize is held for the moment of a resize only."""
-        self.need_fuse()
         daemon = self.wharfd()
         self.add_node(daemon)
         self.export(daemon, writable=True)
@@ -110,8 +110,8 @@ class Held(LockTest):
         self.delete(daemon)
         self.assertEqual(self.other.sees(), [])
 
+    @fuse_test
     def test_two_exports_hold_what_either_needs(self):
-        self.need_fuse()
         daemon = self.wharfd()
         self.add_node(daemon)
         self.export(daemon)
@@ -122,8 +122,8 @@ class Held(LockTest):
         self.delete(daemon)
         self.assertEqual(self.other.sees(), [])
 
+    @fuse_test
     def test_locking_off_holds_nothing(self):
-        self.need_fuse()
         daemon = self.wharfd()
         self.add_node(daemon, file={'locking': 'off'})
         self.other.hold(*BYTES)
@@ -131,8 +131,8 @@ class Held(LockTest):
         self.other.drop()
         self.assertEqual(self.other.sees(), [])
 
+    @fuse_test
     def test_locking_on_and_auto_hold_the_same(self):
-        self.need_fuse()
         daemon = self.wharfd()
         for locking in ('on', 'auto'):
             self.add_node(daemon, name=locking, file={'locking': locking})
@@ -203,8 +203,8 @@ class Held(LockTest):
         self.add_debug(daemon, take=15, unshare=15)
         self.assertEqual(self.other.sees(), BYTES)
 
+    @fuse_test
     def test_shrinking_gives_back(self):
-        self.need_fuse()
         daemon = self.wharfd()
         self.add_debug(daemon, take=1, unshare=8)
         self.export(daemon, node='d0', writable=True)
@@ -273,8 +273,8 @@ class Inactive(LockTest):
 class Daemon2(LockTest):
     """Two daemons on one image."""
 
+    @fuse_test
     def test_unshared_against_needed(self):
-        self.need_fuse()
         first, second = self.wharfd(), self.wharfd()
         first.qmp.cmd('blockdev-add', {'driver': 'blkdebug', 'node-name': 'd0',
                                        'image': {'driver': 'file', 'filename': self.image},
@@ -287,8 +287,8 @@ class Daemon2(LockTest):
         first.qmp.cmd('blockdev-del', {'node-name': 'd0'})
         self.export(second, export='e2', writable=True)
 
+    @fuse_test
     def test_raw_writers_share(self):
-        self.need_fuse()
         first, second = self.wharfd(), self.wharfd()
         for i, daemon in enumerate((first, second)):
             self.add_node(daemon)
@@ -373,8 +373,8 @@ class QemuTools(LockTest):
         self.hold_by_daemon(unshare=['consistent-read'])
         self.expect(convert=True, write=True, resize=True)
 
+    @fuse_test
     def test_fuse_export_against_tools(self):
-        self.need_fuse()
         daemon = self.wharfd()
         self.add_node(daemon)
         self.export(daemon)
@@ -402,15 +402,15 @@ class QemuTools(LockTest):
         self.assertIn('qemu-io>', process.stdout.readline())
         return process
 
+    @fuse_test
     def test_qemu_io_holds_raw(self):
-        self.need_fuse()
         self.qemu_io_holding('raw')
         daemon = self.wharfd()
         self.add_node(daemon)
         self.export(daemon, writable=True)
 
+    @fuse_test
     def test_qemu_io_holds_qcow2(self):
-        self.need_fuse()
         run(self.qemu_img, 'create', '-f', 'qcow2', self.image, '1M')
         self.qemu_io_holding('qcow2')
         self.assertEqual(self.other.sees(), [100, 101, 103, 201, 203])
@@ -420,8 +420,8 @@ class QemuTools(LockTest):
         self.delete(daemon)
         self.refused(['write', self.image], self.export, daemon, export='e1', writable=True)
 
+    @fuse_test
     def test_qemu_io_reads_qcow2(self):
-        self.need_fuse()
         run(self.qemu_img, 'create', '-f', 'qcow2', self.image, '1M')
         self.qemu_io_holding('qcow2', '-r')
         self.assertEqual(self.other.sees(), [100, 201, 203])
@@ -440,9 +440,9 @@ class QemuTools(LockTest):
                                                   'data': {'path': self.path('nbd')}}})
         return qsd
 
+    @fuse_test
     def test_qsd_exports_raw_over_nbd(self):
         """It does not share resize, read-only or not."""
-        self.need_fuse()
         qsd = self.qsd_with({'driver': 'raw', 'node-name': 'r',
                              'file': {'driver': 'file', 'filename': self.image}})
         qsd.qmp.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'r',
@@ -456,8 +456,8 @@ class QemuTools(LockTest):
         qsd.qmp.wait_event('BLOCK_EXPORT_DELETED')
         daemon.qmp.cmd('block_resize', {'node-name': 'n0', 'size': 4096})
 
+    @fuse_test
     def test_qsd_holds_qcow2(self):
-        self.need_fuse()
         run(self.qemu_img, 'create', '-f', 'qcow2', self.image, '1M')
         qsd = self.qsd_with({'driver': 'qcow2', 'node-name': 'q',
                              'file': {'driver': 'file', 'filename': self.image}})
@@ -476,8 +476,8 @@ class QemuTools(LockTest):
 class SingleBytes(LockTest):
     """Somebody holds a single byte, and the daemon wants to export."""
 
+    @fuse_test
     def test_exports(self):
-        self.need_fuse()
         daemon = self.wharfd()
         self.add_node(daemon)
         for byte in BYTES:

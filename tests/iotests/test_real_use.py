@@ -14,6 +14,7 @@ from wharf import *
 MIB = 1 << 20
 
 
+@fuse_test
 class PlainTools(IoTest):
     """An image of odd length with data, text and holes, exported writable but not growable."""
 
@@ -21,7 +22,6 @@ class PlainTools(IoTest):
 
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         self.raw = self.make_image('disk.img')
         self.twin = self.make_image('twin.img')
         self.mnt = self.mountpoint('mnt')
@@ -229,12 +229,12 @@ def is_unused(device):
     return True
 
 
+@fuse_test
 class FileSystemInside(IoTest):
     """A file system made, filled and checked through the export, then looked at without us."""
 
     def setUp(self):
         super().setUp()
-        self.need_fuse()
         self.need_loop()
 
     def make_tree(self):
@@ -332,9 +332,10 @@ class Nested(IoTest):
 
     N = 200
 
+    @fuse_test
+    @not_over('io-uring', 'the fallback event loop, which has the workers, has no ring')
     def test_more_requests_than_workers(self):
         """Those above wait for those below, and must leave them threads to run on."""
-        self.need_fuse()
         image = self.make_file('disk.img', content=b''.join(
             b'%04d' % i + bytes(16 * 4096 - 4) for i in range(self.N)))
         daemon = self.wharfd(env={'WHARF_AIO': 'epoll'})

@@ -14,6 +14,7 @@ from wharf import tools
 NOBODY = 65534
 
 
+@fuse_test
 class Unprivileged(IoTest):
     """The tests run as root, the daemon and its users as nobody."""
 
@@ -24,7 +25,6 @@ class Unprivileged(IoTest):
     def setUp(self):
         super().setUp()
         self.need_root()
-        self.need_fuse()
         find_tool('fusermount3')
         self.as_nobody = [find_tool('setpriv'), f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups', '--']
         # The build directory may lie where nobody may look.

@@ -9,9 +9,9 @@ when it ends, however it ends. Everything that waits has a timeout.
 from .clients import ClientError, JsonRpcClient, QmpClient, QmpError
 from .daemon import Daemon
 from .fs import FsTimeout, FsWorker, in_child
-from .iotest import IoTest, main, normal_build_only, timeout
+from .iotest import IoTest, fuse_test, main, normal_build_only, not_over, timeout
 from .tools import TIMEOUT, find_tool, run, wait_until
 
 __all__ = ['ClientError', 'Daemon', 'FsTimeout', 'FsWorker', 'IoTest', 'JsonRpcClient', 'QmpClient',
-           'QmpError', 'TIMEOUT', 'find_tool', 'in_child', 'main', 'normal_build_only',
-           'run', 'timeout', 'wait_until']
+           'QmpError', 'TIMEOUT', 'find_tool', 'fuse_test', 'in_child', 'main', 'normal_build_only',
+           'not_over', 'run', 'timeout', 'wait_until']

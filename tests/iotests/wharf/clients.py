@@ -6,6 +6,7 @@ import json
 import socket
 import time
 
+from . import transport
 from .tools import TIMEOUT
 
 
@@ -28,6 +29,12 @@ class QmpError(Exception):
 
 class LineClient:
     """JSON values, one a line, over a stream socket."""
+
+    # The transport for FUSE exports that name none; their Daemon sets it.
+    transport = None
+
+    # What the members of a command are called.
+    COMMAND = ARGUMENTS = None
 
     def __init__(self, path=None, sock=None, timeout=TIMEOUT):
         self.timeout = timeout
@@ -55,6 +62,29 @@ class LineClient:
     def send_raw(self, data):
         self.sock.settimeout(self.timeout)
         self.sock.sendall(data if isinstance(data, bytes) else data.encode())
+
+    def send(self, value):
+        self.send_raw(json.dumps(self._with_transport(value)).encode() + b'\n')
+
+    def _leaves_transport_to_us(self, value):
+        return (self.transport is not None and isinstance(value, dict)
+                and value.get(self.COMMAND) == 'block-export-add'
+                and transport.is_open(value.get(self.ARGUMENTS)))
+
+    def _with_transport(self, value):
+        if not self._leaves_transport_to_us(value):
+            return value
+        return {**value, self.ARGUMENTS: {**value[self.ARGUMENTS], 'transport': self.transport}}
+
+    def cmd(self, command, arguments=None, timeout=None, **kwargs):
+        raise NotImplementedError
+
+    def check_transport(self, export=None):
+        """The export, or all of them, must use the transport that was asked for."""
+        for info in self.cmd('query-block-exports'):
+            if info['type'] == 'fuse' and export in (None, info['id']):
+                assert info['fuse']['transport'] == self.transport, (
+                    f'export {info["id"]} runs over {info["fuse"]["transport"]}, not {self.transport}')
 
     def read_line(self, timeout=None):
         """The next line without its end, or None at the end of the connection."""
@@ -128,6 +158,8 @@ class LineClient:
 class QmpClient(LineClient):
     """A QMP client. With negotiate it has already left the negotiation mode."""
 
+    COMMAND, ARGUMENTS = 'execute', 'arguments'
+
     def __init__(self, path=None, sock=None, timeout=TIMEOUT, negotiate=True):
         super().__init__(path, sock, timeout)
         self.greeting = self.read()
@@ -139,13 +171,13 @@ class QmpClient(LineClient):
     def _event_name(self, value):
         return value.get('event') if isinstance(value, dict) else None
 
-    def send(self, value):
-        self.send_raw(json.dumps(value).encode() + b'\n')
-
     def request(self, value, timeout=None):
         """Send any JSON value, return the whole reply (success or error)."""
         self.send(value)
-        return self.read_reply(timeout)
+        reply = self.read_reply(timeout)
+        if self._leaves_transport_to_us(value) and 'return' in reply:
+            self.check_transport(value['arguments']['id'])
+        return reply
 
     def execute(self, command, arguments=None, timeout=None):
         """Run a command with its arguments as a dict, return the whole reply."""
@@ -172,6 +204,8 @@ class QmpClient(LineClient):
 class JsonRpcClient(LineClient):
     """A JSON-RPC 2.0 client."""
 
+    COMMAND, ARGUMENTS = 'method', 'params'
+
     def __init__(self, path=None, sock=None, timeout=TIMEOUT):
         super().__init__(path, sock, timeout)
         self._next_id = 1
@@ -184,9 +218,6 @@ class JsonRpcClient(LineClient):
 
     def _event_data(self, event):
         return event['params'].get('data', {})
-
-    def send(self, value):
-        self.send_raw(json.dumps(value).encode() + b'\n')
 
     def request(self, value, timeout=None):
         """Send any JSON value, return the whole reply."""

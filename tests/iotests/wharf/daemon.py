@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 
+from . import transport as transports
 from .clients import JsonRpcClient, QmpClient
 from .tools import TIMEOUT, stacks, wait_until
 
@@ -17,15 +18,16 @@ class Daemon:
     """A running wharfd (or QSD), its log and its sockets. Made by IoTest.wharfd() and IoTest.qsd()."""
 
     def __init__(self, directory, binary, args=(), qmp=True, jsonrpc=False, name='wharfd', env=None,
-                 prefix=(), cwd=None, wait=True, timeout=TIMEOUT, **popen):
+                 prefix=(), cwd=None, wait=True, timeout=TIMEOUT, transport=None, **popen):
         self.name = name
+        self.transport = transport  # for FUSE exports that name none
         self.timeout = timeout
         self.qmp_path = os.path.join(directory, f'{name}.qmp')
         self.jsonrpc_path = os.path.join(directory, f'{name}.rpc')
         self.log_path = os.path.join(directory, f'{name}.log')
         self._clients = []
         self._judged = False
-        command = [*prefix, binary, *args]
+        command = [*prefix, binary, *transports.add_to_words(args, transport)]
         if qmp:
             command += ['--chardev', f'socket,id={name}-qmp,path={self.qmp_path},server=on,wait=off',
                         '--monitor', f'chardev={name}-qmp']
@@ -41,6 +43,8 @@ class Daemon:
         if wait and (qmp or jsonrpc):
             self._wait_listening([p for p, on in ((self.qmp_path, qmp), (self.jsonrpc_path, jsonrpc)) if on])
         self.qmp = self.qmp_client() if wait and qmp else None
+        if self.qmp and transport and '--export' in args:
+            self.qmp.check_transport()
 
     def _wait_listening(self, paths):
         def listening():
@@ -67,13 +71,14 @@ class Daemon:
 
     def qmp_client(self, **kwargs):
         """A further QMP client; closed with the daemon."""
-        client = QmpClient(self.qmp_path, **kwargs)
-        self._clients.append(client)
-        return client
+        return self._keep(QmpClient(self.qmp_path, **kwargs))
 
     def jsonrpc_client(self, **kwargs):
         """A further JSON-RPC client; closed with the daemon."""
-        client = JsonRpcClient(self.jsonrpc_path, **kwargs)
+        return self._keep(JsonRpcClient(self.jsonrpc_path, **kwargs))
+
+    def _keep(self, client):
+        client.transport = self.transport
         self._clients.append(client)
         return client
 
@@ -143,6 +148,8 @@ class Daemon:
         log = self.log()
         if status != 0 or _SANITIZER.search(log):
             raise AssertionError(f'{self.name} ended with status {status}\n{log}')
+        if self.transport == transports.IO_URING:
+            assert not any(words in log for words in transports.FALLBACKS), log
 
     # What it holds, for leak checks.
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import unittest
 
-from . import tools
+from . import tools, transport
 from .daemon import Daemon
 from .fs import FsWorker
 from .tools import TIMEOUT, find_tool, wait_until
@@ -26,6 +26,21 @@ def normal_build_only(item):
     cannot work there: the runner leaves them out of such runs."""
     item.wharf_normal_build_only = True
     return item
+
+
+def fuse_test(item):
+    """Decorator for a test or a class of tests of FUSE exports, which are to be run on each transport:
+    with $WHARF_FUSE_TRANSPORT=io-uring the runner takes no others."""
+    item.wharf_fuse_test = True
+    return item
+
+
+def not_over(name, reason):
+    """Decorator for a test or a class of tests that make no sense on this transport."""
+    def mark(item):
+        item.wharf_not_over = {**getattr(item, 'wharf_not_over', {}), name: reason}
+        return item
+    return mark
 
 
 def has_fuse():
@@ -48,6 +63,12 @@ class IoTest(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.runtime_dir, ignore_errors=True)
         os.environ['XDG_RUNTIME_DIR'] = self.runtime_dir
         self._daemons = []
+        if self.is_marked('wharf_fuse_test'):
+            self.need_fuse()
+
+    def is_marked(self, name):
+        """Whether a decorator has put a mark on this test or its class."""
+        return any(hasattr(item, name) for item in (self, getattr(self, self._testMethodName)))
 
     def _remove_dir(self):
         for point in reversed(tools.mounts_below(self.dir)):
@@ -93,7 +114,7 @@ class IoTest(unittest.TestCase):
     def qsd(self, *args, **kwargs):
         """Start the system's qemu-storage-daemon, for comparison."""
         kwargs.setdefault('name', 'qsd')
-        daemon = self._start(find_tool('qemu-storage-daemon'), args, kwargs)
+        daemon = self._start(find_tool('qemu-storage-daemon'), args, {'transport': None, **kwargs})
         # QSD 7.2 loses a signal that comes just before it goes to sleep.
         self.addCleanup(daemon.kill)
         return daemon
@@ -101,6 +122,7 @@ class IoTest(unittest.TestCase):
     def _start(self, binary, args, kwargs):
         if 'name' not in kwargs:
             kwargs['name'] = f'wharfd{len(self._daemons) or ""}'
+        kwargs.setdefault('transport', transport.wanted())
         daemon = Daemon(self.dir, binary, args, **kwargs)
         self._daemons.append(daemon)
         self.addCleanup(daemon.stop)
@@ -120,6 +142,21 @@ class IoTest(unittest.TestCase):
     def need_fuse(self):
         if not has_fuse():
             self.skipTest('no /dev/fuse here')
+        if transport.wanted() == transport.IO_URING:
+            self.need_uring()
+
+    def need_uring(self):
+        """Have FUSE over io_uring switched on in the kernel until the test ends."""
+        self.addCleanup(transport.switch_on())
+
+    def fuse_control(self):
+        """The directory with the control files of FUSE connections, mounted for this test."""
+        path = self.path('fusectl')
+        if not os.path.exists(path):
+            self.need_root()
+            os.mkdir(path)
+            tools.run('mount', '-t', 'fusectl', 'none', path)
+        return path
 
     def need_loop(self):
         self.need_root()

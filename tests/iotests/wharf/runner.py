@@ -21,7 +21,7 @@ import time
 import unittest
 import uuid
 
-from . import tools
+from . import tools, transport
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _RUN = os.path.join(_HERE, 'run')
@@ -47,6 +47,9 @@ class _Reporter(unittest.TestResult):
     def _end(self, outcome, detail=''):
         self._told = True
         self._tell(what='end', outcome=outcome, detail=detail, seconds=time.monotonic() - self._begun)
+
+    def leave_out(self, test, reason):
+        self._tell(what='out', name=test.id(), reason=reason)
 
     def startTest(self, test):
         super().startTest(test)
@@ -107,22 +110,42 @@ def _load(path):
     return unittest.defaultTestLoader.loadTestsFromModule(module)
 
 
+def _marks(test, name):
+    """What decorators have said under this name about the test and its class."""
+    marked = (test, getattr(test, test._testMethodName, None))
+    return [getattr(item, name) for item in marked if hasattr(item, name)]
+
+
 def _belongs_to_build(test):
     """Whether the test is for the build that is under test."""
-    marked = (test, getattr(test, test._testMethodName, None))
     return (os.environ.get('WHARF_BUILD', 'normal') == 'normal'
-            or not any(hasattr(item, 'wharf_normal_build_only') for item in marked))
+            or not _marks(test, 'wharf_normal_build_only'))
+
+
+def _belongs_to_transport(test):
+    """Whether the test says anything about the transport that is under test."""
+    return transport.wanted() != transport.IO_URING or _marks(test, 'wharf_fuse_test')
+
+
+def _why_left_out(test):
+    """Why the test makes no sense on the transport that is under test, or None."""
+    for reasons in _marks(test, 'wharf_not_over'):
+        if transport.wanted() in reasons:
+            return reasons[transport.wanted()]
+    return None
 
 
 def child_main(path, report_fd, patterns):
     """Run one file's tests, but for the names read from stdin (done already)."""
     done = set(json.loads(sys.stdin.read()))
     reporter = _Reporter(report_fd)
-    suite = unittest.TestSuite(
-        test for test in _flatten(_load(path))
-        if test.id() not in done and _belongs_to_build(test)
-        and (not patterns or any(p in test.id() for p in patterns)))
-    suite.run(reporter)
+    chosen = [test for test in _flatten(_load(path))
+              if test.id() not in done and _belongs_to_build(test) and _belongs_to_transport(test)
+              and (not patterns or any(p in test.id() for p in patterns))]
+    for test in chosen:
+        if _why_left_out(test) and not done:
+            reporter.leave_out(test, _why_left_out(test))
+    unittest.TestSuite(test for test in chosen if not _why_left_out(test)).run(reporter)
     os.write(report_fd, b'{"what": "done"}\n')
     return 0
 
@@ -188,6 +211,8 @@ class _File:
             yield from self._flush()
             self._current = {'name': message['name'], 'begun': time.monotonic()}
             self._deadline = time.monotonic() + message['timeout']
+        elif message['what'] == 'out':
+            yield 'OUT', message['name'], 0.0, message['reason']
         elif message['what'] == 'end':
             self._current.update(message)
         elif message['what'] == 'more':
@@ -268,13 +293,13 @@ class _File:
 
 class Totals:
     def __init__(self):
-        self.counts = {'PASS': 0, 'FAIL': 0, 'SKIP': 0}
+        self.counts = {'PASS': 0, 'FAIL': 0, 'SKIP': 0, 'OUT': 0}
         self.failed = []
 
     def add(self, outcome, name, seconds, detail):
         self.counts[outcome] += 1
         line = f'{outcome} {name} {seconds:.1f}s'
-        if outcome == 'SKIP':
+        if outcome in ('SKIP', 'OUT'):
             line += f' ({detail})'
         print(line, flush=True)
         if outcome == 'FAIL':
@@ -283,7 +308,11 @@ class Totals:
 
 
 def run_files(paths, report, patterns=(), jobs=2, base=None):
-    """Run the files, jobs at a time; calls report(outcome, name, seconds, detail) for each test."""
+    """Run the files, jobs at a time; calls report(outcome, name, seconds, detail) for each test.
+
+    Outcomes are PASS, FAIL with a log, SKIP with a reason where something is missing, and OUT with a
+    reason where the test makes no sense on the transport that is under test.
+    """
     directory = tempfile.mkdtemp(prefix='wharf-io-', dir=base)
     os.chmod(directory, 0o755)
     waiting = list(paths)
@@ -305,6 +334,7 @@ def run_files(paths, report, patterns=(), jobs=2, base=None):
             tools.clean_up(file.dir, file.mark)
         for point in reversed(tools.mounts_below(directory)):
             tools.unmount(point)
+        transport.switch_back()
         shutil.rmtree(directory, ignore_errors=True)
 
 

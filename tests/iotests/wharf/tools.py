@@ -20,6 +20,7 @@ MARK = 'WHARF_TEST_MARK'
 _libc = ctypes.CDLL(None, use_errno=True)
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+_FUSE_CONTROL = '/sys/fs/fuse/connections'
 _LOOP_CLR_FD = 0x4C01
 _LOOP_CTL_GET_FREE = 0x4C82
 
@@ -190,7 +191,8 @@ def kill_marked(mark, timeout=20):
 
 
 def let_all_use_fuse():
-    """Let every user open /dev/fuse, as udev does, where this machine's is for root only.
+    """Let every user open /dev/fuse and reach the control files of FUSE, as udev and systemd do, where
+    on this machine only root can.
 
     Moves the calling process into a mount namespace of its own for that, so that the machine stays as
     it is: mounts made from here on are seen by this process and its children alone. To be called
@@ -199,17 +201,26 @@ def let_all_use_fuse():
     if not os.path.exists('/dev/fuse') or os.geteuid() != 0:
         raise unittest.SkipTest('needs root and /dev/fuse')
     status = os.stat('/dev/fuse')
-    if status.st_mode & 0o006 == 0o006:
+    open_to_all = status.st_mode & 0o006 == 0o006
+    controlled = os.path.ismount(_FUSE_CONTROL)
+    if open_to_all and controlled:
         return
+    _leave_mount_namespace()
+    if not controlled:
+        run('mount', '-t', 'fusectl', 'none', _FUSE_CONTROL)
+    if not open_to_all:
+        node = os.path.join(os.environ['WHARF_TEST_DIR'], 'fuse-device')
+        os.mknod(node, 0o666 | stat.S_IFCHR, status.st_rdev)
+        os.chmod(node, 0o666)
+        run('mount', '--bind', node, '/dev/fuse')
+
+
+def _leave_mount_namespace():
     clone_newns = 0x00020000
     if _libc.unshare(clone_newns) != 0:
         raise unittest.SkipTest(f'no mount namespace: {os.strerror(ctypes.get_errno())}')
     if run('mount', '--make-rprivate', '/', check=False).returncode:
         raise unittest.SkipTest('the root directory is no mount of its own (a chroot?)')
-    node = os.path.join(os.environ['WHARF_TEST_DIR'], 'fuse-device')
-    os.mknod(node, 0o666 | stat.S_IFCHR, status.st_rdev)
-    os.chmod(node, 0o666)
-    run('mount', '--bind', node, '/dev/fuse')
 
 
 def clean_up(directory, mark):
