@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """scripts/run as a newcomer uses it."""
 
+import glob
 import os
 import signal
 import subprocess
@@ -67,6 +68,20 @@ class ScriptsRun(IoTest):
         with open(image, 'rb') as f:
             self.assertEqual(f.read(7), b'CHANGED')
 
+    def test_dead_mount_of_a_run_before(self):
+        image = self.make_file('disk.img', content=b'content' * 1000)
+        file = self.mountpoint('seen')
+        self.start(image, file)
+        self.wait_for('stop ')
+        with open(glob.glob(self.path('wharf-run*/pid'))[0], encoding='ascii') as f:
+            os.kill(int(f.read()), signal.SIGKILL)
+        self.process.wait(TIMEOUT)
+        self.assertTrue(self.mounted(file))
+        self.start(image, file)
+        self.wait_for('stop ')
+        run('cmp', image, file)
+        self.end(signal.SIGTERM)
+
     def test_mistakes(self):
         for args in (('only-an-image',), ('a', 'b', 'c'), ('--no-such-option',)):
             done = run(RUN, *args, check=False)
@@ -75,6 +90,12 @@ class ScriptsRun(IoTest):
         done = run(RUN, self.path('missing.img'), self.path('seen'), check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn('missing.img', done.stderr)
+        image = self.make_file('disk.img', content=b'content')
+        for file in (self.path('no/such/dir/seen'), '/dev/null'):
+            done = run(RUN, image, file, check=False)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(file, done.stderr)
+        self.assertTrue(os.path.exists('/dev/null'))
 
 
 if __name__ == '__main__':
