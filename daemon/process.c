@@ -292,6 +292,12 @@ void pidfile_remove(Pidfile *pidfile)
 /* How long the loop may take to get round to a second signal. */
 #define LAST_RESORT_S 10
 
+/*
+ * What comes sooner after the first is the same wish: timeout(1), for one, tells its child and then
+ * the group that this is in.
+ */
+#define AGAIN_MIN_NS (500 * G_GINT64_CONSTANT(1000000))
+
 struct Signals {
     AioContext *ctx;
     AioWatch *watch;
@@ -301,16 +307,31 @@ struct Signals {
 
 /* What a signal handler can reach. A handler belongs to the process, and so do these. */
 static int signal_event = -1;
-static volatile sig_atomic_t signal_counts[NSIG];
+static int64_t first_signal_ns; /* 0: there was none */
+static volatile sig_atomic_t signalled_again;
+
+/* A hangup tells nothing about who has lost patience. */
+static void note_signal(int signo)
+{
+    int64_t now_ns = aio_now_ns();
+
+    if (signo == SIGHUP) {
+        return;
+    }
+    if (!first_signal_ns) {
+        first_signal_ns = now_ns;
+    } else if (now_ns - first_signal_ns >= AGAIN_MIN_NS) {
+        signalled_again = true;
+        alarm(LAST_RESORT_S);
+    }
+}
 
 static void handle_signal(int signo)
 {
     const uint64_t one = 1;
     int saved = errno;
 
-    if (signal_counts[signo]++ > 0 && signo != SIGHUP) {
-        alarm(LAST_RESORT_S);
-    }
+    note_signal(signo);
     if (write(signal_event, &one, sizeof(one)) < 0) {
         /* The counter is full: the loop will wake all the same. */
     }
@@ -325,14 +346,14 @@ static void on_signal_event(void *opaque, short revents)
     if (read(signal_event, &n, sizeof(n)) < 0) {
         return;
     }
-    signals->on_end(signals->opaque, signal_counts[SIGTERM] > 1 || signal_counts[SIGINT] > 1);
+    signals->on_end(signals->opaque, signalled_again);
 }
 
 static void set_handler(int signo, void (*handler)(int signo))
 {
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
 
-    sigemptyset(&action.sa_mask);
+    sigfillset(&action.sa_mask);
     sigaction(signo, &action, NULL);
 }
 

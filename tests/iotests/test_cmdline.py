@@ -602,6 +602,15 @@ class Process(CommandLine):
             self.assertFalse(self.mounted(point))
             self.assertFalse(os.path.exists(daemon.qmp_path))
 
+    def test_signal_that_comes_twice(self):
+        """timeout(1) tells its child, and then the group that it is in, which is no second wish."""
+        for _ in range(5):
+            path = self.path('qmp')
+            done = run('timeout', '--preserve-status', '0.5', self.binary, '--monitor', f'path={path}',
+                       '--object', 'iothread,id=a', check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, ''))
+            self.assertFalse(os.path.exists(path))
+
     def test_second_signal_ends_it_at_once(self):
         # It waits at its end for a client that does not read.
         daemon = self.wharfd('--pidfile', self.path('pid'))
