@@ -70,11 +70,10 @@ void co_fn block_backend_co_free(BlockBackend *blk);
 BlockNode *block_backend_node(BlockBackend *blk);
 const char *block_backend_user(BlockBackend *blk);
 
-/* A file or device that holds exactly what a node holds. */
+/* A regular file that holds exactly what a node holds. */
 typedef struct BlockDirectFile {
-    int fd;          /* the caller's to close, in a worker; holds the image's locks, too */
-    bool fixed_size; /* a device: no write makes it longer */
-    bool local;      /* fstat() does not wait */
+    int fd;     /* the caller's to close, in a worker; holds the image's locks, too */
+    bool local; /* fstat() does not wait */
 } BlockDirectFile;
 
 /*

@@ -60,6 +60,12 @@ typedef struct ExportDriver {
     void (*permissions)(const BlockExportOptions *options, BlockPerm *perm, BlockPerm *shared);
 
     /*
+     * May be NULL: clear away what an earlier daemon may have left and this export would run into.
+     * Before exp->blk is there.
+     */
+    void co_fn (*co_prepare)(Export *exp);
+
+    /*
      * Acquire everything, serve nothing yet. exp->blk and the queues are there. On failure give
      * everything back, fill @error and return false; no other callback is called then.
      */
@@ -80,6 +86,13 @@ typedef struct ExportDriver {
      * let go of what requests come and go through. May be called again, then with @cut.
      */
     void (*stop)(ExportQueue *queue, bool cut);
+
+    /*
+     * May be NULL: before a safe deletion of a running export. False with @error where clients use
+     * what it stands for without any request that one could see. May wait for them to end, in
+     * bounded time; the export may be shut down meanwhile, which is no failure.
+     */
+    bool co_fn (*co_may_end)(Export *exp, GError **error);
 
     /*
      * Make the export impossible to find for new clients (unmount, unlink). Queues still run, for

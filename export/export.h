@@ -44,7 +44,8 @@ bool co_fn export_registry_co_add(ExportRegistry *registry, const BlockExportOpt
                                   GError **error);
 
 /*
- * Remove an export. Safe: refused while a request that reads or changes data is in flight. Hard:
+ * Remove an export. Safe: refused while a request that reads or changes data is in flight, or while
+ * clients use the image without requests (passthrough) and do not end soon. Hard:
  * what is in flight is cut off from its client, and the call returns at once; the export stays
  * listed as shutting down until the requests below it have ended. Otherwise the export is gone when
  * this returns true, and its event has been sent.

@@ -394,7 +394,12 @@ bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExpor
     if (!export_check_removable(exp, mode, error)) {
         return false;
     }
-    export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, hard ? 0 : EXPORT_DEL_WAIT_NS);
+    if (!hard && exp->driver->co_may_end && !exp->driver->co_may_end(exp, error)) {
+        return false;
+    }
+    if (exp->state == EXPORT_RUNNING) {
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, hard ? 0 : EXPORT_DEL_WAIT_NS);
+    }
     export_co_wait_end(exp, INT64_MAX);
     return true;
 }

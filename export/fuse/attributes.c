@@ -41,6 +41,12 @@ void fuse_touch(FuseExport *fe)
     store(fe->attributes.ctime, now);
 }
 
+void fuse_touch_at(FuseExport *fe, int64_t mtime)
+{
+    store(fe->attributes.mtime, mtime);
+    store(fe->attributes.ctime, MAX(load(fe->attributes.ctime), mtime));
+}
+
 void fuse_told_of_change(FuseExport *fe)
 {
     fuse_touch(fe);
@@ -89,6 +95,12 @@ static void split_time(int64_t ns, uint64_t *seconds, uint32_t *nanoseconds)
     }
     *seconds = (uint64_t)((ns - rest) / NS_PER_S);
     *nanoseconds = rest;
+}
+
+/* Not at all where they change without our knowledge. */
+static unsigned attributes_valid_s(const FuseExport *fe)
+{
+    return fe->passthrough.unseen_writes ? 0 : ATTRIBUTES_VALID_S;
 }
 
 static void co_fn fuse_co_fill_attributes(FuseExport *fe, int64_t mtime, struct fuse_attr *attr)
@@ -180,7 +192,7 @@ int fuse_co_getattr(FuseCall *call)
     /* Fails, as it must, where others have changed the node since we looked. */
     __atomic_compare_exchange_n(&fe->cache_mtime, &told, mtime, false, __ATOMIC_SEQ_CST,
                                 __ATOMIC_SEQ_CST);
-    fuse_co_answer_attributes(call, mtime, ATTRIBUTES_VALID_S);
+    fuse_co_answer_attributes(call, mtime, attributes_valid_s(fe));
     return 0;
 }
 
@@ -266,7 +278,7 @@ int fuse_co_setattr(FuseCall *call)
          */
         fuse_co_answer_attributes(call, load(fe->attributes.mtime) ^ 1, 0);
     } else {
-        fuse_co_answer_attributes(call, load(fe->attributes.mtime), ATTRIBUTES_VALID_S);
+        fuse_co_answer_attributes(call, load(fe->attributes.mtime), attributes_valid_s(fe));
     }
     return 0;
 }
@@ -297,6 +309,16 @@ static uint32_t open_flags(const FuseExport *fe, bool write)
     return FOPEN_DIRECT_IO | (write ? FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_NOFLUSH);
 }
 
+static int open_answer(FuseCall *call, bool write)
+{
+    call->out_bytes = sizeof(call->out.open);
+    if (call->fe->passthrough.active) {
+        return fuse_passthrough_open(call, write ? 0 : FOPEN_NOFLUSH);
+    }
+    call->out.open = (struct fuse_open_out){.open_flags = open_flags(call->fe, write)};
+    return 0;
+}
+
 int fuse_co_open(FuseCall *call)
 {
     const struct fuse_open_in *in = call->args;
@@ -313,9 +335,11 @@ int fuse_co_open(FuseCall *call)
             return ret;
         }
     }
+    ret = open_answer(call, write);
+    if (ret < 0) {
+        return ret;
+    }
     __atomic_add_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);
-    call->out.open = (struct fuse_open_out){.open_flags = open_flags(fe, write)};
-    call->out_bytes = sizeof(call->out.open);
     return 0;
 }
 
@@ -323,6 +347,9 @@ int fuse_co_release(FuseCall *call)
 {
     FuseExport *fe = call->fe;
 
+    if (fe->passthrough.active) {
+        fuse_passthrough_release(call);
+    }
     /* Whoever opened it may have been told of a failure meanwhile; never below zero. */
     if (load(fe->open_files)) {
         __atomic_sub_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);

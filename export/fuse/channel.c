@@ -249,7 +249,8 @@ static void channel_lost(FuseQueue *queue, int err)
     FuseExport *fe = (FuseExport *)queue->common.exp;
 
     g_clear_pointer(&queue->channel.watch, aio_watch_free);
-    if (__atomic_exchange_n(&fe->lost, err, __ATOMIC_RELAXED)) {
+    if (__atomic_exchange_n(&fe->lost, err, __ATOMIC_SEQ_CST) ||
+        __atomic_load_n(&fe->leaving, __ATOMIC_SEQ_CST)) {
         return;
     }
     if (err != ENODEV && err != ECONNABORTED) {

@@ -113,15 +113,24 @@ const FuseOperation *fuse_call_parse_parts(FuseCall *call, FuseExport *fe,
     return operation;
 }
 
+static int co_fn fuse_call_co_run(const FuseOperation *operation, FuseCall *call)
+{
+    if (G_UNLIKELY(call->fe->passthrough.unseen_writes)) {
+        fuse_passthrough_co_look(call->fe);
+    }
+    return operation->co_serve(call);
+}
+
 int co_fn fuse_call_co_serve(FuseQueue *queue, const FuseOperation *operation, FuseCall *call)
 {
     int ret;
 
+    call->queue = queue;
     if (!fuse_operation_is_data(operation, call)) {
-        return operation->co_serve(call);
+        return fuse_call_co_run(operation, call);
     }
     export_request_data_begin(&queue->common);
-    ret = operation->co_serve(call);
+    ret = fuse_call_co_run(operation, call);
     export_request_data_end(&queue->common);
     return ret;
 }

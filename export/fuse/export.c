@@ -15,6 +15,10 @@
 
 #define NS_PER_S G_GINT64_CONSTANT(1000000000)
 
+/* How long a safe deletion waits for the files to be closed that clients have open past us. */
+#define LEAVE_WAIT_NS (5 * NS_PER_S)
+#define LEAVE_STEP_NS (NS_PER_S / 20)
+
 /* How long taking an export away waits for an unmount before it cuts the connection off. */
 #define UNMOUNT_WAIT_NS (5 * NS_PER_S)
 
@@ -321,6 +325,7 @@ static bool start_handshake(FuseStart *start)
     FuseInitWishes wishes = {
         .uring = start->options->transport == FUSE_EXPORT_TRANSPORT_IO_URING,
         .writeback = fe->cache == FUSE_EXPORT_CACHE_WRITEBACK,
+        .passthrough = fe->passthrough.file.fd >= 0,
         .max_readahead = start_read_ahead(start),
     };
     g_autoptr(GError) why = NULL;
@@ -340,12 +345,26 @@ static bool start_handshake(FuseStart *start)
     return true;
 }
 
+/* With everything ready for it, does the kernel consent? */
+static bool start_passthrough(FuseStart *start)
+{
+    FuseExport *fe = start->fe;
+    g_autoptr(GError) why = NULL;
+
+    if (fe->passthrough.file.fd < 0) {
+        return true;
+    }
+    fe->passthrough.active = fuse_passthrough_probe(fe, &why);
+    return fe->passthrough.active ||
+           fuse_passthrough_do_without(fe, start->options->passthrough, why, &start->error);
+}
+
 /* Make the connection ready to be served. On failure nothing is left but the mount, unserved. */
 static bool start_connection(FuseStart *start)
 {
     FuseExport *fe = start->fe;
 
-    if (start_handshake(start) && start_open_channels(start)) {
+    if (start_handshake(start) && start_passthrough(start) && start_open_channels(start)) {
         return true;
     }
     start_free_urings(fe);
@@ -437,6 +456,18 @@ static int fuse_start_detached_worker(void *opaque)
     return 0;
 }
 
+static int fuse_prepare_worker(void *opaque)
+{
+    fuse_shared_records(opaque);
+    return 0;
+}
+
+/* The mount of a killed daemon may keep the image locked. */
+static void co_fn fuse_export_co_prepare(Export *exp)
+{
+    aio_co_run_worker(fuse_prepare_worker, exp->shared);
+}
+
 /* The mountpoint as it is meant now, whatever the working directory becomes. */
 static char *absolute_path(const char *path)
 {
@@ -473,10 +504,15 @@ static void fuse_invalidate_attributes(FuseExport *fe)
 static void fuse_node_changed(void *opaque)
 {
     FuseExport *fe = opaque;
-    int64_t length = blk_length(fe->common.blk);
-    bool ours = __atomic_exchange_n(&fe->resized, false, __ATOMIC_RELAXED);
-    bool known = __atomic_exchange_n(&fe->length_told, length, __ATOMIC_RELAXED) == length;
+    int64_t length;
+    bool ours, known;
 
+    if (fe->passthrough.unseen_writes) {
+        return; /* nobody else is there, and the kernel keeps no attributes */
+    }
+    length = blk_length(fe->common.blk);
+    ours = __atomic_exchange_n(&fe->resized, false, __ATOMIC_RELAXED);
+    known = __atomic_exchange_n(&fe->length_told, length, __ATOMIC_RELAXED) == length;
     if (!ours || !known) {
         fuse_told_of_change(fe);
         fuse_invalidate_attributes(fe);
@@ -552,9 +588,18 @@ static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *op
     if (fe->cache == FUSE_EXPORT_CACHE_WRITEBACK && !fuse_export_co_check_writeback(fe, error)) {
         return false;
     }
+    if (!fuse_passthrough_co_begin(fe, options, error)) {
+        return false;
+    }
     fe->length_told = blk_length(exp->blk);
     if (!fuse_co_mount(fe, options, error)) {
+        fuse_passthrough_co_end(fe);
         return false;
+    }
+    if (fe->passthrough.active) {
+        fe->cache = FUSE_EXPORT_CACHE_DIRECT; /* the file's own page cache does it */
+    } else {
+        fuse_passthrough_co_end(fe);
     }
     blk_set_change_notify(exp->blk, fuse_node_changed, fe);
     return true;
@@ -610,6 +655,59 @@ static void fuse_export_stop(ExportQueue *queue, bool cut)
 }
 
 /* Ending */
+
+static int fuse_leave_worker(void *opaque)
+{
+    FuseExport *fe = opaque;
+
+    return fuse_unmount_unused(fe->mount.path, &fe->mount.id);
+}
+
+static void co_fn fuse_co_pause(int64_t ns)
+{
+    ExportWaiter waiter = {0};
+
+    export_waiter_co_wait(&waiter, aio_now_ns() + ns);
+}
+
+/* Unmount as soon as nobody has a file open any more; false if that takes too long. */
+static bool co_fn fuse_co_leave(FuseExport *fe)
+{
+    int64_t deadline_ns = aio_now_ns() + LEAVE_WAIT_NS;
+
+    while (aio_co_run_worker(fuse_leave_worker, fe) == -EBUSY &&
+           fe->common.state == EXPORT_RUNNING) {
+        if (aio_now_ns() >= deadline_ns) {
+            return false;
+        }
+        fuse_co_pause(LEAVE_STEP_NS);
+    }
+    return true;
+}
+
+/* With passthrough, open files and mappings would go on without us. */
+static bool co_fn fuse_export_co_may_end(Export *exp, GError **error)
+{
+    FuseExport *fe = (FuseExport *)exp;
+
+    if (!fe->passthrough.active) {
+        return true;
+    }
+    __atomic_store_n(&fe->leaving, true, __ATOMIC_SEQ_CST);
+    if (fuse_co_leave(fe)) {
+        return true;
+    }
+    __atomic_store_n(&fe->leaving, false, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&fe->lost, __ATOMIC_SEQ_CST)) {
+        return true; /* nobody has been told of that yet */
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "%s is still in use: its file '%s' is open or mapped, and with passthrough the "
+                "image is read and written through that without the daemon; close it, or remove "
+                "the export with mode 'hard', which does not stop that",
+                exp->user, fe->mount.path);
+    return false;
+}
 
 /* What the kernel has not written back is lost with the connection. */
 static void fuse_sync_at_end(FuseExport *fe)
@@ -680,7 +778,11 @@ static void co_fn fuse_export_co_withdraw(Export *exp)
     unsigned open_files = __atomic_load_n(&fe->open_files, __ATOMIC_RELAXED);
 
     blk_set_change_notify(exp->blk, NULL, NULL);
-    if (open_files && __atomic_load_n(&fe->lost, __ATOMIC_RELAXED) == 0) {
+    if (open_files && fe->passthrough.active) {
+        g_message("%s: %u open file%s at '%s' will go on reading and writing the image, which "
+                  "stays locked until then",
+                  exp->user, open_files, open_files == 1 ? "" : "s", fe->mount.path);
+    } else if (open_files && __atomic_load_n(&fe->lost, __ATOMIC_RELAXED) == 0) {
         g_message("%s: %u open file%s at '%s' will be cut off", exp->user, open_files,
                   open_files == 1 ? "" : "s", fe->mount.path);
     }
@@ -701,6 +803,8 @@ static void fuse_export_abandon(Export *exp)
 static void co_fn fuse_export_co_end(Export *exp)
 {
     FuseExport *fe = (FuseExport *)exp;
+
+    fuse_passthrough_co_end(fe);
 
     for (unsigned i = 0; i < exp->n_queues; i++) {
         FuseQueue *queue = (FuseQueue *)exp->queues[i];
@@ -744,6 +848,8 @@ static void fuse_export_query(Export *exp, BlockExportInfo *info)
     fuse->cache = fe->cache;
     fuse->read_ahead = fe->read_ahead;
     fuse->connection = fe->mount.id.dev_minor;
+    fuse->passthrough = fe->passthrough.active;
+    fuse->open_files = __atomic_load_n(&fe->open_files, __ATOMIC_RELAXED);
 }
 
 extern const ExportDriver export_driver_fuse;
@@ -755,10 +861,12 @@ const ExportDriver export_driver_fuse = {
     .shared_init = fuse_shared_init,
     .co_shared_clear = fuse_co_shared_clear,
     .permissions = fuse_export_permissions,
+    .co_prepare = fuse_export_co_prepare,
     .co_start = fuse_export_co_start,
     .begin = fuse_export_begin,
     .co_publish = fuse_export_co_publish,
     .stop = fuse_export_stop,
+    .co_may_end = fuse_export_co_may_end,
     .co_withdraw = fuse_export_co_withdraw,
     .co_end = fuse_export_co_end,
     .abandon = fuse_export_abandon,

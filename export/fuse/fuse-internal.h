@@ -11,6 +11,7 @@
  *   attributes.c             requests travel
  *   channel.c                transport "dev": requests and replies through /dev/fuse
  *   uring.c, connection.c    transport "io-uring": through the kernel's ring queues
+ *   passthrough.c            what the kernel does without us, and how we learn of it
  *   export.c                 the export driver, which ties them together
  *
  * An operation gets a FuseCall and leaves its answer there. A transport reads a request, parses it
@@ -41,6 +42,21 @@ typedef struct FuseAttributes {
     int64_t atime, mtime, ctime; /* nanoseconds of CLOCK_REALTIME */
 } FuseAttributes;
 
+/* See passthrough.c. */
+typedef struct FusePassthrough {
+    /* fixed while requests run */
+    bool active;          /* clients read and write @file, not us */
+    bool unseen_writes;   /* and they may write */
+    BlockDirectFile file; /* fd -1: there is to be no passthrough */
+
+    int64_t stat_mtime; /* FuseExport.resize_lock; of the file when we last looked, in ns */
+
+    /* lock; any thread */
+    GMutex lock;
+    int backing_id; /* the kernel's name of the file; 0: it does not know it */
+    unsigned users; /* open files */
+} FusePassthrough;
+
 typedef struct FuseExport {
     Export common;
 
@@ -51,10 +67,12 @@ typedef struct FuseExport {
     FuseAgreement agreed;
     FuseMount mount;
     FuseConnection connection; /* if there are ring queues */
+    FusePassthrough passthrough;
 
     /* any thread */
     FuseAttributes attributes; /* atomic */
     unsigned open_files;       /* atomic */
+    bool leaving;              /* atomic: an unmount is ours, no loss */
     int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
     bool uring_refused;        /* atomic: the kernel does not want our entries */
     bool resized;              /* atomic: a client of ours has, since we last looked */
@@ -72,6 +90,7 @@ typedef struct FuseExport {
 /* One request and its answer. Lives as long as the request. */
 typedef struct FuseCall {
     FuseExport *fe;
+    FuseQueue *queue; /* while it is served; in its context */
     const struct fuse_in_header *in;
     const void *args; /* the operation's fuse_*_in, whole */
     void *payload; /* what follows it (WRITE); room for FUSE_INIT_MAX_IO bytes of answer (READ) */
@@ -174,6 +193,8 @@ static inline bool fuse_was_shortened(FuseExport *fe, int ret, uint64_t end)
 
 /* The data has changed: mtime and ctime move. */
 void fuse_touch(FuseExport *fe);
+/* It has changed at that time, in ns of CLOCK_REALTIME. */
+void fuse_touch_at(FuseExport *fe, int64_t mtime);
 
 /*
  * Somebody else has changed the node.
@@ -193,6 +214,32 @@ void fuse_attributes_init(FuseExport *fe);
 
 /* Set the length; the client has asked for it. resize_lock is held. */
 int co_fn fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc);
+
+/* Passthrough */
+
+/*
+ * Get all that passthrough needs, but for the kernel's consent, if the options ask for it and the
+ * node can do it. False only where it must be. Main thread.
+ */
+bool co_fn fuse_passthrough_co_begin(FuseExport *fe, const BlockExportOptions *options,
+                                     GError **error);
+
+/* Whether the kernel consents: after the handshake, on fe->mount.fd, in a worker. */
+bool fuse_passthrough_probe(FuseExport *fe, GError **error);
+
+/* Without it because of @why: logged, or with 'on' an error. */
+bool fuse_passthrough_do_without(FuseExport *fe, OnOffAuto wanted, const GError *why,
+                                 GError **error);
+
+/* Give everything back, if there is something. Main thread; queues are idle. */
+void co_fn fuse_passthrough_co_end(FuseExport *fe);
+
+/* Answer an OPEN; 0 or -errno. A RELEASE. */
+int fuse_passthrough_open(FuseCall *call, uint32_t flags);
+void fuse_passthrough_release(FuseCall *call);
+
+/* Learn what writes that we have not seen have made of length and times. */
+void co_fn fuse_passthrough_co_look(FuseExport *fe);
 
 /* Transport "dev" */
 

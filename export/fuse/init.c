@@ -27,12 +27,19 @@ static const struct {
     uint64_t flag;
     const char *name;
 } init_features[] = {
-    {FUSE_ASYNC_READ, "async-read"},    {FUSE_ATOMIC_O_TRUNC, "atomic-o-trunc"},
-    {FUSE_BIG_WRITES, "big-writes"},    {FUSE_AUTO_INVAL_DATA, "auto-inval-data"},
-    {FUSE_ASYNC_DIO, "async-dio"},      {FUSE_PARALLEL_DIROPS, "parallel-dirops"},
-    {FUSE_ABORT_ERROR, "abort-error"},  {FUSE_MAX_PAGES, "max-pages"},
-    {FUSE_INIT_EXT, "init-ext"},        {INIT_DIRECT_IO_ALLOW_MMAP, "direct-io-allow-mmap"},
-    {URING_INIT_FLAG, "over-io-uring"}, {FUSE_WRITEBACK_CACHE, "writeback-cache"},
+    {FUSE_ASYNC_READ, "async-read"},
+    {FUSE_ATOMIC_O_TRUNC, "atomic-o-trunc"},
+    {FUSE_BIG_WRITES, "big-writes"},
+    {FUSE_AUTO_INVAL_DATA, "auto-inval-data"},
+    {FUSE_ASYNC_DIO, "async-dio"},
+    {FUSE_PARALLEL_DIROPS, "parallel-dirops"},
+    {FUSE_ABORT_ERROR, "abort-error"},
+    {FUSE_MAX_PAGES, "max-pages"},
+    {FUSE_INIT_EXT, "init-ext"},
+    {INIT_DIRECT_IO_ALLOW_MMAP, "direct-io-allow-mmap"},
+    {PASSTHROUGH_INIT_FLAG, "passthrough"},
+    {URING_INIT_FLAG, "over-io-uring"},
+    {FUSE_WRITEBACK_CACHE, "writeback-cache"},
 };
 
 static uint64_t init_wanted(const FuseInitWishes *wishes)
@@ -47,6 +54,9 @@ static uint64_t init_wanted(const FuseInitWishes *wishes)
     }
     if (!wishes->writeback) {
         flags &= ~(uint64_t)FUSE_WRITEBACK_CACHE;
+    }
+    if (!wishes->passthrough) {
+        flags &= ~PASSTHROUGH_INIT_FLAG;
     }
     return flags;
 }
@@ -100,6 +110,10 @@ int fuse_init_negotiate(const void *message, size_t bytes, const FuseInitWishes 
     out->max_write = agreed->max_write;
     out->time_gran = 1;
     out->max_pages = agreed->max_write / INIT_PAGE;
+    if (agreed->flags & PASSTHROUGH_INIT_FLAG) {
+        memcpy((char *)out + PASSTHROUGH_DEPTH_OFFSET, &(uint32_t){PASSTHROUGH_DEPTH_MAX},
+               sizeof(uint32_t));
+    }
     return 0;
 }
 

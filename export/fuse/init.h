@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "export/fuse/passthrough-protocol.h"
 #include "export/fuse/uring-protocol.h"
 
 /* Largest transfer in one request, in bytes. */
@@ -25,6 +26,7 @@
 typedef struct FuseInitWishes {
     bool uring;     /* ring queues, too; if they are agreed on, clients wait until all are there */
     bool writeback; /* the kernel may keep what is written for a while */
+    bool passthrough;
     uint32_t max_readahead; /* bytes; the kernel may have less in mind */
 } FuseInitWishes;
 

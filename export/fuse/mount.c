@@ -236,6 +236,14 @@ FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError *
     return covered(info->mountpoint, error);
 }
 
+int fuse_unmount_unused(const char *path, const FuseMountId *id)
+{
+    if (is_on_top(path, id) && umount2(path, UMOUNT_NOFOLLOW) < 0 && errno == EBUSY) {
+        return -EBUSY;
+    }
+    return 0;
+}
+
 void fuse_unmount_in_child(const char *path, const FuseMountId *id)
 {
     if (is_on_top(path, id) && umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno == EPERM) {

@@ -75,6 +75,12 @@ typedef enum {
 FuseUnmountResult fuse_unmount(const char *path, const FuseMountId *id, GError **error);
 
 /*
+ * Unmount it unless a file on it is open or mapped: 0, or -EBUSY. Also 0 where it is not there or
+ * not on top; fuse_unmount() tells.
+ */
+int fuse_unmount_unused(const char *path, const FuseMountId *id);
+
+/*
  * Detach it in a forked child that has no connection open: allocates nothing, and leaves what is
  * not on top at @path to those who read records.
  */

@@ -253,6 +253,7 @@ class Truncate(FileTest):
                 self.assertEqual(self.worker.fstat(fd).st_size, size)
                 self.assertEqual(os.stat(self.image).st_size, size)
             self.assertEqual(self.worker.read_file(self.mnt), bytes(300000))
+            self.worker.close(fd)
             self.daemon.qmp.cmd('block-export-del', {'id': 'e0'})
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
 
@@ -464,6 +465,7 @@ class Fallocate(FileTest):
                 for (offset, length), size in zip(ranges, sizes):
                     self.assertEqual(self.outcome(fd, mode, offset, length), (None, size), (mode, offset))
                     self.worker.ftruncate(fd, end)
+            self.worker.close(fd)
             self.daemon.qmp.cmd('block-export-del', {'id': 'e0'})
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
 
@@ -493,7 +495,9 @@ class Fallocate(FileTest):
             image = self.make_file(f'{discard}.img', content=b'x' * MIB)
             self.export(node={'driver': 'raw', 'discard': discard,
                               'file': {'driver': 'file', 'filename': image, 'discard': discard}})
-            self.worker.fallocate(self.open(), PUNCH, 0, MIB)
+            fd = self.open()
+            self.worker.fallocate(fd, PUNCH, 0, MIB)
+            self.worker.close(fd)
             self.assertEqual(self.worker.read_file(self.mnt), bytes(MIB))
             self.assertEqual(os.stat(image).st_blocks * 512 < MIB // 2, gives_back)
             self.daemon.qmp.cmd('block-export-del', {'id': 'e0'})

@@ -158,6 +158,37 @@ static void test_init_writeback(void)
     g_assert_false(agreed.flags & URING_INIT_FLAG);
 }
 
+static uint32_t stack_depth(const struct fuse_init_out *out)
+{
+    uint32_t depth;
+
+    memcpy(&depth, (const char *)out + PASSTHROUGH_DEPTH_OFFSET, sizeof(depth));
+    return depth;
+}
+
+static void test_init_passthrough(void)
+{
+    const FuseInitWishes wishes = {.passthrough = true};
+    InitMessage message = init_message(7, 45, ~0ULL);
+    FuseAgreement agreed;
+    struct fuse_init_out out;
+
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &wishes, &agreed, &out), ==, 0);
+    g_assert_cmpuint(agreed.flags & PASSTHROUGH_INIT_FLAG, !=, 0);
+    g_assert_cmpuint(out.flags2 & (1 << 5), !=, 0);
+    g_assert_cmpuint(stack_depth(&out), ==, 2);
+
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
+                    0);
+    g_assert_cmpuint(agreed.flags & PASSTHROUGH_INIT_FLAG, ==, 0);
+    g_assert_cmpuint(stack_depth(&out), ==, 0);
+
+    message = init_message(7, 39, ~PASSTHROUGH_INIT_FLAG);
+    g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &wishes, &agreed, &out), ==, 0);
+    g_assert_cmpuint(agreed.flags & PASSTHROUGH_INIT_FLAG, ==, 0);
+    g_assert_cmpuint(stack_depth(&out), ==, 0);
+}
+
 static void test_init_read_ahead(void)
 {
     static const uint32_t sizes[][2] = {{0, 0}, {4096, 4096}, {131072, 131072}, {1 << 22, 131072}};
@@ -374,6 +405,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/helper/tidy", test_helper_tidy);
     g_test_add_func("/fuse/record/parse", test_record);
     g_test_add_func("/fuse/init/all", test_init);
+    g_test_add_func("/fuse/init/passthrough", test_init_passthrough);
     g_test_add_func("/fuse/init/read-ahead", test_init_read_ahead);
     g_test_add_func("/fuse/init/writeback", test_init_writeback);
     g_test_add_func("/fuse/init/less", test_init_offers_less);

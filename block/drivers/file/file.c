@@ -480,6 +480,12 @@ static bool co_fn file_co_open_direct(BlockNode *node, BlockPerm perm, BlockPerm
                        .access = {.writable = perm & BLOCK_PERM_WRITE},
                        .locks = locks_for(s->use_locks, perm, shared)};
 
+    if (s->handle.kind == FILE_KIND_DEVICE) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "'%s' is a block device, and the kernel does this with regular files only",
+                    s->path);
+        return false;
+    }
     /* It may be one of our own, and then serving it would wait for itself. */
     if (s->handle.engine == AIO_ENGINE_APART) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED, "'%s' lies on a FUSE file system",
@@ -490,9 +496,7 @@ static bool co_fn file_co_open_direct(BlockNode *node, BlockPerm perm, BlockPerm
         g_propagate_error(error, o.error);
         return false;
     }
-    *file = (BlockDirectFile){.fd = o.handle.fd,
-                              .fixed_size = o.handle.kind == FILE_KIND_DEVICE,
-                              .local = o.handle.local};
+    *file = (BlockDirectFile){.fd = o.handle.fd, .local = o.handle.local};
     return true;
 }
 
