@@ -115,7 +115,7 @@ def _daemon_starter(peer, iothreads, options):
         column.stop = lambda: _quit(daemon)
         for number, (cache, image) in enumerate(images.items()):
             extra = dict(options)
-            if cache == 'page' and column.group == 'wharf':
+            if cache == 'page' and column.group == 'wharf' and column.transport != 'file':
                 extra.update({'cache': 'page', 'read-ahead': READ_AHEAD})
             try:
                 column.paths[cache] = peer.export(daemon, number, image, names, **extra)
@@ -188,7 +188,7 @@ def all_columns(peers, options, work):
                                       _daemon_starter(peer, count, extra)))
         if own and _knows_passthrough(peer):
             columns.append(Column('wharf-passthrough', 'wharf', 'file',
-                                  _daemon_starter(peer, 1, {'passthrough': 'on'})))
+                                  _daemon_starter(peer, 1, {'passthrough': 'on', 'growable': True})))
     return columns + _probe_columns(options, work, uring)
 
 
