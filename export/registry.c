@@ -338,15 +338,28 @@ bool export_registry_co_add_as(ExportRegistry *registry, const ExportDriver *dri
     return true;
 }
 
+static char *known_types(void)
+{
+    GString *list = g_string_new(NULL);
+
+    for (unsigned i = 0; export_drivers[i]; i++) {
+        g_string_append_printf(list, "%s%s", i > 0 ? ", " : "",
+                               block_export_type_to_string(export_drivers[i]->type));
+    }
+    return g_string_free(list, FALSE);
+}
+
 bool export_registry_co_add(ExportRegistry *registry, const BlockExportOptions *options,
                             GError **error)
 {
     const ExportDriver *driver = export_driver_find(options->type);
 
     if (!driver) {
+        g_autofree char *known = known_types();
+
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "this build has no export of type '%s'; see query-qmp-schema or --version",
-                    block_export_type_to_string(options->type));
+                    "this build has no export of type '%s', only: %s",
+                    block_export_type_to_string(options->type), known);
         return false;
     }
     return export_registry_co_add_as(registry, driver, options, error);

@@ -201,7 +201,8 @@ Chardev *monitor_set_find_chardev(MonitorSet *set, const char *id, GError **erro
     Chardev *chardev = set_lookup_chardev(set, id);
 
     if (!chardev) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND, "there is no chardev '%s'", id);
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
+                    "there is no chardev '%s'; query-chardev lists them", id);
     }
     return chardev;
 }

@@ -141,7 +141,8 @@ static Object *object_registry_find(ObjectRegistry *registry, const char *id, GE
     Object *object = g_hash_table_lookup(registry->by_id, id);
 
     if (!object) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND, "there is no object '%s'", id);
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
+                    "there is no object '%s'; qom-list of '/objects' lists them", id);
     }
     return object;
 }
