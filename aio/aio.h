@@ -314,4 +314,12 @@ void *aio_command_area(AioCommand *command);
  */
 void aio_command_submit(AioCommand *command, uint32_t op, const struct iovec *iov, unsigned n);
 
+/*
+ * Whether the kernel has all commands that were submitted in the current context, has given back
+ * none whose callback is still to be called, and neither changes before the caller returns to the
+ * loop. For those who share memory with commands. Always false under GLib, where one may end at any
+ * moment.
+ */
+bool aio_commands_settled(void);
+
 #endif

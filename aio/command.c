@@ -49,6 +49,13 @@ void aio_command_submit(AioCommand *command, uint32_t op, const struct iovec *io
     ctx->ops->submit(ctx, &command->req);
 }
 
+bool aio_commands_settled(void)
+{
+    AioContext *ctx = aio_context_current();
+
+    return ctx->ops->settled && ctx->ops->settled(ctx);
+}
+
 void aio_command_completed(AioRequest *req)
 {
     AioCommand *command = (AioCommand *)req;

@@ -219,6 +219,8 @@ struct AioBackendOps {
      * NULL: workers do all, and there are no commands.
      */
     void (*submit)(AioContext *ctx, AioRequest *req);
+    /* See aio_commands_settled(). NULL: there are no commands. */
+    bool (*settled)(AioContext *ctx);
 };
 
 extern const AioBackendOps aio_backend_epoll;

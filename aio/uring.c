@@ -278,6 +278,16 @@ static bool uring_peek(AioContext *ctx)
     return io_uring_cq_ready(&s->ring) || needs_enter(s);
 }
 
+static bool uring_settled(AioContext *ctx)
+{
+    UringState *s = ctx->backend;
+
+    /* With DEFER_TASKRUN nothing is completed but when the ring is entered. */
+    return (s->ring.flags & IORING_SETUP_DEFER_TASKRUN) && !s->waiting &&
+           !io_uring_sq_ready(&s->ring) && !io_uring_cq_ready(&s->ring) &&
+           !(IO_URING_READ_ONCE(*s->ring.sq.kflags) & IORING_SQ_CQ_OVERFLOW);
+}
+
 static int uring_fd(AioContext *ctx)
 {
     return ((UringState *)ctx->backend)->ring.ring_fd;
@@ -561,4 +571,5 @@ const AioBackendOps aio_backend_uring = {
     .watch_changed = uring_watch_changed,
     .watch_removed = uring_watch_removed,
     .submit = uring_submit,
+    .settled = uring_settled,
 };

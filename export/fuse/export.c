@@ -303,8 +303,7 @@ static bool start_make_urings(FuseStart *start, GError **error)
     for (unsigned i = 0; i < fe->common.n_queues; i++) {
         FuseQueue *queue = (FuseQueue *)fe->common.queues[i];
 
-        queue->uring =
-            fuse_uring_new(queue, fe->mount.fd, n_cpus, start->options->queue_depth, error);
+        queue->uring = fuse_uring_new(queue, fe->mount.fd, n_cpus, fe->queue_depth, error);
         if (!queue->uring) {
             return false;
         }
@@ -327,6 +326,7 @@ static bool start_handshake(FuseStart *start)
         .writeback = fe->cache == FUSE_EXPORT_CACHE_WRITEBACK,
         .passthrough = fe->passthrough.file.fd >= 0,
         .max_readahead = start_read_ahead(start),
+        .max_io = start->options->payload_size,
     };
     g_autoptr(GError) why = NULL;
 
@@ -575,6 +575,7 @@ static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *op
 
     fe->growable = options->u.fuse.growable && options->writable;
     fe->cache = options->u.fuse.cache;
+    fe->queue_depth = options->u.fuse.queue_depth;
     if (fe->cache == FUSE_EXPORT_CACHE_WRITEBACK && !options->writable) {
         fe->cache = FUSE_EXPORT_CACHE_PAGE; /* it comes to the same */
     }
@@ -821,12 +822,10 @@ static void co_fn fuse_export_co_end(Export *exp)
     fuse_mount_clear(&fe->mount);
 }
 
-static const char *fuse_transport_name(FuseExport *fe)
+static bool fuse_uses_uring(FuseExport *fe)
 {
-    bool uring = (fe->agreed.flags & URING_INIT_FLAG) &&
-                 !__atomic_load_n(&fe->uring_refused, __ATOMIC_RELAXED);
-
-    return uring ? "io-uring" : "dev";
+    return (fe->agreed.flags & URING_INIT_FLAG) &&
+           !__atomic_load_n(&fe->uring_refused, __ATOMIC_RELAXED);
 }
 
 static void fuse_export_query(Export *exp, BlockExportInfo *info)
@@ -838,10 +837,12 @@ static void fuse_export_query(Export *exp, BlockExportInfo *info)
     info->has_growable = true;
     info->growable = fe->growable;
     info->fuse = fuse;
-    fuse->transport = g_strdup(fuse_transport_name(fe));
+    fuse->transport = g_strdup(fuse_uses_uring(fe) ? "io-uring" : "dev");
     fuse->protocol = g_strdup_printf("%d.%u", FUSE_KERNEL_VERSION, fe->agreed.minor);
     fuse->max_write = fe->agreed.max_write;
-    fuse->max_read = FUSE_MOUNT_MAX_READ;
+    fuse->max_read = MIN(FUSE_MOUNT_MAX_READ, fe->agreed.max_write);
+    fuse->has_queue_depth = fuse_uses_uring(fe);
+    fuse->queue_depth = fuse->has_queue_depth ? fe->queue_depth : 0;
     fuse->max_background = fe->agreed.max_background;
     fuse->features = fuse_init_features(&fe->agreed);
     fuse->allow_other = fe->mount.allow_other;

@@ -63,7 +63,8 @@ typedef struct FuseExport {
     /* fixed while requests run */
     bool growable;
     FuseExportCache cache;
-    uint64_t read_ahead; /* bytes; what the kernel was brought to */
+    uint16_t queue_depth; /* of each ring queue */
+    uint64_t read_ahead;  /* bytes; what the kernel was brought to */
     FuseAgreement agreed;
     FuseMount mount;
     FuseConnection connection; /* if there are ring queues */

@@ -61,6 +61,15 @@ static uint64_t init_wanted(const FuseInitWishes *wishes)
     return flags;
 }
 
+/* In whole pages. */
+static uint32_t init_max_io(const FuseInitWishes *wishes)
+{
+    uint32_t page = sysconf(_SC_PAGESIZE);
+    uint32_t bytes = wishes->max_io ? wishes->max_io : FUSE_INIT_MAX_IO;
+
+    return MIN((bytes + page - 1) / page * page, FUSE_INIT_MAX_IO);
+}
+
 static uint64_t init_offered(const struct fuse_init_in *in, size_t bytes)
 {
     uint64_t flags = in->flags;
@@ -95,12 +104,13 @@ int fuse_init_negotiate(const void *message, size_t bytes, const FuseInitWishes 
     *agreed = (FuseAgreement){
         .minor = MIN(in.minor, FUSE_KERNEL_MINOR_VERSION),
         .flags = init_offered(&in, rest) & init_wanted(wishes),
-        .max_write = FUSE_INIT_MAX_IO,
+        .max_write = init_max_io(wishes),
         .max_readahead = MIN(in.max_readahead, wishes->max_readahead),
         .max_background = INIT_MAX_BACKGROUND,
     };
     if (!(agreed->flags & FUSE_MAX_PAGES)) {
-        agreed->max_write = 32 * INIT_PAGE; /* what kernels without it can do */
+        /* what kernels without it can do */
+        agreed->max_write = MIN(agreed->max_write, 32 * INIT_PAGE);
     }
     out->max_readahead = agreed->max_readahead;
     out->flags = (uint32_t)agreed->flags;
@@ -109,7 +119,7 @@ int fuse_init_negotiate(const void *message, size_t bytes, const FuseInitWishes 
     out->congestion_threshold = agreed->max_background * 3 / 4;
     out->max_write = agreed->max_write;
     out->time_gran = 1;
-    out->max_pages = agreed->max_write / INIT_PAGE;
+    out->max_pages = MAX(agreed->max_write / sysconf(_SC_PAGESIZE), 1);
     if (agreed->flags & PASSTHROUGH_INIT_FLAG) {
         memcpy((char *)out + PASSTHROUGH_DEPTH_OFFSET, &(uint32_t){PASSTHROUGH_DEPTH_MAX},
                sizeof(uint32_t));

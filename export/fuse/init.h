@@ -28,6 +28,7 @@ typedef struct FuseInitWishes {
     bool writeback; /* the kernel may keep what is written for a while */
     bool passthrough;
     uint32_t max_readahead; /* bytes; the kernel may have less in mind */
+    uint32_t max_io;        /* bytes of one request, up to FUSE_INIT_MAX_IO, which 0 stands for */
 } FuseInitWishes;
 
 typedef struct FuseAgreement {

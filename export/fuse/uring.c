@@ -6,11 +6,10 @@
  * queues of the export. FORGET and INTERRUPT still come through /dev/fuse, so the transport "dev"
  * runs beside.
  *
- * An entry is one mapping. The data of a WRITE, or that for a READ's answer, begins with the second
- * page and goes to and from the node where it is; memory is used as far as requests need it.
- *
- *     | UringEntry, UringHeaders ... | data ...                      |
- *     0                          PAGE              PAGE + FUSE_INIT_MAX_IO
+ * An entry has a slot in a mapping that the entries of a queue share. The data of a WRITE, or that
+ * for a READ's answer, goes to and from the node where it is in the slot. Memory is used as far as
+ * requests need it, and given back when there have been none for a while; large requests get huge
+ * pages, which the kernel copies from and to the faster.
  *
  * Who owns an entry, all in the context of its queue:
  *
@@ -40,8 +39,11 @@
 #include "export/fuse/uring-protocol.h"
 #include "util/error.h"
 
-#define URING_PAGE    4096
-#define URING_MAPPING (URING_PAGE + FUSE_INIT_MAX_IO)
+#define URING_SLOT    (2 * 1024 * 1024) /* address space: a huge page, where those are to be had */
+#define URING_LARGE   (128 * 1024)      /* bytes of a request that is worth a huge page */
+#define URING_TRIM_NS (1000 * G_GINT64_CONSTANT(1000000))
+
+G_STATIC_ASSERT(FUSE_INIT_MAX_IO <= URING_SLOT);
 
 typedef enum {
     URING_ENTRY_DEAD,
@@ -55,7 +57,10 @@ typedef struct UringEntry {
     UringEntryState state;
     uint16_t cpu;
     bool registered; /* it has held a request */
+    bool large;      /* one that was */
+    bool huge;       /* its slot is to have a huge page */
     AioCommand *command;
+    void *data; /* its slot; FUSE_INIT_MAX_IO bytes are for the kernel to use */
     struct iovec buffers[2];
     const FuseOperation *operation;
     uint64_t unique; /* of the request */
@@ -63,28 +68,71 @@ typedef struct UringEntry {
     UringHeaders headers;
 } UringEntry;
 
-G_STATIC_ASSERT(sizeof(UringEntry) <= URING_PAGE);
-
 struct FuseUring {
     FuseQueue *queue;
     int fd; /* commands go there. Not the channel's: it stays open until the last one is done */
     bool stopped;
-    bool ended;          /* nothing is submitted any more */
-    AioBinding *binding; /* of the context to the CPUs whose requests it serves */
+    bool ended;           /* nothing is submitted any more */
+    AioTimer *trim_timer; /* NULL: memory is not given back */
+    bool used;            /* since the timer was armed */
+    AioBinding *binding;  /* of the context to the CPUs whose requests it serves */
     unsigned in_kernel;
     ExportWaiter *waiter; /* for in_kernel to become 0 */
+    char *slots;          /* one for each entry */
     unsigned n_entries;
-    UringEntry *entries[];
+    UringEntry entries[];
 };
-
-static void *entry_data(UringEntry *entry)
-{
-    return (char *)entry + URING_PAGE;
-}
 
 static FuseExport *uring_export(const FuseUring *uring)
 {
     return (FuseExport *)uring->queue->common.exp;
+}
+
+/* Memory */
+
+/* Nothing of value is in the slot now. */
+static void entry_data_unused(UringEntry *entry)
+{
+    if (!entry->large || entry->huge) {
+        return;
+    }
+    entry->huge = true;
+    /* Without the small pages, and the table of them, the next one is a huge one. */
+    madvise(entry->data, URING_SLOT, MADV_DONTNEED);
+    madvise(entry->data, URING_SLOT, MADV_HUGEPAGE);
+}
+
+static size_t uring_slots_bytes(const FuseUring *uring)
+{
+    return (size_t)uring->n_entries * URING_SLOT;
+}
+
+static void uring_note_use(FuseUring *uring)
+{
+    if (!uring->used && uring->trim_timer) {
+        uring->used = true;
+        aio_timer_arm(uring->trim_timer, aio_now_ns() + URING_TRIM_NS);
+    }
+}
+
+/*
+ * Give memory back, unless there have been requests. What the kernel puts into entries it puts
+ * there in this very thread when the ring is entered, so nothing comes into the slots meanwhile.
+ */
+static void uring_trim(void *opaque)
+{
+    FuseUring *uring = opaque;
+
+    if (uring->used || uring->queue->common.requests || !aio_commands_settled()) {
+        uring->used = false;
+        aio_timer_arm(uring->trim_timer, aio_now_ns() + URING_TRIM_NS);
+        return;
+    }
+    madvise(uring->slots, uring_slots_bytes(uring), MADV_DONTNEED);
+    madvise(uring->slots, uring_slots_bytes(uring), MADV_NOHUGEPAGE);
+    for (unsigned i = 0; i < uring->n_entries; i++) {
+        uring->entries[i].large = uring->entries[i].huge = false;
+    }
 }
 
 /* Answers */
@@ -113,8 +161,11 @@ static void entry_answer(UringEntry *entry, int ret)
     if (ret >= 0) {
         /* No answer has both; what follows the header is in the second buffer either way. */
         g_assert(!call->out_bytes || !call->data_bytes);
-        memcpy(entry_data(entry), (const char *)&call->out + sizeof(call->out.header),
-               call->out_bytes);
+        entry->large |= call->data_bytes >= URING_LARGE;
+        if (!call->data_bytes) {
+            entry_data_unused(entry);
+        }
+        memcpy(entry->data, (const char *)&call->out + sizeof(call->out.header), call->out_bytes);
         bytes = call->out_bytes + call->data_bytes;
     }
     *header = (struct fuse_out_header){
@@ -149,12 +200,17 @@ static void entry_begin(UringEntry *entry)
         .in = in,
         .args = entry->headers.op,
         .args_bytes = URING_OP_BYTES,
-        .payload = entry_data(entry),
+        .payload = entry->data,
         .payload_bytes = entry->headers.payload_bytes,
     };
     int err = -EINVAL;
 
     entry->registered = true;
+    entry->large |= message.payload_bytes >= URING_LARGE;
+    if (!message.payload_bytes) {
+        entry_data_unused(entry);
+    }
+    uring_note_use(entry->uring);
     entry->unique = in->unique;
     entry->operation = NULL;
     if (entry->headers.payload_bytes <= FUSE_INIT_MAX_IO) {
@@ -220,22 +276,6 @@ static void entry_returned(void *opaque, int result)
 
 /* Life */
 
-static UringEntry *entry_new(FuseUring *uring, unsigned cpu)
-{
-    UringEntry *entry = mmap(NULL, URING_MAPPING, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (entry == MAP_FAILED) {
-        return NULL;
-    }
-    entry->uring = uring;
-    entry->cpu = cpu;
-    entry->command = aio_command_new(uring->fd, entry_returned, entry);
-    entry->buffers[0] = (struct iovec){&entry->headers, sizeof(entry->headers)};
-    entry->buffers[1] = (struct iovec){entry_data(entry), FUSE_INIT_MAX_IO};
-    return entry;
-}
-
 void fuse_uring_free(FuseUring *uring)
 {
     if (!uring) {
@@ -243,51 +283,87 @@ void fuse_uring_free(FuseUring *uring)
     }
     g_assert(uring->in_kernel == 0);
     for (unsigned i = 0; i < uring->n_entries; i++) {
-        aio_command_free(uring->entries[i]->command);
-        munmap(uring->entries[i], URING_MAPPING);
+        aio_command_free(uring->entries[i].command);
     }
+    munmap(uring->slots, uring_slots_bytes(uring));
     close(uring->fd);
     g_free(uring);
 }
 
+static void entry_init(FuseUring *uring, unsigned number, unsigned cpu)
+{
+    UringEntry *entry = &uring->entries[number];
+
+    entry->uring = uring;
+    entry->cpu = cpu;
+    entry->command = aio_command_new(uring->fd, entry_returned, entry);
+    entry->data = uring->slots + (size_t)number * URING_SLOT;
+    entry->buffers[0] = (struct iovec){&entry->headers, sizeof(entry->headers)};
+    entry->buffers[1] = (struct iovec){entry->data, FUSE_INIT_MAX_IO};
+}
+
 /* Entries for the CPUs that fall to this queue. */
-static bool uring_fill(FuseUring *uring, unsigned n_cpus, unsigned depth)
+static void uring_fill(FuseUring *uring, unsigned n_cpus)
 {
     const ExportQueue *queue = &uring->queue->common;
+    unsigned cpu = queue->index;
 
     /* In rounds, so that each CPU has one before any has two. */
-    for (unsigned round = 0; round < depth; round++) {
-        for (unsigned cpu = queue->index; cpu < n_cpus; cpu += queue->exp->n_queues) {
-            UringEntry *entry = entry_new(uring, cpu);
-
-            if (!entry) {
-                return false;
-            }
-            uring->entries[uring->n_entries++] = entry;
+    for (unsigned i = 0; i < uring->n_entries; i++) {
+        entry_init(uring, i, cpu);
+        cpu += queue->exp->n_queues;
+        if (cpu >= n_cpus) {
+            cpu = queue->index;
         }
     }
-    return true;
+}
+
+/* How many of @n_cpus CPUs fall to @queue. */
+static unsigned queue_share(const ExportQueue *queue, unsigned n_cpus)
+{
+    unsigned step = queue->exp->n_queues;
+
+    return queue->index < n_cpus ? (n_cpus - queue->index + step - 1) / step : 0;
+}
+
+/* Address space for @n slots, each at a multiple of its size. */
+static char *slots_map(size_t bytes)
+{
+    char *area = mmap(NULL, bytes + URING_SLOT, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    size_t before;
+
+    if (area == MAP_FAILED) {
+        return NULL;
+    }
+    before = -(uintptr_t)area % URING_SLOT;
+    if (before) {
+        munmap(area, before);
+    }
+    munmap(area + before + bytes, URING_SLOT - before);
+    return area + before;
 }
 
 FuseUring *fuse_uring_new(FuseQueue *queue, int fd, unsigned n_cpus, unsigned depth, GError **error)
 {
-    unsigned share = n_cpus / queue->common.exp->n_queues + 1;
-    FuseUring *uring;
+    unsigned n = queue_share(&queue->common, n_cpus) * depth;
+    g_autofree FuseUring *uring = g_malloc0(sizeof(*uring) + n * sizeof(uring->entries[0]));
 
-    fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (fd < 0) {
-        wharf_set_error_errno(error, errno, "cannot duplicate the FUSE connection");
-        return NULL;
-    }
-    uring = g_malloc0(sizeof(*uring) + (size_t)share * depth * sizeof(uring->entries[0]));
     uring->queue = queue;
-    uring->fd = fd;
-    if (!uring_fill(uring, n_cpus, depth)) {
+    uring->n_entries = n;
+    uring->slots = slots_map(uring_slots_bytes(uring));
+    if (!uring->slots) {
         wharf_set_error_errno(error, errno, "cannot reserve memory for requests");
-        fuse_uring_free(uring);
         return NULL;
     }
-    return uring;
+    uring->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (uring->fd < 0) {
+        wharf_set_error_errno(error, errno, "cannot duplicate the FUSE connection");
+        munmap(uring->slots, uring_slots_bytes(uring));
+        return NULL;
+    }
+    uring_fill(uring, n_cpus);
+    return g_steal_pointer(&uring);
 }
 
 /* With a single queue there is nothing to choose: it serves all CPUs. */
@@ -302,9 +378,15 @@ static void uring_bind(FuseUring *uring)
 
 void fuse_uring_begin(FuseUring *uring)
 {
+    AioContext *ctx = uring->queue->common.ctx;
+
+    /* Under GLib, where entries may be filled at any moment, their memory stays. */
+    if (ctx != uring->queue->common.exp->main) {
+        uring->trim_timer = aio_timer_new(ctx, uring_trim, uring);
+    }
     uring_bind(uring);
     for (unsigned i = 0; i < uring->n_entries; i++) {
-        entry_submit(uring->entries[i], URING_REGISTER, 0);
+        entry_submit(&uring->entries[i], URING_REGISTER, 0);
     }
 }
 
@@ -312,6 +394,7 @@ void fuse_uring_stop(FuseUring *uring, bool cut)
 {
     if (!uring->stopped) {
         uring->stopped = true;
+        g_clear_pointer(&uring->trim_timer, aio_timer_free);
         g_clear_pointer(&uring->binding, aio_binding_free);
         aio_context_flush(); /* answers of requests that have ended: nobody waits for those */
     }

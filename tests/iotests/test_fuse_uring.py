@@ -65,11 +65,18 @@ class Choosing(UringExport):
         self.assertEqual(len(self.worker.read_file(self.mnt)), self.SIZE)
 
     def test_options(self):
-        for options in ({'queue_depth': 0}, {'queue_depth': 257}, {'transport': 'pigeon'}):
-            with self.assertRaises(QmpError):
-                self.add(node='none', **options)
-        self.add(queue_depth=1)
-        self.check_content()
+        for name, value in (('queue-depth', 0), ('queue-depth', 257), ('payload-size', 4095),
+                            ('payload-size', MIB + 1), ('transport', 'pigeon')):
+            with self.assertRaises(QmpError) as caught:
+                self.add(node='none', **{name: value})
+            self.assertIn(name, str(caught.exception))
+        for depth, size, told in ((1, 4096, 4096), (2, 65537, 69632), (32, MIB, MIB)):
+            self.add(queue_depth=depth, payload_size=size)
+            info = self.daemon.qmp.cmd('query-block-exports')[0]['fuse']
+            self.assertEqual((info['queue-depth'], info['max-write'], info['max-read']), (depth, told, told))
+            self.check_content()
+            self.delete()
+            self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
 
 
 class SwitchedOff(IoTest):
@@ -131,6 +138,32 @@ class Serving(UringExport):
         self.worker.read_file(self.mnt, size=4096)
         # All entries of one CPU were 256 MiB.
         self.assertLess(self.daemon.rss() - before, 64 * MIB)
+
+    def test_memory_is_given_back(self):
+        self.add(iothread=['t0', 't1'])
+        before = self.daemon.rss()
+        for _ in range(2):
+            self.check_content()
+            # Requests of 1 MiB have been in several entries; what is left is what the daemon has learned.
+            wait_until(lambda: self.daemon.rss() - before < 3 * MIB // 2, what='the memory to be given back')
+        # Nothing is lost with it that a request brings or takes.
+        self.check_content()
+
+    def test_idle_export_is_small(self):
+        def add(number):
+            node = f'n{number}'
+            self.daemon.qmp.cmd('blockdev-add', {'driver': 'null-co', 'node-name': node, 'size': MIB})
+            self.daemon.qmp.cmd('block-export-add', {
+                'type': 'fuse', 'id': f'e{number}', 'node-name': node, 'mountpoint': self.mountpoint(f'mnt{number}'),
+                'transport': 'io-uring', 'iothread': ['t0', 't1']})
+
+        for number in range(8):
+            add(number)
+        before = self.daemon.rss()
+        for number in range(8, 40):
+            add(number)
+        cpus = len(os.sched_getaffinity(0))
+        self.assertLess((self.daemon.rss() - before) / 32, max(64, 32 * cpus) * 1024)
 
     def test_more_requests_than_entries(self):
         self.add_slow(1, queue_depth=1)

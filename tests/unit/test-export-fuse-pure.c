@@ -2,6 +2,7 @@
 /* The parts of the FUSE export that only look at bytes. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "export/fuse/fuse-internal.h"
 #include "export/fuse/helper.h"
@@ -187,6 +188,29 @@ static void test_init_passthrough(void)
     g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &wishes, &agreed, &out), ==, 0);
     g_assert_cmpuint(agreed.flags & PASSTHROUGH_INIT_FLAG, ==, 0);
     g_assert_cmpuint(stack_depth(&out), ==, 0);
+}
+
+static void test_init_payload(void)
+{
+    static const uint32_t sizes[][2] = {
+        {4096, 4096}, {65537, 69632}, {1 << 20, 1 << 20}, {1 << 21, 1 << 20}};
+    InitMessage message = init_message(7, 45, ~0ULL);
+    FuseAgreement agreed;
+    struct fuse_init_out out;
+
+    if (sysconf(_SC_PAGESIZE) != 4096) {
+        g_test_skip("sizes are in pages of 4096 bytes");
+        return;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        const FuseInitWishes wishes = {.max_io = sizes[i][0]};
+
+        g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &wishes, &agreed, &out), ==,
+                        0);
+        g_assert_cmpuint(agreed.max_write, ==, sizes[i][1]);
+        g_assert_cmpuint(out.max_write, ==, sizes[i][1]);
+        g_assert_cmpuint(out.max_pages, ==, sizes[i][1] / 4096);
+    }
 }
 
 static void test_init_read_ahead(void)
@@ -407,6 +431,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/init/all", test_init);
     g_test_add_func("/fuse/init/passthrough", test_init_passthrough);
     g_test_add_func("/fuse/init/read-ahead", test_init_read_ahead);
+    g_test_add_func("/fuse/init/payload", test_init_payload);
     g_test_add_func("/fuse/init/writeback", test_init_writeback);
     g_test_add_func("/fuse/init/less", test_init_offers_less);
     g_test_add_func("/fuse/init/refused", test_init_refused);
