@@ -11,8 +11,9 @@
 
 #define ATTRIBUTES_INO       1
 #define ATTRIBUTES_DIRECTORY 2
-#define ATTRIBUTES_VALID_S   1    /* how long the kernel may keep them */
-#define ATTRIBUTES_BLOCK     4096 /* st_blksize and f_bsize, unless the node prefers more */
+#define ATTRIBUTES_VALID_S   1     /* how long the kernel may keep them */
+#define ATTRIBUTES_BLOCK     4096  /* f_bsize */
+#define ATTRIBUTES_IO        65536 /* st_blksize, unless the node prefers more */
 #define ATTRIBUTES_NAME_MAX  255
 #define NS_PER_S             G_GINT64_CONSTANT(1000000000)
 
@@ -74,7 +75,8 @@ static uint32_t preferred_block(FuseExport *fe)
     BlockLimits limits;
 
     blk_limits(fuse_blk(fe), &limits);
-    return MAX(limits.preferred_io, ATTRIBUTES_BLOCK);
+    /* What cmp and others read at once; without a cache each such read is a request. */
+    return MAX(limits.preferred_io, ATTRIBUTES_IO);
 }
 
 /* Bytes taken up in the node's storage; the whole length where nobody knows. */

@@ -63,7 +63,7 @@ class Stat(FileTest):
         self.assertEqual((st.st_ino, st.st_nlink), (1, 1))
         self.assertEqual(st.st_size, self.SIZE)
         self.assertEqual(st.st_blocks, os.stat(self.image).st_blocks)
-        self.assertGreaterEqual(st.st_blksize, 4096)
+        self.assertGreaterEqual(st.st_blksize, 65536)
 
     def test_read_only(self):
         self.export(writable=False)

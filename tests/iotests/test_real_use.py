@@ -143,7 +143,7 @@ class PlainTools(IoTest):
         fs = self.fs()
         first = fs.stat(self.mnt)
         self.assertEqual(first.st_size, self.SIZE)
-        self.assertEqual(first.st_blksize, 4096)
+        self.assertEqual(first.st_blksize, 65536)
         self.assertEqual(first.st_blocks, os.stat(self.raw).st_blocks)
         time.sleep(1.2)
         fs.read_file(self.mnt, 0, 10)
