@@ -109,6 +109,12 @@ unsigned block_backend_in_flight(BlockBackend *blk);
  */
 void blk_set_change_notify(BlockBackend *blk, void (*cb)(void *opaque), void *opaque);
 
+/*
+ * Returns when that has been called for all that had changed before; a change of length that the
+ * drivers between have to find out about first may come later. Any thread.
+ */
+void co_fn blk_co_settle_changes(BlockBackend *blk);
+
 int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                         BlockRequestFlags flags);
 int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov,

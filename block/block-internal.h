@@ -64,6 +64,7 @@ struct BlockGraph {
     CoQueue drained;  /* somebody left a closed gate */
     CoQueue closed;   /* a node has closed, or a command has ended */
     CoQueue reopened; /* a reopen has ended */
+    CoQueue notified; /* changed_bh has run */
 
     AioBh *drained_bh; /* wakes @drained; scheduled by any thread */
     AioBh *changed_bh; /* tells backends of changes; scheduled by any thread */

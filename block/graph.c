@@ -44,6 +44,7 @@ BlockGraph *block_graph_new(AioContext *main, const QapiEventSink *events)
     co_queue_init(&graph->drained);
     co_queue_init(&graph->closed);
     co_queue_init(&graph->reopened);
+    co_queue_init(&graph->notified);
     graph->drained_bh = aio_bh_new(main, graph_wake_drained, graph);
     block_notify_init(graph);
     return graph;

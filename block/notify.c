@@ -144,6 +144,22 @@ static void notify_act(void *opaque)
             blk->notify(blk->notify_opaque);
         }
     }
+    block_graph_wake(graph, &graph->notified);
+}
+
+void blk_co_settle_changes(BlockBackend *blk)
+{
+    AioContext *home = aio_context_current();
+    BlockGraph *graph = blk->graph;
+
+    if (home != graph->main) {
+        aio_co_reschedule_self(graph->main);
+    }
+    aio_bh_schedule(graph->changed_bh);
+    block_graph_co_wait(graph, &graph->notified);
+    if (home != graph->main) {
+        aio_co_reschedule_self(home);
+    }
 }
 
 void block_notify_init(BlockGraph *graph)

@@ -479,6 +479,16 @@ static void unlisten_entry(void *opaque)
     blk_set_change_notify(((Listener *)opaque)->blk, NULL, NULL);
 }
 
+/* Between the two nobody else runs. */
+static void write_and_settle_entry(void *opaque)
+{
+    static char data[512];
+    BlockBackend *blk = opaque;
+
+    g_assert_cmpint(blk_co_pwritev(blk, 0, IOV_LOCAL(data, sizeof(data)), 0), ==, 0);
+    blk_co_settle_changes(blk);
+}
+
 static void test_notify(void)
 {
     g_autoptr(Fixture) f = order_new(1);
@@ -499,6 +509,10 @@ static void test_notify(void)
     g_assert_cmpint(fixture_fill(f, b, 0, 100, 1), ==, 0);
     fixture_settle(f);
     g_assert_cmpuint(la.calls, ==, 1);
+
+    /* Not only some time, but before one goes on who waits for that. */
+    fixture_run(f, write_and_settle_entry, b);
+    g_assert_cmpuint(la.calls, ==, 2);
 
     /* One who has gone is not told any more. */
     lc.calls = la.calls = 0;
