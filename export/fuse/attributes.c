@@ -15,7 +15,13 @@
 #define ATTRIBUTES_BLOCK     4096  /* f_bsize */
 #define ATTRIBUTES_IO        65536 /* st_blksize, unless the node prefers more */
 #define ATTRIBUTES_NAME_MAX  255
-#define NS_PER_S             G_GINT64_CONSTANT(1000000000)
+
+/* How often reads may ask after a write before the pages are given up: so often, and once more for
+ * so many bytes that would have to be read again. See fuse_told_of_change(). */
+#define CACHE_ASKED_MIN       64
+#define CACHE_ASKED_PER_BYTES 65536
+
+#define NS_PER_S G_GINT64_CONSTANT(1000000000)
 
 #define DIV_ROUND_UP(n, d) (((n) + (d)-1) / (d))
 
@@ -40,6 +46,9 @@ void fuse_touch(FuseExport *fe)
 
     store(fe->attributes.mtime, now);
     store(fe->attributes.ctime, now);
+    if (fe->cache == FUSE_EXPORT_CACHE_PAGE) {
+        store(fe->cache_asked, 0);
+    }
 }
 
 void fuse_touch_at(FuseExport *fe, int64_t mtime)
@@ -51,6 +60,7 @@ void fuse_touch_at(FuseExport *fe, int64_t mtime)
 void fuse_told_of_change(FuseExport *fe)
 {
     fuse_touch(fe);
+    store(fe->cache_filled, 0);
     /* After mtime: whoever sees this one must not find an older mtime. */
     __atomic_store_n(&fe->cache_mtime, load(fe->attributes.mtime), __ATOMIC_SEQ_CST);
 }
@@ -176,6 +186,49 @@ int fuse_co_lookup(FuseCall *call)
     return 0;
 }
 
+/* Let reads know the real mtime, too, unless others have changed the node since @told was seen. */
+static bool tell_cache(FuseExport *fe, int64_t told, int64_t mtime)
+{
+    store(fe->cache_filled, 0);
+    return __atomic_compare_exchange_n(&fe->cache_mtime, &told, mtime, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
+}
+
+/* Whether asking has become dearer to reads than reading all again. */
+static bool asks_too_often(FuseExport *fe)
+{
+    return __atomic_add_fetch(&fe->cache_asked, 1, __ATOMIC_RELAXED) >
+           CACHE_ASKED_MIN + load(fe->cache_filled) / CACHE_ASKED_PER_BYTES;
+}
+
+/* With the page cache, for a read. */
+static void co_fn fuse_co_getattr_for_read(FuseCall *call, int64_t told, int64_t mtime)
+{
+    FuseExport *fe = call->fe;
+
+    if (told != mtime && asks_too_often(fe) && tell_cache(fe, told, mtime)) {
+        told = mtime;
+    }
+    store(fe->cache_heard, told);
+    fuse_co_answer_attributes(call, told, told == mtime ? ATTRIBUTES_VALID_S : 0);
+}
+
+/* With the page cache, for stat. */
+static void co_fn fuse_co_getattr_for_stat(FuseCall *call, int64_t told, int64_t mtime)
+{
+    FuseExport *fe = call->fe;
+
+    if (told != mtime && load(fe->cache_heard) == told) {
+        fuse_channel_void_attributes(call->queue);
+        fuse_co_answer_attributes(call, mtime, 0);
+        return;
+    }
+    if (tell_cache(fe, told, mtime)) {
+        store(fe->cache_heard, mtime);
+    }
+    fuse_co_answer_attributes(call, mtime, ATTRIBUTES_VALID_S);
+}
+
 int fuse_co_getattr(FuseCall *call)
 {
     const struct fuse_getattr_in *in = call->args;
@@ -186,15 +239,13 @@ int fuse_co_getattr(FuseCall *call)
     if (fe->mount.in_directory && call->in->nodeid == FUSE_ROOT_ID) {
         return answer_directory(call);
     }
-    /* With an open file: the question of a read, never that of stat or fstat. */
-    if (fe->cache == FUSE_EXPORT_CACHE_PAGE && (in->getattr_flags & FUSE_GETATTR_FH)) {
-        fuse_co_answer_attributes(call, told, told == mtime ? ATTRIBUTES_VALID_S : 0);
-        return 0;
+    if (fe->cache != FUSE_EXPORT_CACHE_PAGE) {
+        fuse_co_answer_attributes(call, mtime, attributes_valid_s(fe));
+    } else if (in->getattr_flags & FUSE_GETATTR_FH) { /* never set for stat or fstat */
+        fuse_co_getattr_for_read(call, told, mtime);
+    } else {
+        fuse_co_getattr_for_stat(call, told, mtime);
     }
-    /* Fails, as it must, where others have changed the node since we looked. */
-    __atomic_compare_exchange_n(&fe->cache_mtime, &told, mtime, false, __ATOMIC_SEQ_CST,
-                                __ATOMIC_SEQ_CST);
-    fuse_co_answer_attributes(call, mtime, attributes_valid_s(fe));
     return 0;
 }
 
@@ -336,6 +387,10 @@ int fuse_co_open(FuseCall *call)
         if (ret < 0) {
             return ret;
         }
+    }
+    if (fe->cache == FUSE_EXPORT_CACHE_PAGE) {
+        /* Whoever opens it sees what others had written before, even a moment ago. */
+        blk_co_settle_changes(fuse_blk(fe));
     }
     ret = open_answer(call, write);
     if (ret < 0) {

@@ -176,6 +176,23 @@ static struct fuse_out_header *request_answer_header(FuseRequest *req)
     return (struct fuse_out_header *)request_data(req) - 1;
 }
 
+void fuse_channel_void_attributes(FuseQueue *queue)
+{
+    const struct {
+        struct fuse_out_header header;
+        struct fuse_notify_inval_inode_out inval;
+    } notice = {
+        .header = {.len = sizeof(notice), .error = FUSE_NOTIFY_INVAL_INODE},
+        /* A negative offset: attributes only. See fuse_told_of_change() on pages. */
+        .inval = {.ino = fuse_node_id((FuseExport *)queue->common.exp), .off = -1},
+    };
+
+    if (queue->channel.fd >= 0 && write(queue->channel.fd, &notice, sizeof(notice)) < 0) {
+        g_debug("%s: cannot tell the kernel of a change: %s", queue->common.exp->user,
+                g_strerror(errno));
+    }
+}
+
 static void request_answer(FuseRequest *req, int ret)
 {
     FuseCall *call = &req->call;

@@ -480,24 +480,6 @@ static char *absolute_path(const char *path)
     return g_build_filename(directory, path, NULL);
 }
 
-/* Have the kernel ask for the attributes again. */
-static void fuse_invalidate_attributes(FuseExport *fe)
-{
-    const FuseQueue *queue = (const FuseQueue *)fe->common.queues[0];
-    const struct {
-        struct fuse_out_header header;
-        struct fuse_notify_inval_inode_out inval;
-    } notice = {
-        .header = {.len = sizeof(notice), .error = FUSE_NOTIFY_INVAL_INODE},
-        /* A negative offset: attributes only. See fuse_told_of_change() on pages. */
-        .inval = {.ino = fuse_node_id(fe), .off = -1},
-    };
-
-    if (write(queue->channel.fd, &notice, sizeof(notice)) < 0) {
-        g_debug("%s: cannot tell the kernel of a change: %s", fe->common.user, g_strerror(errno));
-    }
-}
-
 /*
  * The node has changed: its length, which may be our own doing, or its data through somebody else.
  */
@@ -515,7 +497,7 @@ static void fuse_node_changed(void *opaque)
     known = __atomic_exchange_n(&fe->length_told, length, __ATOMIC_RELAXED) == length;
     if (!ours || !known) {
         fuse_told_of_change(fe);
-        fuse_invalidate_attributes(fe);
+        fuse_channel_void_attributes((FuseQueue *)fe->common.queues[0]);
     }
 }
 

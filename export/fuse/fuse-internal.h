@@ -79,6 +79,9 @@ typedef struct FuseExport {
     bool resized;              /* atomic: a client of ours has, since we last looked */
     int64_t length_told;       /* atomic: what the kernel knows or will find out by itself */
     int64_t cache_mtime;       /* atomic: see fuse_told_of_change() */
+    int64_t cache_heard;       /* atomic: the one of them that the kernel was last told */
+    uint64_t cache_filled;     /* atomic: bytes that the page cache has got since it was dropped */
+    uint64_t cache_asked;      /* atomic: questions of reads since the last write */
     CoMutex resize_lock;       /* from looking at the length to having changed it */
 
     /* main thread */
@@ -197,6 +200,14 @@ void fuse_touch(FuseExport *fe);
 /* It has changed at that time, in ns of CLOCK_REALTIME. */
 void fuse_touch_at(FuseExport *fe, int64_t mtime);
 
+/* @bytes bytes have been read or written, which the kernel may keep. */
+static inline void fuse_cache_filled(FuseExport *fe, uint64_t bytes)
+{
+    if (fe->cache == FUSE_EXPORT_CACHE_PAGE) {
+        __atomic_add_fetch(&fe->cache_filled, bytes, __ATOMIC_RELAXED);
+    }
+}
+
 /*
  * Somebody else has changed the node.
  *
@@ -204,6 +215,10 @@ void fuse_touch_at(FuseExport *fe, int64_t mtime);
  * before. It may find one only where they are out of date, though writes of our own clients move
  * it, too. So questions on behalf of a read are answered with cache_mtime, which is the one that
  * the kernel has heard of last and moves when others change the node; stat is told the real one.
+ * While the two differ, because of a write of our own, the kernel must keep neither: reads ask each
+ * time, and before stat is told, the kernel's knowledge of the attributes is made void, upon which
+ * it hands the answer on without looking at it. When reads have asked more often than reading all
+ * again would take, the real one is told to them, too, and the pages go.
  *
  * Dropping the pages by a notice of ours would be simpler, but that waits for our own answers to
  * reads, in the kernel, where nothing can end it: a daemon killed then would stay for ever.
@@ -272,6 +287,12 @@ struct FuseQueue {
  * /dev/fuse cannot be opened, queues share one channel of the kernel's. -1 with @error.
  */
 int fuse_channel_clone(int fd, GError **error);
+
+/*
+ * Have the kernel ask for the attributes again; answers that it has not looked at yet will not be
+ * kept. The queue's context, or the main thread while the export runs.
+ */
+void fuse_channel_void_attributes(FuseQueue *queue);
 
 /* See ExportDriver; the queue's context. */
 void fuse_channel_begin(FuseQueue *queue);

@@ -26,8 +26,12 @@ int fuse_co_read(FuseCall *call)
         ret = blk_co_preadv(blk, in->offset, IOV_LOCAL(call->payload, bytes), 0);
     } while (fuse_was_shortened(call->fe, ret, in->offset + bytes));
 
-    call->data_bytes = ret < 0 ? 0 : bytes;
-    return ret;
+    if (ret < 0) {
+        return ret;
+    }
+    fuse_cache_filled(call->fe, bytes);
+    call->data_bytes = bytes;
+    return 0;
 }
 
 int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
@@ -118,6 +122,7 @@ int fuse_co_write(FuseCall *call)
         return -ENOSPC; /* the kernel looks at nothing else: what is missing would just be lost */
     }
     fuse_touch(fe);
+    fuse_cache_filled(fe, bytes);
     call->out.write = (struct fuse_write_out){.size = bytes};
     call->out_bytes = sizeof(call->out.write);
     return 0;

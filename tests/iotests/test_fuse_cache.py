@@ -111,6 +111,33 @@ class Kept(CacheTest):
         self.assertGreater(self.worker.fstat(fd).st_mtime_ns, before)
         self.assertEqual(self.worker.stat(self.mnt).st_mtime_ns, self.worker.fstat(fd).st_mtime_ns)
 
+    def test_stat_keeps_it(self):
+        """The times that own writes have moved show without a loss of pages."""
+        self.export()
+        self.worker.read_file(self.mnt)
+        fd = self.open()
+        times = [self.worker.stat(self.mnt).st_mtime_ns]
+        for turn in range(3):
+            self.worker.pwrite(fd, b'%d' % turn, 5000)
+            for stat in (lambda: self.worker.stat(self.mnt), lambda: self.worker.fstat(fd)):
+                self.assertGreater(stat().st_mtime_ns, times[0])
+                self.assertEqual(self.asks_node(self.worker.pread, fd, 1, 5000), (False, b'%d' % turn))
+                times.append(stat().st_mtime_ns)
+            self.assertEqual(len(set(times)), turn + 2)
+
+    def test_reads_after_a_write_find_peace(self):
+        """After so many the kernel is let know the new times, reads all again, and asks no more."""
+        self.export()
+        self.worker.read_file(self.mnt)
+        fd = self.open()
+        self.worker.pwrite(fd, b'x', 5000)
+
+        def dropped():
+            return self.asks_node(self.worker.pread, fd, 1, 5000) == (True, b'x')
+        wait_until(dropped, what='the pages to be read again', interval=0)
+        self.assertEqual(self.worker.read_file(self.mnt), self.content[:5000] + b'x' + self.content[5001:])
+        self.assertEqual(self.asks_node(self.worker.pread, fd, 1, 5000), (False, b'x'))
+
     def test_times_set_by_clients_stay(self):
         self.export()
         fd = self.open()
@@ -176,12 +203,12 @@ class Kept(CacheTest):
 class Coherence(CacheTest):
     """What others change shows soon, in files that are open, too."""
 
-    def export_twice(self, **options):
+    def export_twice(self, second=None, **options):
         self.export(**options)
         self.other = self.mountpoint('other')
         self.daemon.qmp.cmd('block-export-add', {
             'type': 'fuse', 'id': 'e1', 'node-name': 'n0', 'mountpoint': self.other, 'writable': True,
-            'cache': 'page'})
+            'cache': 'page', **(second or {})})
 
     def shows(self, fd, offset, data):
         wait_until(lambda: self.worker.pread(fd, len(data), offset) == data, what='the data to show')
@@ -196,6 +223,17 @@ class Coherence(CacheTest):
             self.worker.pwrite(fds[turn % 2], text, 5000)
             self.shows(fds[1 - turn % 2], 5000, text)
             self.assertEqual(self.worker.pread(fds[turn % 2], 8, 5000), text)
+
+    def test_open_sees_all(self):
+        """What was written elsewhere before an open shows in it at once, however they are served."""
+        for name in ('t0', 't1'):
+            self.daemon.qmp.cmd('object-add', {'qom-type': 'iothread', 'id': name})
+        self.export_twice(iothread='t0', second={'iothread': 't1'})
+        for turn in range(200):
+            text = b'turn %03d' % turn
+            here, there = (self.mnt, self.other)[::1 if turn % 2 else -1]
+            self.worker.write_at(there, 5000, text)
+            self.assertEqual(self.worker.read_file(here, 5000, 8), text)
 
     def test_own_writes_hide_nothing(self):
         """A change by others is seen though writes of one's own move the times before and after it."""

@@ -142,6 +142,7 @@ static void co_fn fixture_co_serve(ExportFixture *fixture, gpointer opaque)
                                                      serve->bytes, serve->payload, &serve->ret);
 
     if (operation) {
+        serve->call->queue = export_fixture_queue(fixture);
         serve->ret = operation->co_serve(serve->call);
     }
 }
