@@ -270,6 +270,10 @@ class Results:
     def add(self, row, column, figure):
         self.figures.setdefault((row, column.name), []).append(figure)
 
+    def complete(self, row):
+        """Whether there is something for each column."""
+        return all((row, column.name) in self.figures for column in self.columns)
+
     def median(self, row, column):
         return statistics.median(self.figures[row, column.name])
 
@@ -293,19 +297,26 @@ class Results:
                         for mark, part in zip(('', 'p', 'q'), parts) if part is not None)
 
 
+def _run_rounds(results, rows, columns, options):
+    for turn in range(options.rounds):
+        for name, _, cache, function in rows:
+            for column in columns:
+                results.add(name, column, function(column.paths[cache], options.seconds, options.size))
+        print(f'round {turn + 1} of {options.rounds} done', file=sys.stderr)
+
+
 def measure(peers, options, work):
-    """Measure all; returns the heading and the lines of the table."""
+    """Measure all, or until told to end; returns the heading and the lines of the table."""
     rows = chosen_rows(options.row)
     columns = start_columns(chosen_columns(all_columns(peers, options, work), options.column), rows, options, work)
     results = Results(columns)
     try:
-        for turn in range(options.rounds):
-            for name, _, cache, function in rows:
-                for column in columns:
-                    results.add(name, column, function(column.paths[cache], options.seconds, options.size))
-            print(f'round {turn + 1} of {options.rounds} done', file=sys.stderr)
+        _run_rounds(results, rows, columns, options)
+    except (KeyboardInterrupt, SystemExit):
+        print('interrupted: what has been measured so far')
     finally:
         for column in columns:
             column.stop()
-    lines = [[f'{row[0]} ({row[1]})', *(results.cell(row[0], column) for column in columns)] for row in rows]
+    lines = [[f'{row[0]} ({row[1]})', *(results.cell(row[0], column) for column in columns)]
+             for row in rows if results.complete(row[0])]
     return ['', *(column.name for column in columns)], lines
