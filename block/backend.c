@@ -389,11 +389,15 @@ static int co_fn backend_co_grow(BlockBackend *blk, uint64_t size, PreallocMode 
     return r;
 }
 
-/* Only one truncate at a time makes a node shorter: two would wait for each other's requests. */
+/*
+ * Only one truncate at a time makes a node shorter: two would wait for each other's requests. Those
+ * of other nodes need not wait, and must not: making the image below shorter may lead through an
+ * export of another node.
+ */
 static int co_fn backend_co_resize(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
                                    BlockRequestFlags flags, GError **error)
 {
-    CoRwlock *lock = &blk->graph->resize_lock;
+    CoRwlock *lock = &blk->root.node->resize_lock;
     bool longer;
     int r;
 

@@ -56,8 +56,7 @@ struct BlockGraph {
      * while a request of the same coroutine is inside one.
      */
     CoMutex change_lock;
-    CoRwlock resize_lock; /* written to make a node shorter; taken with change_lock given back */
-    CoMutex reopen_lock;  /* one reopen at a time; taken before change_lock */
+    CoMutex reopen_lock; /* one reopen at a time; taken before change_lock */
 
     /* Waiters are all in the main thread; CoQueue wants a lock nevertheless. */
     GMutex wait_lock;
@@ -80,6 +79,7 @@ struct BlockNode {
     gpointer state;                     /* fixed */
     CoMutex serial;                     /* for BLOCK_SERIAL drivers */
     CoMutex grow_lock;                  /* one write at a time makes the node longer */
+    CoRwlock resize_lock;               /* written to make it shorter; change_lock is given back */
     GMutex limits_lock;
 
     /* drained */

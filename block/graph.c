@@ -38,7 +38,6 @@ BlockGraph *block_graph_new(AioContext *main, const QapiEventSink *events)
     graph->events = events;
     graph->by_name = g_hash_table_new(g_str_hash, g_str_equal);
     co_mutex_init(&graph->change_lock);
-    co_rwlock_init(&graph->resize_lock);
     co_mutex_init(&graph->reopen_lock);
     g_mutex_init(&graph->wait_lock);
     co_queue_init(&graph->drained);

@@ -436,6 +436,12 @@ class OwnMounts(DriverTest):
             with open(self.path(f'image{i}'), 'rb') as f:
                 f.seek(1000)
                 self.assertEqual(f.read(len(data)), data)
+            for size in (2 * MIB, 512, MIB, 0, 4096):
+                daemon.qmp.cmd('block_resize', {'node-name': 'n1', 'size': size})
+                self.assertEqual(os.stat(self.path(f'image{i}')).st_size, size)
+            for size in (MIB, 512, 2 * MIB):
+                fs.truncate(second, size)
+                self.assertEqual(os.stat(self.path(f'image{i}')).st_size, size)
             self.delete(daemon, f'b{i}')
             daemon.qmp.cmd('blockdev-del', {'node-name': 'n1'})
             self.delete(daemon, f'a{i}')
