@@ -32,6 +32,9 @@ JOBS = max(2, os.cpu_count() or 2)
 BUILD_TIMEOUT = 900
 FUZZ_SECONDS = 20
 
+# Tests that keep all threads busy.
+UNDER_LOAD = ['test_fuse_lifecycle', 'test_faults.ChangesUnderLoad']
+
 SANITIZER_ENV = {
     'ASAN_OPTIONS': 'detect_leaks=1:detect_stack_use_after_return=0:abort_on_error=0:exitcode=66',
     'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1',
@@ -239,6 +242,14 @@ def unit_stage(kind, suite, prefix):
 # The other stages
 
 
+def choose_build(kind):
+    """Have iotests run with the daemon of this build."""
+    base = os.path.join(ROOT, BUILDS[kind].directory)
+    os.environ['WHARFD'] = os.path.join(base, 'daemon', 'wharfd')
+    os.environ['WHARFCTL'] = os.path.join(base, 'ctl', 'wharfctl')
+    os.environ['WHARF_BUILD'] = kind
+
+
 def iotests_stage(kind, prefix, over, patterns=()):
     """The iotests with a build, FUSE exports over one transport."""
     if over == transport.IO_URING and transport.why_no_uring():
@@ -246,10 +257,7 @@ def iotests_stage(kind, prefix, over, patterns=()):
         return
     if not build(kind, 'daemon'):
         return
-    base = os.path.join(ROOT, BUILDS[kind].directory)
-    os.environ['WHARFD'] = os.path.join(base, 'daemon', 'wharfd')
-    os.environ['WHARFCTL'] = os.path.join(base, 'ctl', 'wharfctl')
-    os.environ['WHARF_BUILD'] = kind
+    choose_build(kind)
     os.environ['WHARF_FUSE_TRANSPORT'] = over
     directory = os.path.join(ROOT, 'tests', 'iotests')
     files = sorted(os.path.join(directory, name) for name in os.listdir(directory)
@@ -330,6 +338,10 @@ STAGES = {
                            'tests of FUSE exports, over io_uring, under AddressSanitizer and UBSan'),
     'unit-tsan': (lambda: unit_stage('tsan', 'threads', 'unit-tsan'),
                   'unit tests with threads under ThreadSanitizer'),
+    'iotests-tsan': (lambda: iotests_stage('tsan', 'iotests-tsan', transport.DEV, ['test_soak']),
+                     'the soak test under ThreadSanitizer'),
+    'iotests-uring-tsan': (lambda: iotests_stage('tsan', 'iotests-uring-tsan', transport.IO_URING, UNDER_LOAD),
+                           'FUSE exports under load, over io_uring, under ThreadSanitizer'),
     'fuzz': (fuzz_stage, 'a short run of each fuzz target'),
 }
 

@@ -405,6 +405,8 @@ class Ending(LifeTest):
 class EndingWithPageCache(Ending):
     EXPORT = {'cache': 'page'}
 
+    test_quit_does_not_wait_for_ever = None  # which is long, and knows nothing of caches
+
 
 if __name__ == '__main__':
     main()

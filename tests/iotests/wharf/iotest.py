@@ -180,6 +180,12 @@ class IoTest(unittest.TestCase):
     def wait_unmounted(self, path):
         wait_until(lambda: not self.mounted(path), TIMEOUT, f'{path} to be unmounted')
 
+    def assert_idle(self, daemon):
+        """It sleeps: in a while of CPU time nothing is used up."""
+        before = daemon.cpu_seconds()
+        tools.run('sleep', '1')
+        self.assertLess(daemon.cpu_seconds() - before, 0.7)
+
     def assert_errno(self, errno_wanted, function, *args, **kwargs):
         """The call must fail with exactly this errno."""
         try:
