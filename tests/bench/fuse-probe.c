@@ -32,9 +32,9 @@
  * - dev, depth 32: who reads all requests that are there before he answers the first wakes the
  *   client less often. Wharf, which works like that, had 200 where a loop of one request after the
  *   other had 138; hence --batch.
- * - One entry and sixteen: the same with 1 MiB requests, for the kernel takes the entry that came
- *   back last. Huge pages for the buffers, io_uring without DEFER_TASKRUN, and submitting each
- *   answer at once instead of those of a turn together: no difference, or for the worse.
+ * - Nothing that stood out of the noise: one entry or sixteen with 1 MiB requests (the kernel takes
+ *   the entry that came back last), huge pages for the buffers, io_uring without DEFER_TASKRUN. To
+ *   submit each answer at once instead of those of a turn together: for the worse (depth 32).
  */
 #include "tests/bench/fuse-probe.h"
 
