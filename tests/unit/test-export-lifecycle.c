@@ -22,6 +22,7 @@ typedef struct Stage {
     bool fail_publish;
     bool start_sleeps;
     bool lose_at_start;
+    bool in_use;  /* by clients without requests */
     bool release; /* atomic: requests may end */
 } Stage;
 
@@ -58,6 +59,11 @@ static void fake_permissions(const BlockExportOptions *options, BlockPerm *perm,
 {
     *perm = BLOCK_PERM_CONSISTENT_READ;
     *shared = BLOCK_PERM_ALL;
+}
+
+static void co_fn fake_co_prepare(Export *exp)
+{
+    g_assert_null(exp->blk);
 }
 
 static bool co_fn fake_co_start(Export *exp, const BlockExportOptions *options, GError **error)
@@ -107,6 +113,18 @@ static bool co_fn fake_co_publish(Export *exp, const BlockExportOptions *options
     return true;
 }
 
+static bool co_fn fake_co_may_end(Export *exp, GError **error)
+{
+    for (unsigned i = 0; i < 20 && stage->in_use && exp->state == EXPORT_RUNNING; i++) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    if (stage->in_use && exp->state == EXPORT_RUNNING) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE, "somebody uses it");
+        return false;
+    }
+    return true;
+}
+
 static void co_fn fake_co_withdraw(Export *exp)
 {
     note("withdraw", exp);
@@ -134,10 +152,12 @@ static const ExportDriver fake_driver = {
     .state_size = sizeof(Export),
     .queue_size = sizeof(FakeQueue),
     .permissions = fake_permissions,
+    .co_prepare = fake_co_prepare,
     .co_start = fake_co_start,
     .begin = fake_begin,
     .co_publish = fake_co_publish,
     .stop = fake_stop,
+    .co_may_end = fake_co_may_end,
     .co_withdraw = fake_co_withdraw,
     .co_end = fake_co_end,
     .query = fake_query,
@@ -480,6 +500,7 @@ static void co_fn body_quit_while_starting(GraphRig *rig)
 
 typedef struct Deletion {
     unsigned *done;
+    BlockExportRemoveMode mode;
     bool ok;
 } Deletion;
 
@@ -487,15 +508,15 @@ static void co_fn del_beside(void *opaque)
 {
     Deletion *deletion = opaque;
 
-    deletion->ok =
-        export_registry_co_del(stage->registry, "e0", BLOCK_EXPORT_REMOVE_MODE_HARD, NULL);
+    deletion->ok = export_registry_co_del(stage->registry, "e0", deletion->mode, NULL);
     (*deletion->done)++;
 }
 
 static void co_fn body_two_deletions(GraphRig *rig)
 {
     unsigned done = 0;
-    Deletion deletions[2] = {{&done}, {&done}};
+    Deletion deletions[2] = {{&done, BLOCK_EXPORT_REMOVE_MODE_HARD},
+                             {&done, BLOCK_EXPORT_REMOVE_MODE_HARD}};
 
     co_set_stage(rig);
     co_add_ok("e0");
@@ -506,6 +527,31 @@ static void co_fn body_two_deletions(GraphRig *rig)
     }
     g_assert_true(deletions[0].ok);
     g_assert_false(deletions[1].ok);
+    co_clear_stage(rig);
+}
+
+/* Clients without requests keep a safe deletion away, but not a hard one, which ends that, too. */
+static void co_fn body_used_without_requests(GraphRig *rig)
+{
+    unsigned done = 0;
+    Deletion safe = {&done, BLOCK_EXPORT_REMOVE_MODE_SAFE};
+
+    co_set_stage(rig);
+    co_add_ok("e0");
+    stage->in_use = true;
+    co_del_refused("e0", BLOCK_EXPORT_REMOVE_MODE_SAFE, "somebody uses it");
+    assert_log("start:e0 ");
+    aio_co_enter(rig->ctx, del_beside, &safe);
+    g_assert_cmpuint(done, ==, 0);
+    co_del_ok("e0", BLOCK_EXPORT_REMOVE_MODE_HARD);
+    while (done != 1) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    g_assert_true(safe.ok);
+    assert_log("withdraw:e0 end:e0 event:{\"id\": \"e0\", \"reason\": \"deleted\"} ");
+    stage->in_use = false;
+    co_add_ok("e0");
+    co_del_ok("e0", BLOCK_EXPORT_REMOVE_MODE_SAFE);
     co_clear_stage(rig);
 }
 
@@ -552,6 +598,7 @@ int main(int argc, char **argv)
     ADD("quit", body_quit);
     ADD("quit-while-starting", body_quit_while_starting);
     ADD("two-deletions", body_two_deletions);
+    ADD("used-without-requests", body_used_without_requests);
     ADD("cycles", body_cycles);
     return g_test_run();
 }
