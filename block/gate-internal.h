@@ -20,11 +20,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define BLOCK_SHARDS     8
+#define BLOCK_SHARDS     16
+#define BLOCK_SHARDS_OWN 12 /* so many threads have one of the first to themselves */
 #define BLOCK_CACHE_LINE 64
 
 /* The shard of the calling thread; never kept across a yield, which may change threads. */
 unsigned block_shard(void);
+
+/*
+ * Whether only the calling thread changes what lies in @shard, its own: then a load and a store,
+ * both atomic, add to a counter that others read.
+ */
+static inline bool block_shard_is_own(unsigned shard)
+{
+    return shard < BLOCK_SHARDS_OWN;
+}
 
 typedef struct Gate {
     struct {

@@ -2,8 +2,9 @@
 /*
  * block/stats-internal.h - counters of a node or a backend, kept by all threads without a lock.
  *
- * Each thread adds to a shard that it shares with few others; a snapshot adds the shards up. Shards
- * are made when first used, so that what is idle costs little.
+ * Each thread adds to a shard of its own or, where there are many threads, to one that it shares
+ * with few others; a snapshot adds the shards up. Shards are made when first used, so that what is
+ * idle costs little.
  */
 #ifndef WHARF_BLOCK_STATS_INTERNAL_H
 #define WHARF_BLOCK_STATS_INTERNAL_H

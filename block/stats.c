@@ -16,7 +16,7 @@ int64_t block_stats_clock(void)
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
-static BlockStatsShard *stats_shard_new(BlockStatsShard **place)
+static G_GNUC_NO_INLINE BlockStatsShard *stats_shard_new(BlockStatsShard **place)
 {
     BlockStatsShard *fresh = g_aligned_alloc0(1, sizeof(*fresh), BLOCK_CACHE_LINE);
     BlockStatsShard *first = NULL;
@@ -29,36 +29,52 @@ static BlockStatsShard *stats_shard_new(BlockStatsShard **place)
     return first;
 }
 
-static BlockStatsShard *stats_shard(BlockStatsSet *set)
-{
-    BlockStatsShard **place = &set->shard[block_shard()];
-    BlockStatsShard *shard = __atomic_load_n(place, __ATOMIC_ACQUIRE);
+/* The part of a set that the calling thread adds to. */
+typedef struct StatsPart {
+    BlockStatsShard *shard;
+    bool own; /* nobody else does */
+} StatsPart;
 
-    return G_LIKELY(shard) ? shard : stats_shard_new(place);
+static inline StatsPart stats_part(BlockStatsSet *set)
+{
+    unsigned i = block_shard();
+    BlockStatsShard *shard = __atomic_load_n(&set->shard[i], __ATOMIC_ACQUIRE);
+
+    return (StatsPart){
+        .shard = G_LIKELY(shard) ? shard : stats_shard_new(&set->shard[i]),
+        .own = block_shard_is_own(i),
+    };
 }
 
-static void stats_add(uint64_t *counter, uint64_t n)
+static void stats_add(StatsPart part, uint64_t *counter, uint64_t n)
 {
-    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+    if (G_LIKELY(part.own)) {
+        __atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+    } else {
+        __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+    }
 }
 
 void block_stats_done(BlockStatsSet *set, BlockOp op, uint64_t bytes, int64_t start_ns,
                       int64_t end_ns, int result)
 {
-    BlockOpStats *s = &stats_shard(set)->op[op];
+    StatsPart part = stats_part(set);
+    BlockOpStats *s = &part.shard->op[op];
 
     if (G_UNLIKELY(result < 0)) {
-        stats_add(&s->failed, 1);
+        stats_add(part, &s->failed, 1);
         return;
     }
-    stats_add(&s->ops, 1);
-    stats_add(&s->bytes, bytes);
-    stats_add(&s->time_ns, end_ns - start_ns);
+    stats_add(part, &s->ops, 1);
+    stats_add(part, &s->bytes, bytes);
+    stats_add(part, &s->time_ns, end_ns - start_ns);
 }
 
 void block_stats_invalid(BlockStatsSet *set, BlockOp op)
 {
-    stats_add(&stats_shard(set)->op[op].invalid, 1);
+    StatsPart part = stats_part(set);
+
+    stats_add(part, &part.shard->op[op].invalid, 1);
 }
 
 void block_stats_wrote_up_to(BlockStatsSet *set, uint64_t end)

@@ -23,7 +23,7 @@ void export_unref(Export *exp)
     }
     for (unsigned i = 0; i < exp->n_queues; i++) {
         aio_context_unref(exp->queues[i]->ctx);
-        g_free(exp->queues[i]);
+        g_aligned_free(exp->queues[i]);
     }
     g_free(exp->queues);
     g_free(exp->id);

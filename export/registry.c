@@ -10,7 +10,8 @@
 #include "util/error.h"
 #include "util/name.h"
 
-#define NS_PER_S G_GINT64_CONSTANT(1000000000)
+#define NS_PER_S   G_GINT64_CONSTANT(1000000000)
+#define CACHE_LINE 64
 
 /* How long a deletion waits for requests that came at the last moment. */
 #define EXPORT_DEL_WAIT_NS (10 * NS_PER_S)
@@ -188,7 +189,9 @@ static bool export_check_fixed(ExportRegistry *registry, const BlockExportOption
 
 static ExportQueue *export_queue_new(Export *exp, unsigned index, AioContext *ctx)
 {
-    ExportQueue *queue = g_malloc0(exp->driver->queue_size);
+    /* Queues are busy in different threads, so they have no cache line in common. */
+    gsize size = (exp->driver->queue_size + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    ExportQueue *queue = g_aligned_alloc0(1, size, CACHE_LINE);
 
     queue->exp = exp;
     queue->index = index;
