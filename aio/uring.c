@@ -271,11 +271,18 @@ static void uring_wait(AioContext *ctx, int64_t timeout_ns, bool probing)
     }
 }
 
+/*
+ * That the kernel has to be entered is no more than a hint: it sets the flag after it has queued
+ * the work, so the flag may stay when the work has long been done.
+ */
 static bool uring_peek(AioContext *ctx)
 {
     UringState *s = ctx->backend;
 
-    return io_uring_cq_ready(&s->ring) || needs_enter(s);
+    if (!io_uring_cq_ready(&s->ring) && needs_enter(s)) {
+        io_uring_get_events(&s->ring);
+    }
+    return io_uring_cq_ready(&s->ring);
 }
 
 static bool uring_settled(AioContext *ctx)

@@ -4,6 +4,9 @@
 #include "aio/iothread.h"
 
 #include <errno.h>
+#if __has_include(<liburing.h>)
+#include <liburing.h>
+#endif
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
@@ -231,6 +234,43 @@ static void test_flood_glib(void)
     g_source_unref(source);
 }
 
+#if __has_include(<liburing.h>)
+static bool stop_idle; /* atomic */
+
+static gpointer run_idle(gpointer ctx)
+{
+    aio_context_run(ctx, &stop_idle);
+    return NULL;
+}
+
+/*
+ * The kernel can leave the flag standing that asks to be entered, for it sets it after the work has
+ * been queued, and somebody may have done that by then. A loop with nothing to do sleeps all the
+ * same, if it has waited actively before.
+ */
+static void test_stale_flag(void)
+{
+    AioOptions opts = {.poll_max_ns = 1000000};
+    g_autoptr(AioContext) ctx = aio_context_new(&opts, NULL);
+    struct io_uring *ring;
+    GThread *thread;
+
+    if (strcmp(aio_context_backend_name(ctx), "io_uring") != 0) {
+        return;
+    }
+    ring = ctx->backend; /* the first of its members */
+    __atomic_fetch_or(ring->sq.kflags, IORING_SQ_TASKRUN, __ATOMIC_RELAXED);
+    ctx->poll_ns = 1000;
+    thread = g_thread_new("idle", run_idle, ctx);
+    while (!__atomic_load_n(&ctx->sleeping, __ATOMIC_ACQUIRE)) {
+        g_usleep(1000);
+    }
+    __atomic_store_n(&stop_idle, true, __ATOMIC_RELEASE);
+    aio_context_kick(ctx);
+    g_thread_join(thread);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -240,5 +280,8 @@ int main(int argc, char **argv)
     g_test_add_func("/backend/descriptors", test_descriptors);
     g_test_add_func("/backend/flood", test_flood);
     g_test_add_func("/backend/flood-glib", test_flood_glib);
+#if __has_include(<liburing.h>)
+    g_test_add_func("/backend/stale-flag", test_stale_flag);
+#endif
     return g_test_run();
 }
