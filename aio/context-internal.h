@@ -54,6 +54,7 @@ struct AioContext {
     GList *probes;           /* those with a probe; the last one called back first */
     GList *probe_next;       /* where a walk over @probes is */
     uint64_t poll_ns;        /* how long to busy-wait now */
+    unsigned poll_misses;    /* longest busy-waits in a row that were in vain */
     int64_t poll_keep_until; /* the busy-wait offers the processor to nobody before */
     unsigned cache_misses;   /* of reads in a row that asked the page cache */
     unsigned cache_skipped;  /* reads that did not ask */

@@ -13,6 +13,12 @@
 /* The first busy-wait after a time without any. */
 #define POLL_START_NS 4000
 
+/* What comes after so many times the longest busy-wait is none that it could ever catch. */
+#define POLL_ASLEEP_FACTOR 2
+
+/* So many of the longest busy-waits in a row may be in vain. */
+#define POLL_MISSES_MAX 2
+
 /* A look for what has come takes no longer than this: beyond, others have had the processor. */
 #define POLL_LOOK_NS 2000
 
@@ -203,18 +209,25 @@ static void poll_shrink(AioContext *ctx)
     uint64_t divisor = load_option(&ctx->poll_shrink);
 
     ctx->poll_ns = divisor ? ctx->poll_ns / divisor : 0;
+    ctx->poll_misses = 0;
 }
 
-/* Something came after @waited_ns. Busy-wait longer next time where that would have caught it. */
+/*
+ * Something came after @waited_ns, the last part of which we slept. Busy-wait longer next time
+ * where that would have caught it, as it may have even if it took longer than the longest
+ * busy-wait: who sleeps has to be woken first.
+ */
 static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
 {
     if (waited_ns <= ctx->poll_ns) {
         return;
     }
-    if (waited_ns > max) {
+    if (waited_ns / POLL_ASLEEP_FACTOR > max) {
         poll_shrink(ctx);
     } else if (ctx->poll_ns < max) {
         poll_grow(ctx, max);
+    } else if (++ctx->poll_misses > POLL_MISSES_MAX) {
+        poll_shrink(ctx);
     }
 }
 
@@ -266,6 +279,7 @@ static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress, uint6
         *progress |= aio_watches_probe(ctx);
         if (*progress || has_ready(ctx) || ctx->ops->peek(ctx)) {
             ctx->ops->wait(ctx, 0, true);
+            ctx->poll_misses = 0;
             return true;
         }
         now = poll_pause(ctx, now, spent_ns);
