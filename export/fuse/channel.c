@@ -27,8 +27,10 @@
 #define CHANNEL_PAGE         4096
 #define CHANNEL_HEAD         (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 #define CHANNEL_MAPPING      (CHANNEL_PAGE + FUSE_INIT_MAX_IO)
-#define CHANNEL_BATCH        32  /* requests begun before other work of the context gets its turn */
-#define CHANNEL_MAX_REQUESTS 256 /* in flight in one queue */
+#define CHANNEL_BATCH        32 /* requests begun before other work of the context gets its turn */
+#define CHANNEL_ROUND        8  /* of these, so many are read, then begun, then answered */
+#define CHANNEL_ROUND_BYTES  (64 * 1024) /* longer messages make a round shorter */
+#define CHANNEL_MAX_REQUESTS 256         /* in flight in one queue */
 #define CHANNEL_TRIM_NS      (1000 * G_GINT64_CONSTANT(1000000))
 
 /* Messages the kernel still has for a connection that is to be closed, at most. */
@@ -40,6 +42,9 @@ struct FuseRequest {
     FuseRequest **link; /* what points to an active one */
     const FuseOperation *operation;
     bool answered; /* cut off */
+    size_t bytes;  /* of the message */
+    int ret;       /* of the operation, once it has ended */
+    FuseRequest *next_ended;
     FuseCall call;
 };
 
@@ -216,14 +221,12 @@ static void request_answer(FuseRequest *req, int ret)
 
 /* Requests */
 
-static void co_fn request_co_run(void *opaque)
+/* Its operation has ended with req->ret. */
+static void request_end(FuseRequest *req)
 {
-    FuseRequest *req = opaque;
     FuseQueue *queue = req->queue;
 
-    export_request_begin(&queue->common);
-    request_answer(req, fuse_call_co_serve(queue, req->operation, &req->call));
-
+    request_answer(req, req->ret);
     *req->link = req->next;
     if (req->next) {
         req->next->link = req->link;
@@ -233,8 +236,25 @@ static void co_fn request_co_run(void *opaque)
     export_request_end(&queue->common);
 }
 
-/* A message of @bytes bytes has been read into @req. */
-static void request_begin(FuseRequest *req, size_t bytes)
+static void co_fn request_co_run(void *opaque)
+{
+    FuseRequest *req = opaque;
+    FuseQueue *queue = req->queue;
+    FuseChannel *channel = &queue->channel;
+
+    export_request_begin(&queue->common);
+    req->ret = fuse_call_co_serve(queue, req->operation, &req->call);
+    if (channel->ended) {
+        req->next_ended = NULL;
+        *channel->ended = req;
+        channel->ended = &req->next_ended;
+    } else {
+        request_end(req);
+    }
+}
+
+/* A message has been read into @req. */
+static void request_begin(FuseRequest *req)
 {
     FuseQueue *queue = req->queue;
     FuseChannel *channel = &queue->channel;
@@ -243,7 +263,7 @@ static void request_begin(FuseRequest *req, size_t bytes)
 
     req->answered = false;
     req->operation =
-        fuse_call_parse(&req->call, fe, request_message(req), bytes, request_data(req), &err);
+        fuse_call_parse(&req->call, fe, request_message(req), req->bytes, request_data(req), &err);
     if (!req->operation) {
         if (err) {
             request_answer(req, err);
@@ -277,8 +297,8 @@ static void channel_lost(FuseQueue *queue, int err)
                                                  : BLOCK_EXPORT_END_REASON_ABORTED);
 }
 
-/* Read one message into @req; its length, or -errno. */
-static ssize_t channel_read(FuseChannel *channel, FuseRequest *req)
+/* Read one message into @req. 0 or -errno. */
+static int channel_read(FuseChannel *channel, FuseRequest *req)
 {
     ssize_t n;
 
@@ -286,44 +306,81 @@ static ssize_t channel_read(FuseChannel *channel, FuseRequest *req)
         n = read(channel->fd, request_message(req), CHANNEL_HEAD + FUSE_INIT_MAX_IO);
         /* ENOENT: the request was taken back while it was on its way. */
     } while (n < 0 && (errno == EINTR || errno == ENOENT));
+    if (n < 0) {
+        return -errno;
+    }
+    req->bytes = n;
     /* Nothing at all is what no kernel sends: the other side has gone. */
-    return n < 0 ? -errno : n == 0 ? -ENODEV : n;
+    return n == 0 ? -ENODEV : 0;
 }
 
-/* What a read of a message into @req has given: begin the request, or learn that all is over. */
-static bool channel_got(FuseQueue *queue, FuseRequest *req, ssize_t n)
-{
-    if (n >= 0) {
-        request_begin(req, n);
-        return true;
-    }
-    channel_give(&queue->channel, req);
-    if (n != -EAGAIN) {
-        channel_lost(queue, -n);
-    }
-    return false;
-}
-
-/* Take one request. False if there is none, or nothing to put it in. */
-static bool channel_take_request(FuseQueue *queue)
+/*
+ * Read one message into *@req, of the pool. 0 or -errno: -EAGAIN if there is none, -ENOBUFS if
+ * there is nothing to put it in. Then the queue pauses.
+ */
+static int channel_fetch(FuseQueue *queue, FuseRequest **req)
 {
     FuseChannel *channel = &queue->channel;
-    FuseRequest *req = channel_take(queue);
+    FuseRequest *taken = channel_take(queue);
+    int ret;
 
-    if (!req) {
+    if (!taken) {
         channel->paused = true;
         aio_watch_set_events(channel->watch, 0);
-        return false;
+        return -ENOBUFS;
     }
-    return channel_got(queue, req, channel_read(channel, req));
+    ret = channel_read(channel, taken);
+    if (ret < 0) {
+        channel_give(channel, taken);
+        return ret;
+    }
+    *req = taken;
+    return 0;
 }
 
-/* Begin what the probe has read already. */
-static bool channel_take_probed(FuseQueue *queue)
+/* Read up to @max messages into @requests. Returns how many; *@ret says what has ended it. */
+static unsigned channel_gather(FuseQueue *queue, FuseRequest *requests[], unsigned max, int *ret)
 {
-    FuseRequest *req = g_steal_pointer(&queue->channel.probed);
+    size_t bytes = 0;
+    unsigned n = 0;
 
-    return !req || channel_got(queue, req, queue->channel.probed_bytes);
+    if (queue->channel.probed) {
+        requests[n++] = g_steal_pointer(&queue->channel.probed);
+    }
+    *ret = 0;
+    while (n < max && bytes < CHANNEL_ROUND_BYTES) {
+        *ret = channel_fetch(queue, &requests[n]);
+        if (*ret < 0) {
+            break;
+        }
+        bytes += requests[n++]->bytes;
+    }
+    return n;
+}
+
+/*
+ * One round: read up to @max requests, begin them, then answer those that have ended by then. A
+ * client that keeps several in flight is woken once by such answers, and then finds them all.
+ */
+static unsigned channel_round(FuseQueue *queue, unsigned max, int *ret)
+{
+    FuseChannel *channel = &queue->channel;
+    FuseRequest *requests[CHANNEL_ROUND];
+    unsigned n = channel_gather(queue, requests, max, ret);
+    FuseRequest *ended = NULL;
+
+    channel->ended = &ended;
+    for (unsigned i = 0; i < n; i++) {
+        request_begin(requests[i]);
+    }
+    channel->ended = NULL;
+    while (ended) {
+        FuseRequest *req = ended;
+
+        ended = req->next_ended;
+        request_end(req);
+    }
+    return n;
 }
 
 /* In the context's busy-wait: asking is as dear as reading, so read. */
@@ -332,6 +389,7 @@ static bool channel_probe(void *opaque)
     FuseQueue *queue = opaque;
     FuseChannel *channel = &queue->channel;
     FuseRequest *req;
+    int ret;
 
     if (channel->probed) {
         return true;
@@ -340,10 +398,10 @@ static bool channel_probe(void *opaque)
     if (!req) {
         return false;
     }
-    channel->probed_bytes = channel_read(channel, req);
-    if (channel->probed_bytes == -EAGAIN) {
+    ret = channel_read(channel, req);
+    if (ret < 0) {
         channel_give(channel, req);
-        return false;
+        return ret != -EAGAIN;
     }
     channel->probed = req;
     return true;
@@ -353,10 +411,16 @@ static void channel_ready(void *opaque, short revents)
 {
     FuseQueue *queue = opaque;
     FuseChannel *channel = &queue->channel;
-    bool more = channel_take_probed(queue);
+    unsigned left = CHANNEL_BATCH;
+    unsigned max = 1; /* the first waits for no other */
+    int ret = 0;
 
-    for (unsigned i = 0; i < CHANNEL_BATCH && channel->watch && more; i++) {
-        more = channel_take_request(queue);
+    while (left && ret == 0 && channel->watch) {
+        left -= channel_round(queue, MIN(max, left), &ret);
+        max = CHANNEL_ROUND;
+    }
+    if (ret < 0 && ret != -EAGAIN && ret != -ENOBUFS) {
+        channel_lost(queue, -ret);
     }
     if (!channel->used && channel->watch) {
         channel->used = true;
@@ -383,9 +447,8 @@ static void channel_refuse_rest(FuseQueue *queue)
 
     for (unsigned i = 0; req && i < CHANNEL_MAX_REFUSED; i++) {
         const struct fuse_in_header *in = request_message(req);
-        ssize_t n = channel_read(channel, req);
 
-        if (n < (ssize_t)sizeof(*in)) {
+        if (channel_read(channel, req) < 0 || req->bytes < sizeof(*in)) {
             break;
         }
         if (in->opcode != FUSE_FORGET && in->opcode != FUSE_BATCH_FORGET) {
@@ -417,9 +480,12 @@ static void channel_cut(FuseQueue *queue)
 void fuse_channel_stop(FuseQueue *queue, bool cut)
 {
     FuseChannel *channel = &queue->channel;
+    FuseRequest *probed = g_steal_pointer(&channel->probed);
 
     /* The kernel has handed this one over, so it counts as begun. */
-    channel_take_probed(queue);
+    if (probed) {
+        request_begin(probed);
+    }
     g_clear_pointer(&channel->watch, aio_watch_free);
     g_clear_pointer(&channel->trim_timer, aio_timer_free);
     if (cut) {

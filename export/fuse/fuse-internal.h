@@ -271,9 +271,9 @@ typedef struct FuseChannel {
     bool paused;          /* all buffers are taken: nothing is read until one is free */
     FuseRequest *free;
     FuseRequest *active;
-    unsigned n_requests;  /* free and active */
-    FuseRequest *probed;  /* read in a busy-wait, not begun yet */
-    ssize_t probed_bytes; /* its message, or -errno */
+    unsigned n_requests; /* free and active */
+    FuseRequest *probed; /* read in a busy-wait, not begun yet */
+    FuseRequest **ended; /* in a round: where the next request that ends is noted; else NULL */
 } FuseChannel;
 
 struct FuseQueue {
