@@ -29,6 +29,7 @@
 #include "export/fuse/connection.h"
 #include "export/fuse/init.h"
 #include "export/fuse/mount.h"
+#include "export/fuse/uring-protocol.h"
 #include "export/waiter.h"
 
 typedef struct FuseShared FuseShared;
@@ -314,6 +315,13 @@ void fuse_channel_close(FuseQueue *queue);
  */
 FuseUring *fuse_uring_new(FuseQueue *queue, int fd, unsigned n_cpus, unsigned depth,
                           GError **error);
+
+/*
+ * fuse_call_parse() for a request as the kernel leaves it in an entry: @headers, and FUSE_INIT_MAX_IO
+ * bytes at @data. Both must stay as long as the call. *@err is never 0 on failure.
+ */
+const FuseOperation *fuse_uring_parse(FuseCall *call, FuseExport *fe, const UringHeaders *headers,
+                                      void *data, int *err);
 
 /* See ExportDriver; the queue's context. */
 void fuse_uring_begin(FuseUring *uring);

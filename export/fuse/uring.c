@@ -192,31 +192,39 @@ static void co_fn entry_co_run(void *opaque)
     export_request_end(&queue->common);
 }
 
+const FuseOperation *fuse_uring_parse(FuseCall *call, FuseExport *fe, const UringHeaders *headers,
+                                      void *data, int *err)
+{
+    const FuseMessage message = {
+        .in = (const void *)headers->in_out,
+        .args = headers->op,
+        .args_bytes = sizeof(headers->op),
+        .payload = data,
+        .payload_bytes = headers->payload_bytes,
+    };
+
+    if (message.payload_bytes > FUSE_INIT_MAX_IO) {
+        *err = -EINVAL;
+        return NULL;
+    }
+    return fuse_call_parse_parts(call, fe, &message, err);
+}
+
 /* The kernel has put a request into @entry. */
 static void entry_begin(UringEntry *entry)
 {
-    const struct fuse_in_header *in = (const void *)entry->headers.in_out;
-    FuseMessage message = {
-        .in = in,
-        .args = entry->headers.op,
-        .args_bytes = URING_OP_BYTES,
-        .payload = entry->data,
-        .payload_bytes = entry->headers.payload_bytes,
-    };
-    int err = -EINVAL;
+    UringHeaders *headers = &entry->headers;
+    int err;
 
     entry->registered = true;
-    entry->large |= message.payload_bytes >= URING_LARGE;
-    if (!message.payload_bytes) {
+    entry->large |= headers->payload_bytes >= URING_LARGE;
+    if (!headers->payload_bytes) {
         entry_data_unused(entry);
     }
     uring_note_use(entry->uring);
-    entry->unique = in->unique;
-    entry->operation = NULL;
-    if (entry->headers.payload_bytes <= FUSE_INIT_MAX_IO) {
-        entry->operation =
-            fuse_call_parse_parts(&entry->call, uring_export(entry->uring), &message, &err);
-    }
+    entry->unique = ((const struct fuse_in_header *)headers->in_out)->unique;
+    entry->operation =
+        fuse_uring_parse(&entry->call, uring_export(entry->uring), headers, entry->data, &err);
     if (!entry->operation) {
         entry_answer(entry, err);
         return;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * FUSE requests: any bytes as a message from the kernel, over a node in memory. The first byte of
- * the input chooses the kind of export; then come messages, each after its length in two bytes.
+ * the input chooses the kind of export and of transport; then come messages, each after its length
+ * in two bytes. Those of a ring queue begin with its headers, cut off behind what matters of them.
  */
 #include <string.h>
 
@@ -34,6 +35,22 @@ static void serve(ExportFixture *fixture, const uint8_t *bytes, size_t size, voi
     }
 }
 
+/* One request in an entry of a ring queue: headers, and what data there is. */
+static void serve_entry(ExportFixture *fixture, const uint8_t *bytes, size_t size, void *payload)
+{
+    const size_t in_headers = offsetof(UringHeaders, padding);
+    g_autofree UringHeaders *headers = g_new0(UringHeaders, 1);
+    FuseCall call;
+
+    memcpy(headers, bytes, MIN(size, in_headers));
+    if (size > in_headers) {
+        memcpy(payload, bytes + in_headers, size - in_headers);
+    }
+    if (blk_length(fixture->fe->common.blk) <= MAX_LENGTH) {
+        export_fixture_serve_entry(fixture, &call, headers, payload);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     ExportFixture *fixture;
@@ -53,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (size >= 2) {
         size_t length = MIN((size_t)(data[0] | data[1] << 8), size - 2);
 
-        serve(fixture, data + 2, length, payload);
+        (kind & 8 ? serve_entry : serve)(fixture, data + 2, length, payload);
         data += 2 + length;
         size -= 2 + length;
     }

@@ -139,6 +139,7 @@ class Serving(UringExport):
         # All entries of one CPU were 256 MiB.
         self.assertLess(self.daemon.rss() - before, 64 * MIB)
 
+    @normal_build_only  # sanitizers keep books on memory, in memory
     def test_memory_is_given_back(self):
         self.add(iothread=['t0', 't1'])
         before = self.daemon.rss()
@@ -149,6 +150,7 @@ class Serving(UringExport):
         # Nothing is lost with it that a request brings or takes.
         self.check_content()
 
+    @normal_build_only
     def test_idle_export_is_small(self):
         def add(number):
             node = f'n{number}'

@@ -12,6 +12,7 @@ from wharf import *
 from wharf import tools
 
 NOBODY = 65534
+FUSE_CONTROL = '/sys/fs/fuse/connections'
 
 
 @fuse_test
@@ -68,6 +69,17 @@ class Unprivileged(IoTest):
         daemon.quit()
         self.assertFalse(self.mounted(self.mnt))
         self.assertEqual(os.stat(self.mnt).st_size, 0)
+
+    def test_ring_queues_need_the_control_file(self):
+        """Who cannot abort the connection does without ring queues; a line in the log says so."""
+        self.need_uring()
+        # A mount namespace of its own, which we do not see into.
+        alone = [find_tool('unshare'), '--mount', 'sh', '-c', 'umount "$0" && exec "$@"', FUSE_CONTROL]
+        daemon = self.start(prefix=[*alone, *self.as_nobody])
+        self.add(daemon, transport='io-uring')
+        self.assertIn('cannot open the control file of FUSE connection', daemon.log())
+        self.assertEqual(daemon.qmp.cmd('query-block-exports')[0]['fuse']['transport'], 'dev')
+        daemon.quit()
 
     def test_no_write_back_cache(self):
         """The page cache serves instead, and a line in the log says why."""

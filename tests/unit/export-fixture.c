@@ -129,29 +129,45 @@ void export_fixture_undrain(ExportFixture *fixture)
 
 typedef struct FixtureServe {
     FuseCall *call;
-    const void *message;
-    size_t bytes;
-    void *payload;
+    const FuseOperation *operation;
     int ret;
 } FixtureServe;
 
 static void co_fn fixture_co_serve(ExportFixture *fixture, gpointer opaque)
 {
     FixtureServe *serve = opaque;
-    const FuseOperation *operation = fuse_call_parse(serve->call, fixture->fe, serve->message,
-                                                     serve->bytes, serve->payload, &serve->ret);
+
+    serve->ret = serve->operation->co_serve(serve->call);
+}
+
+/* Run @operation, if there is one; @err is the answer where there is none. */
+static int fixture_serve(ExportFixture *fixture, FuseCall *call, const FuseOperation *operation,
+                         int err)
+{
+    FixtureServe serve = {call, operation, err};
 
     if (operation) {
-        serve->call->queue = export_fixture_queue(fixture);
-        serve->ret = operation->co_serve(serve->call);
+        call->queue = export_fixture_queue(fixture);
+        export_fixture_run(fixture, fixture_co_serve, &serve);
     }
+    return serve.ret;
 }
 
 int export_fixture_serve(ExportFixture *fixture, FuseCall *call, const void *message, size_t bytes,
                          void *payload)
 {
-    FixtureServe serve = {call, message, bytes, payload, 0};
+    int err;
+    const FuseOperation *operation =
+        fuse_call_parse(call, fixture->fe, message, bytes, payload, &err);
 
-    export_fixture_run(fixture, fixture_co_serve, &serve);
-    return serve.ret;
+    return fixture_serve(fixture, call, operation, err);
+}
+
+int export_fixture_serve_entry(ExportFixture *fixture, FuseCall *call, const UringHeaders *headers,
+                               void *data)
+{
+    int err;
+    const FuseOperation *operation = fuse_uring_parse(call, fixture->fe, headers, data, &err);
+
+    return fixture_serve(fixture, call, operation, err);
 }

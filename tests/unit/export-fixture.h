@@ -30,6 +30,10 @@ void export_fixture_run(ExportFixture *fixture, ExportFixtureFn *fn, gpointer op
 void export_fixture_drain(ExportFixture *fixture);
 void export_fixture_undrain(ExportFixture *fixture);
 
+/* Serve a request that a ring queue has delivered, the same way. */
+int export_fixture_serve_entry(ExportFixture *fixture, FuseCall *call, const UringHeaders *headers,
+                               void *data);
+
 /* Serve one request message as a transport does; its answer is left in @call. 0 or -errno. */
 int export_fixture_serve(ExportFixture *fixture, FuseCall *call, const void *message, size_t bytes,
                          void *payload);
