@@ -22,6 +22,8 @@
 #define SQ_ENTRIES 256
 #define CQ_ENTRIES 2048
 
+#define STALE_LOOKS 8 /* of which one enters the kernel */
+
 /* The most that the kernel transfers in one call. */
 #define TRANSFER_MAX 0x7ffff000u
 
@@ -51,6 +53,7 @@ typedef struct UringState {
     uint64_t wake_value;  /* where it goes */
     GQueue unarmed;       /* UringPoll */
     GQueue orphans;       /* UringPoll */
+    unsigned stale;       /* looks since the flag for work was found to be so; 0: it was not */
     unsigned uncancelled; /* how many of the orphans the kernel has not been told about */
     AioRequest *waiting;  /* found no room in the ring; oldest first */
     AioRequest **waiting_tail;
@@ -236,10 +239,39 @@ static bool queue_all(AioContext *ctx, bool probing)
     return queue_waiting(s) && all;
 }
 
-/* Whether the kernel has completions that only show when it is entered. */
+/*
+ * Whether the kernel may have completions that only show when it is entered.
+ *
+ * That there is work for it to do is no more than a hint: the kernel sets the flag after it has
+ * queued the work, so the flag may stay when the work has long been done, until there is more. A
+ * flag that was found stale is believed only each so-manieth time.
+ */
 static bool needs_enter(UringState *s)
 {
-    return IO_URING_READ_ONCE(*s->ring.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
+    unsigned flags = IO_URING_READ_ONCE(*s->ring.sq.kflags);
+
+    if (flags & IORING_SQ_CQ_OVERFLOW) {
+        return true;
+    }
+    if (!(flags & IORING_SQ_TASKRUN)) {
+        s->stale = 0;
+        return false;
+    }
+    return s->stale == 0 || s->stale++ % STALE_LOOKS == 0;
+}
+
+/* Submit what is queued, and have the kernel do what it has to do for there to be completions. */
+static void enter(UringState *s)
+{
+    bool standing;
+
+    io_uring_submit_and_get_events(&s->ring);
+    standing = IO_URING_READ_ONCE(*s->ring.sq.kflags) & IORING_SQ_TASKRUN;
+    if (io_uring_cq_ready(&s->ring) || !standing) {
+        s->stale = 0;
+    } else if (s->stale == 0) {
+        s->stale = 1;
+    }
 }
 
 static void uring_flush(AioContext *ctx, bool probing)
@@ -267,20 +299,16 @@ static void uring_wait(AioContext *ctx, int64_t timeout_ns, bool probing)
 
         io_uring_submit_and_wait_timeout(&s->ring, &cqe, 1, &ts, NULL);
     } else if (io_uring_sq_ready(&s->ring) || needs_enter(s)) {
-        io_uring_submit_and_get_events(&s->ring);
+        enter(s);
     }
 }
 
-/*
- * That the kernel has to be entered is no more than a hint: it sets the flag after it has queued
- * the work, so the flag may stay when the work has long been done.
- */
 static bool uring_peek(AioContext *ctx)
 {
     UringState *s = ctx->backend;
 
     if (!io_uring_cq_ready(&s->ring) && needs_enter(s)) {
-        io_uring_get_events(&s->ring);
+        enter(s);
     }
     return io_uring_cq_ready(&s->ring);
 }
