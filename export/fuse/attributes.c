@@ -2,6 +2,7 @@
 /* Operations on what stat shows: lookup, getattr, setattr, statfs; and on open files. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -354,21 +355,43 @@ static int co_fn fuse_co_open_truncate(FuseExport *fe)
     return ret == -ENOTSUP && fe->cache != FUSE_EXPORT_CACHE_WRITEBACK ? 0 : ret;
 }
 
-static uint32_t open_flags(const FuseExport *fe, bool write)
+/*
+ * Whether a thread of this process opens the file, for an image that lies on the export. Process
+ * ids mean the same to both sides unless the mount was made in another namespace of them.
+ */
+static bool is_opened_by_us(const FuseCall *call)
+{
+    return call->in->pid && tgkill(getpid(), (pid_t)call->in->pid, 0) == 0;
+}
+
+/*
+ * A FLUSH at each close is for those who have written. Ours flush by themselves before they close,
+ * and one that is killed must not wait in the kernel for its own answer.
+ */
+static uint32_t open_flush_flag(const FuseCall *call, bool write)
+{
+    return write && !is_opened_by_us(call) ? 0 : FOPEN_NOFLUSH;
+}
+
+static uint32_t open_cache_flags(const FuseExport *fe, bool write)
 {
     if (fe->cache != FUSE_EXPORT_CACHE_DIRECT) {
-        return FOPEN_KEEP_CACHE | (write ? 0 : FOPEN_NOFLUSH);
+        return FOPEN_KEEP_CACHE;
     }
-    return FOPEN_DIRECT_IO | (write ? FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_NOFLUSH);
+    return FOPEN_DIRECT_IO | (write ? FOPEN_PARALLEL_DIRECT_WRITES : 0);
 }
 
 static int open_answer(FuseCall *call, bool write)
 {
+    uint32_t flush = open_flush_flag(call, write);
+
     call->out_bytes = sizeof(call->out.open);
     if (call->fe->passthrough.active) {
-        return fuse_passthrough_open(call, write ? 0 : FOPEN_NOFLUSH);
+        return fuse_passthrough_open(call, flush);
     }
-    call->out.open = (struct fuse_open_out){.open_flags = open_flags(call->fe, write)};
+    call->out.open = (struct fuse_open_out){
+        .open_flags = open_cache_flags(call->fe, write) | flush,
+    };
     return 0;
 }
 

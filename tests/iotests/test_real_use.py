@@ -357,6 +357,20 @@ class Nested(IoTest):
             daemon.qmp.cmd('block-export-del', {'id': f'e{level}'})
             daemon.qmp.cmd('blockdev-del', {'node-name': f'n{level}'})
 
+    @fuse_test
+    def test_killed(self):
+        """To end, it need not answer a request of its own that nobody serves any more."""
+        image = self.make_file('disk.img', MIB)
+        daemon = self.wharfd()
+        mnt = self.mountpoint()
+        self.add_file_export(daemon, image, mnt)
+        daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': 'above', 'filename': mnt})
+        second = self.mountpoint('second')
+        daemon.qmp.cmd('block-export-add', {'type': 'fuse', 'id': 'e1', 'node-name': 'above',
+                                            'mountpoint': second, 'writable': True})
+        run('dd', 'if=/dev/urandom', f'of={second}', 'bs=64k', 'count=4', 'conv=notrunc,fsync')
+        daemon.kill()
+
 
 if __name__ == '__main__':
     main()
