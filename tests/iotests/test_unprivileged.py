@@ -15,8 +15,7 @@ NOBODY = 65534
 FUSE_CONTROL = '/sys/fs/fuse/connections'
 
 
-@fuse_test
-class Unprivileged(IoTest):
+class AsNobody(IoTest):
     """The tests run as root, the daemon and its users as nobody."""
 
     @classmethod
@@ -57,6 +56,9 @@ class Unprivileged(IoTest):
     def as_user(self, *command, **kwargs):
         return run(*self.as_nobody, *command, **kwargs)
 
+
+@fuse_test
+class Unprivileged(AsNobody):
     def test_read_write_and_quit(self):
         daemon = self.start()
         self.add(daemon)
@@ -69,17 +71,6 @@ class Unprivileged(IoTest):
         daemon.quit()
         self.assertFalse(self.mounted(self.mnt))
         self.assertEqual(os.stat(self.mnt).st_size, 0)
-
-    def test_ring_queues_need_the_control_file(self):
-        """Who cannot abort the connection does without ring queues; a line in the log says so."""
-        self.need_uring()
-        # A mount namespace of its own, which we do not see into.
-        alone = [find_tool('unshare'), '--mount', 'sh', '-c', 'umount "$0" && exec "$@"', FUSE_CONTROL]
-        daemon = self.start(prefix=[*alone, *self.as_nobody])
-        self.add(daemon, transport='io-uring')
-        self.assertIn('cannot open the control file of FUSE connection', daemon.log())
-        self.assertEqual(daemon.qmp.cmd('query-block-exports')[0]['fuse']['transport'], 'dev')
-        daemon.quit()
 
     def test_no_write_back_cache(self):
         """The page cache serves instead, and a line in the log says why."""
@@ -173,6 +164,20 @@ class Unprivileged(IoTest):
             daemon.qmp.cmd('block-export-del', {'id': 'e0'})
             daemon.qmp.wait_event('BLOCK_EXPORT_DELETED')
         self.assertEqual(tools.fuse_mounts_below(self.dir), [])
+
+
+class RingQueues(AsNobody):
+    def test_ring_queues_need_the_control_file(self):
+        """Who cannot abort the connection does without ring queues; a line in the log says so."""
+        self.need_fuse()
+        self.need_uring()
+        # A mount namespace of its own, which we do not see into.
+        alone = [find_tool('unshare'), '--mount', 'sh', '-c', 'umount "$0" && exec "$@"', FUSE_CONTROL]
+        daemon = self.start(prefix=[*alone, *self.as_nobody])
+        self.add(daemon, transport='io-uring')
+        self.assertIn('cannot open the control file of FUSE connection', daemon.log())
+        self.assertEqual(daemon.qmp.cmd('query-block-exports')[0]['fuse']['transport'], 'dev')
+        daemon.quit()
 
 
 if __name__ == '__main__':
