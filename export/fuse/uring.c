@@ -256,8 +256,10 @@ static void entry_failed(UringEntry *entry, int err)
         g_clear_pointer(&entry->uring->binding, aio_binding_free);
         uring_refused(entry->uring, err);
     } else {
-        g_warning("%s: lost an entry of ring queue %u: %s", entry->uring->queue->common.exp->user,
-                  entry->cpu, g_strerror(err));
+        /* Perhaps with an answer that somebody waits for; there is no second way to give it. */
+        g_warning("%s: lost an entry of ring queue %u: %s; cutting the connection off",
+                  entry->uring->queue->common.exp->user, entry->cpu, g_strerror(err));
+        fuse_connection_abort(&uring_export(entry->uring)->connection);
     }
 }
 
