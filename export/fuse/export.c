@@ -311,10 +311,30 @@ static bool start_make_urings(FuseStart *start, GError **error)
     return true;
 }
 
+/* Worth a line in the log where they were asked for by name. */
 static void start_without_urings(FuseStart *start, const char *why)
 {
+    bool asked = start->options->transport == FUSE_EXPORT_TRANSPORT_IO_URING;
+
     start_free_urings(start->fe);
-    g_message("%s: no FUSE over io_uring: %s; using /dev/fuse", start->fe->common.user, why);
+    g_log(G_LOG_DOMAIN, asked ? G_LOG_LEVEL_MESSAGE : G_LOG_LEVEL_DEBUG,
+          "%s: no FUSE over io_uring: %s; using /dev/fuse", start->fe->common.user, why);
+}
+
+/*
+ * Ring queues serve faster, and with less work, whatever the requests are like; but in the main
+ * thread their memory stays, and that is where exports are that nobody expects to be fast.
+ */
+static bool start_wants_urings(const FuseStart *start)
+{
+    switch (start->options->transport) {
+    case FUSE_EXPORT_TRANSPORT_AUTO:
+        return start->fe->common.iothreads->len > 0;
+    case FUSE_EXPORT_TRANSPORT_DEV:
+        return false;
+    default:
+        return true;
+    }
 }
 
 /* Agree with the kernel on everything, ring queues included where they are wanted and to be had. */
@@ -322,7 +342,7 @@ static bool start_handshake(FuseStart *start)
 {
     FuseExport *fe = start->fe;
     FuseInitWishes wishes = {
-        .uring = start->options->transport == FUSE_EXPORT_TRANSPORT_IO_URING,
+        .uring = start_wants_urings(start),
         .writeback = fe->cache == FUSE_EXPORT_CACHE_WRITEBACK,
         .passthrough = fe->passthrough.file.fd >= 0,
         .max_readahead = start_read_ahead(start),

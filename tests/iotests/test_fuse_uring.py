@@ -45,9 +45,11 @@ class UringExport(test_fuse_lifecycle.LifeTest):
 
 class Choosing(UringExport):
     def test_default_and_dev(self):
-        for options in ({'transport': 'auto'}, {'transport': 'dev'}):
+        for options, transport in (({'transport': 'auto'}, 'dev'), ({'transport': 'dev', 'iothread': 't0'}, 'dev'),
+                                   ({'transport': 'auto', 'iothread': 't0'}, 'io-uring'),
+                                   ({'transport': 'auto', 'iothread': ['t0', 't1']}, 'io-uring')):
             self.add(**options)
-            self.assertEqual(self.transport(), 'dev')
+            self.assertEqual(self.transport(), transport)
             self.delete()
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n0'})
 
