@@ -317,8 +317,8 @@ FuseUring *fuse_uring_new(FuseQueue *queue, int fd, unsigned n_cpus, unsigned de
                           GError **error);
 
 /*
- * fuse_call_parse() for a request as the kernel leaves it in an entry: @headers, and FUSE_INIT_MAX_IO
- * bytes at @data. Both must stay as long as the call. *@err is never 0 on failure.
+ * fuse_call_parse() for a request as the kernel leaves it in an entry: @headers, and
+ * FUSE_INIT_MAX_IO bytes at @data. Both must stay as long as the call. *@err is never 0 on failure.
  */
 const FuseOperation *fuse_uring_parse(FuseCall *call, FuseExport *fe, const UringHeaders *headers,
                                       void *data, int *err);
