@@ -140,7 +140,7 @@ static void co_fn fuse_co_fill_attributes(FuseExport *fe, int64_t mtime, struct 
 /* Answer with the attributes, which the kernel may keep for @valid_s seconds. */
 static void co_fn fuse_co_answer_attributes(FuseCall *call, int64_t mtime, unsigned valid_s)
 {
-    call->out.attr = (struct fuse_attr_out){.attr_valid = valid_s};
+    call->out.attr = (struct fuse_attr_out){.attr_valid = load(call->fe->opened) ? valid_s : 0};
     fuse_co_fill_attributes(call->fe, mtime, &call->out.attr.attr);
     call->out_bytes = sizeof(call->out.attr);
 }
@@ -402,6 +402,7 @@ int fuse_co_open(FuseCall *call)
     bool write = (in->flags & O_ACCMODE) != O_RDONLY;
     int ret;
 
+    store(fe->opened, true);
     if (!fe->common.writable && (write || (in->flags & O_TRUNC))) {
         return -EROFS;
     }

@@ -192,6 +192,9 @@ void fuse_channel_void_attributes(FuseQueue *queue)
         .inval = {.ino = fuse_node_id((FuseExport *)queue->common.exp), .off = -1},
     };
 
+    if (!__atomic_load_n(&((FuseExport *)queue->common.exp)->opened, __ATOMIC_RELAXED)) {
+        return;
+    }
     if (queue->channel.fd >= 0 && write(queue->channel.fd, &notice, sizeof(notice)) < 0) {
         g_debug("%s: cannot tell the kernel of a change: %s", queue->common.exp->user,
                 g_strerror(errno));

@@ -74,6 +74,7 @@ typedef struct FuseExport {
     /* any thread */
     FuseAttributes attributes; /* atomic */
     unsigned open_files;       /* atomic */
+    bool opened;               /* atomic: ever; see fuse_channel_void_attributes() */
     bool leaving;              /* atomic: an unmount is ours, no loss */
     int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
     bool uring_refused;        /* atomic: the kernel does not want our entries */
@@ -292,6 +293,9 @@ int fuse_channel_clone(int fd, GError **error);
 /*
  * Have the kernel ask for the attributes again; answers that it has not looked at yet will not be
  * kept. The queue's context, or the main thread while the export runs.
+ *
+ * Nothing before the first open: until then the kernel takes the file for empty, and without an
+ * answer that it has kept it would go on doing so in reads. Such answers are not kept long.
  */
 void fuse_channel_void_attributes(FuseQueue *queue);
 

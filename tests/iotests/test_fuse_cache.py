@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Exports through the kernel's page cache (cache=page), and read-ahead."""
 
+import concurrent.futures
 import errno
 import mmap
 import os
+import threading
 
 import test_fio_verify
 import test_fuse_file
@@ -200,6 +202,37 @@ class Kept(CacheTest):
         run('cmp', self.image, self.path('copy'))
 
 
+def first_reads(path, other, size):
+    """The lengths of the first reads in a new export, while others write elsewhere and stat."""
+    done = threading.Event()
+
+    def write():
+        fd = os.open(other, os.O_WRONLY)
+        while not done.is_set():
+            os.pwrite(fd, b'other', 0)
+        os.close(fd)
+
+    def stat():
+        while not done.is_set():
+            os.stat(path)
+
+    def read():
+        fd = os.open(path, os.O_RDWR)
+        os.pwrite(fd, b'own', 5000)
+        lengths = [len(os.pread(fd, size, 0)) for _ in range(20)]
+        os.close(fd)
+        return lengths
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        for function in write, stat, stat:
+            pool.submit(function)
+        reads = [pool.submit(read) for _ in range(3)]
+        try:
+            return {length for result in reads for length in result.result()}
+        finally:
+            done.set()
+
+
 class Coherence(CacheTest):
     """What others change shows soon, in files that are open, too."""
 
@@ -249,6 +282,15 @@ class Coherence(CacheTest):
             self.shows(fd, 5000, text)
             self.shows(second, 20000, text)
             self.shows(second, 40000, text)
+
+    def test_a_new_export_does_not_end_early(self):
+        """The kernel takes it for empty until it has asked, and must get to keep an answer."""
+        self.export_twice()
+        for _ in range(40):
+            self.assertEqual(in_child(first_reads, self.mnt, self.other, self.SIZE), {self.SIZE})
+            self.daemon.qmp.cmd('block-export-del', {'id': 'e0', 'mode': 'hard'})
+            self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e0'})
+            self.add()
 
     def test_setting_times_hides_nothing(self):
         self.export_twice()

@@ -242,6 +242,7 @@ static void test_open_flags(void)
     g_assert_cmpuint(b.call.out.open.open_flags & FOPEN_DIRECT_IO, !=, 0);
     g_assert_cmpuint(b.call.out.open.open_flags & both, ==, FOPEN_PARALLEL_DIRECT_WRITES);
     b.f->fe->cache = FUSE_EXPORT_CACHE_PAGE;
+    b.f->fe->opened = true;
     g_assert_cmpint(do_open(&b, O_RDONLY), ==, 0);
     g_assert_cmpuint(b.call.out.open.open_flags, ==, FOPEN_KEEP_CACHE | FOPEN_NOFLUSH);
     g_assert_cmpint(do_open(&b, O_RDWR), ==, 0);
@@ -430,6 +431,9 @@ static void test_getattr(void)
     g_assert_cmpuint(a->uid, ==, geteuid());
     g_assert_cmpuint(a->gid, ==, getegid());
     g_assert_cmpuint(a->mtime, ==, a->atime);
+    g_assert_cmpuint(b.call.out.attr.attr_valid, ==, 0); /* nobody has opened it yet */
+    b.f->fe->opened = true;
+    do_getattr(&b);
     g_assert_cmpuint(b.call.out.attr.attr_valid, ==, 1);
     bench_end(&b);
     bench_begin(&b, MEMORY, false, false);
@@ -493,6 +497,7 @@ static void test_mtime_of_cached_reads(void)
 
     bench_begin(&b, MEMORY, true, false);
     b.f->fe->cache = FUSE_EXPORT_CACHE_PAGE;
+    b.f->fe->opened = true;
     first = ask_mtime(&b, false);
     g_assert_cmpint(ask_mtime(&b, true), ==, first);
     g_assert_cmpuint(b.call.out.attr.attr_valid, >, 0);
