@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "tests/unit/block-fixture.h"
+#include "tests/unit/qcow2-builder.h"
 #include "util/iov.h"
 
 #define BLOCK_SIZE  4096
@@ -31,6 +32,7 @@ typedef struct BenchGraph {
     const char *name;
     const char *json;
     bool file;
+    bool qcow2; /* which is an image with all clusters allocated */
 } BenchGraph;
 
 #define JSON_NULL   "'driver': 'null-co', 'size': 4194304"
@@ -43,6 +45,7 @@ static const BenchGraph graphs[] = {
     {"memory", "{'node-name': 'top', " JSON_MEMORY "}"},
     {"file", "{'node-name': 'top', " JSON_FILE "}", true},
     {"raw-file", "{'node-name': 'top', 'driver': 'raw', 'file': {" JSON_FILE "}}", true},
+    {"qcow2-file", "{'node-name': 'top', 'driver': 'qcow2', 'file': {" JSON_FILE "}}", true, true},
 };
 
 static const unsigned depths[] = {1, 32};
@@ -132,18 +135,43 @@ static void run_load_alone(Fixture *f, BlockBackend *blk, bool write, unsigned d
     }
 }
 
-static char *make_file(void)
+static char *make_file(const void *content, size_t bytes)
 {
     char *path = g_strdup("/dev/shm/bench-block-XXXXXX");
-    g_autofree char *content = g_malloc(NODE_BYTES);
     int fd = g_mkstemp(path);
 
-    memset(content, 2, NODE_BYTES);
-    if (fd < 0 || write(fd, content, NODE_BYTES) != NODE_BYTES) {
+    if (fd < 0 || write(fd, content, bytes) != (ssize_t)bytes) {
         g_error("cannot make '%s'", path);
     }
     close(fd);
     return path;
+}
+
+static char *make_raw(void)
+{
+    g_autofree char *content = g_malloc(NODE_BYTES);
+
+    memset(content, 2, NODE_BYTES);
+    return make_file(content, NODE_BYTES);
+}
+
+static char *make_qcow2(void)
+{
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, NODE_BYTES);
+
+    for (unsigned i = 0; i < NODE_BYTES >> 16; i++) {
+        qcow2_builder_data(b, i, i);
+    }
+    qcow2_builder_count(b);
+    return make_file(b->bytes->data, b->bytes->len);
+}
+
+static char *make_image(const BenchGraph *graph)
+{
+    if (!graph->file) {
+        return NULL;
+    }
+    return graph->qcow2 ? make_qcow2() : make_raw();
 }
 
 /* CPU time of a plain system call. */
@@ -195,7 +223,7 @@ static void with_graph(const BenchGraph *graph,
                        void *opaque)
 {
     g_autoptr(Fixture) f = fixture_new();
-    g_autofree char *path = graph->file ? make_file() : NULL;
+    g_autofree char *path = make_image(graph);
     g_auto(GStrv) parts = g_strsplit(graph->json, "%s", -1);
     g_autofree char *json = g_strjoinv(path ? path : "", parts);
     BlockBackend *blk;

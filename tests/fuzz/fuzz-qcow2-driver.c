@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The whole qcow2 driver over a node in memory that holds any bytes. The first byte of the input
- * chooses options and how the rest is spread: a sparse image is made from pieces of 512 bytes, each
- * after its cluster's number in one byte.
+ * chooses options, whether it is written to, and how the rest is spread: a sparse image is made
+ * from pieces of 512 bytes, each after its cluster's number in one byte.
  */
 #include <string.h>
 
@@ -67,6 +67,31 @@ static void read_all(Fixture *f, const char *node)
     fixture_free_backend(f, blk);
 }
 
+/* All kinds of changes; they may fail, and what they have changed may be read. */
+static void write_around(Fixture *f, const char *node)
+{
+    BlockBackend *blk = fixture_backend(f, node, "fuzz", BLOCK_PERM_ALL, BLOCK_PERM_ALL);
+    g_autofree void *buffer = g_malloc0(READ_SIZE);
+    uint64_t length = blk_length(blk);
+    const uint64_t places[] = {0, 700, length / 2, length - MIN(length, 5000)};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(places); i++) {
+        uint64_t left = length - MIN(places[i], length);
+
+        fixture_write(f, blk, places[i], buffer, MIN(left, i % 2 ? 3000 : READ_SIZE), 0);
+        fixture_zero(f, blk, places[i], MIN(left, 66000), i % 2 ? BLOCK_REQ_MAY_UNMAP : 0);
+        fixture_discard(f, blk, places[i], MIN(left, 130000));
+        fixture_write(f, blk, places[i], buffer, MIN(left, 512), 0);
+        if (i == 1) {
+            fixture_flush(f, blk);
+        }
+    }
+    fixture_truncate(f, blk, 40960, BLOCK_REQ_ZERO, NULL);
+    fixture_truncate(f, blk, 100 * 1024, 0, NULL);
+    fixture_write(f, blk, 0, buffer, MIN((uint64_t)blk_length(blk), 5000), 0);
+    fixture_free_backend(f, blk);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const options[] = {
@@ -84,16 +109,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     g_log_set_default_handler(drop_message, NULL);
-    json = g_strdup_printf("{'driver': 'qcow2', 'node-name': 'q', 'read-only': true, "
-                           "'file': 'file', %s}",
-                           options[data[0] & 3]);
+    json = g_strdup_printf("{'driver': 'qcow2', 'node-name': 'q', 'read-only': %s, "
+                           "'discard': 'unmap', 'file': 'file', %s}",
+                           data[0] & 8 ? "false" : "true", options[data[0] & 3]);
     fixture_add(f, "{'driver': 'null-co', 'node-name': 'base', 'size': 70000}");
-    fixture_add(f, "{'driver': 'memory', 'node-name': 'file', 'size': 1048576}");
+    fixture_add(f,
+                "{'driver': 'memory', 'node-name': 'file', 'size': 1048576, 'discard': 'unmap'}");
     blk = fixture_backend(f, "file", "fuzz", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
     lay_out(f, blk, data + 1, size - 1, data[0] & 4);
     fixture_free_backend(f, blk);
     if (fixture_try_add(f, json, &error)) {
         read_all(f, "q");
+        if (data[0] & 8) {
+            write_around(f, "q");
+            read_all(f, "q");
+        }
     } else {
         g_assert_true(g_utf8_validate(error->message, -1, NULL));
     }

@@ -3,6 +3,7 @@
 
 #include <zlib.h>
 
+#include "block/drivers/qcow2/refcount.h"
 #include "tests/unit/graph-rig.h"
 
 static uint64_t cluster_size(const Qcow2Builder *b)
@@ -157,4 +158,26 @@ void qcow2_builder_names(Qcow2Builder *b, const char *backing, const char *forma
     set_string(h, QCOW2_EXTENSION_BACKING_FORMAT, format);
     set_string(h, QCOW2_EXTENSION_DATA_FILE, data_file);
     put_header(b, h);
+}
+
+void qcow2_builder_count(Qcow2Builder *b)
+{
+    unsigned order = be32_get(b->bytes->data + 4) >= 3 ? be32_get(b->bytes->data + 96) : 4;
+    uint64_t per_block = cluster_size(b) * 8 >> order;
+    uint64_t n_blocks = 1, clusters;
+
+    qcow2_builder_append(b, 0);
+    clusters = b->bytes->len / cluster_size(b);
+    while (n_blocks * per_block < clusters + n_blocks) {
+        n_blocks++;
+    }
+    g_assert_cmpuint(n_blocks, <=, cluster_size(b) / 8);
+    for (uint64_t i = 0; i < n_blocks; i++) {
+        uint64_t block = qcow2_builder_append(b, 1);
+
+        be64_put(qcow2_builder_at(b, cluster_size(b) + i * 8), block);
+        for (uint64_t c = i * per_block; c < (i + 1) * per_block && c < clusters + n_blocks; c++) {
+            qcow2_refcount_set(qcow2_builder_at(b, block), order, c % per_block, 1);
+        }
+    }
 }

@@ -2,8 +2,8 @@
 /*
  * tests/unit/qcow2-builder.h - qcow2 images made in memory, cluster by cluster, right or wrong.
  *
- * The header is in cluster 0, the refcount table in cluster 1 (empty: nobody counts here), then
- * comes the L1 table, and what is asked for. The image grows at its end.
+ * The header is in cluster 0, the refcount table in cluster 1 (empty, unless the clusters are
+ * counted at the end), then comes the L1 table, and what is asked for. The image grows at its end.
  */
 #ifndef WHARF_TESTS_QCOW2_BUILDER_H
 #define WHARF_TESTS_QCOW2_BUILDER_H
@@ -47,5 +47,8 @@ void qcow2_builder_compressed(Qcow2Builder *b, uint64_t cluster, unsigned seed,
 /* Write the header anew, with that name and format (NULL: none) and the data file's name. */
 void qcow2_builder_names(Qcow2Builder *b, const char *backing, const char *format,
                          const char *data_file);
+
+/* Count all clusters that there are, each once: the image can be written to then. */
+void qcow2_builder_count(Qcow2Builder *b);
 
 #endif

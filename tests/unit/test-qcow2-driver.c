@@ -385,16 +385,21 @@ static void co_fn body_bad_cache(GraphRig *rig)
 
 /* Control */
 
+/* An image that others must not write to: only to be read, where that will do. */
 static void co_fn body_writable(GraphRig *rig)
 {
     g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    const uint64_t marked = GPOINTER_TO_SIZE(rig->user);
     g_autofree char *message = NULL;
     BlockNode *node;
 
+    be64_put(qcow2_builder_at(b, 72), marked);
     co_add_file(rig, b);
     message = graph_rig_co_add_fails(
         rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file'}"));
-    g_assert_nonnull(strstr(message, "'qcow2' cannot write; set 'read-only' to true"));
+    g_assert_nonnull(strstr(message, marked & QCOW2_INCOMPATIBLE_CORRUPT
+                                         ? "is marked as corrupt"
+                                         : "was not closed in order"));
     node = graph_rig_co_add(rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', "
                                                    "'file': 'file', 'auto-read-only': true}"));
     g_assert_true(block_node_read_only(node));
@@ -404,7 +409,7 @@ static void co_fn body_reopen(GraphRig *rig)
 {
     g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
     uint8_t byte = 0;
-    g_autofree char *a = NULL, *c = NULL, *d = NULL, *e = NULL;
+    g_autofree char *a = NULL, *c = NULL, *e = NULL;
     BlockBackend *blk;
 
     qcow2_builder_data(b, 3, 3);
@@ -417,15 +422,84 @@ static void co_fn body_reopen(GraphRig *rig)
     c = graph_rig_co_reopen(rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', "
                                                    "'file': 'other', 'read-only': true}"));
     g_assert_nonnull(strstr(c, "cannot change 'file'"));
-    d = graph_rig_co_reopen(
-        rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file'}"));
-    g_assert_nonnull(strstr(d, "cannot write"));
     e = graph_rig_co_reopen(rig, options(", 'backing': 'other'"));
     g_assert_nonnull(strstr(e, "cannot change 'backing'"));
-    g_assert_null(graph_rig_co_reopen(
-        rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', "
-                               "'auto-read-only': true}")));
     graph_rig_co_expect(blk, 3 * 64 * KIB, 64 * KIB, 3);
+    block_backend_co_free(blk);
+}
+
+/* From reading to writing and back; what was written is there, whichever way. */
+static void co_fn body_reopen_writable(GraphRig *rig)
+{
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    BlockBackend *blk;
+
+    qcow2_builder_data(b, 3, 3);
+    qcow2_builder_count(b);
+    blk = co_open(rig, b, "");
+    for (unsigned i = 0; i < 3; i++) {
+        BlockBackend *writer;
+
+        g_assert_null(graph_rig_co_reopen(
+            rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file'}")));
+        writer = graph_rig_co_use(block_graph_find(rig->graph, "q", NULL), BLOCK_PERM_WRITE);
+        graph_rig_co_write(writer, i * 64 * KIB + 100, 64 * KIB, 40 + i, 0);
+        block_backend_co_free(writer);
+        g_assert_null(graph_rig_co_reopen(rig, options("")));
+        g_assert_cmpint(blk_co_pwritev(blk, 0, IOV_LOCAL("x", 1), 0), ==, -EPERM);
+        graph_rig_co_expect(blk, i * 64 * KIB + 100, 64 * KIB, 40 + i);
+    }
+    block_backend_co_free(blk);
+}
+
+/* Refcounts that contradict what is there: the image is marked, and not written to any more. */
+static void co_fn body_corrupt_refcounts(GraphRig *rig)
+{
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    uint8_t features[8];
+    BlockBackend *blk, *reader;
+    BlockNode *file;
+
+    file = co_add_file(rig, b); /* nothing is counted */
+    blk =
+        graph_rig_co_use(graph_rig_co_add(rig, graph_rig_options("{'driver': 'qcow2', 'node-name': "
+                                                                 "'q', 'file': 'file'}")),
+                         BLOCK_PERM_WRITE | BLOCK_PERM_CONSISTENT_READ);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*'q'*in use, but is not counted*");
+    g_assert_cmpint(blk_co_pwritev(blk, 0, IOV_LOCAL("x", 1), 0), ==, -EIO);
+    g_test_assert_expected_messages();
+    g_assert_cmpint(blk_co_pwritev(blk, 0, IOV_LOCAL("x", 1), 0), ==, -EIO);
+    graph_rig_co_expect_zeros(blk, 0, MIB);
+    reader = graph_rig_co_use(file, BLOCK_PERM_CONSISTENT_READ);
+    g_assert_cmpint(blk_co_preadv(reader, 72, IOV_LOCAL(features, 8), 0), ==, 0);
+    g_assert_cmpuint(be64_get(features), ==, QCOW2_INCOMPATIBLE_CORRUPT);
+    block_backend_co_free(reader);
+    block_backend_co_free(blk);
+}
+
+/* Features that others have to keep consistent are cleared before the first write, not earlier. */
+static void co_fn body_autoclear(GraphRig *rig)
+{
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    BlockBackend *blk, *reader;
+    uint8_t features[8];
+    BlockNode *file;
+
+    qcow2_builder_count(b);
+    be64_put(qcow2_builder_at(b, 88), UINT64_C(1) << 40 | QCOW2_AUTOCLEAR_BITMAPS);
+    file = co_add_file(rig, b);
+    blk =
+        graph_rig_co_use(graph_rig_co_add(rig, graph_rig_options("{'driver': 'qcow2', 'node-name': "
+                                                                 "'q', 'file': 'file'}")),
+                         BLOCK_PERM_WRITE | BLOCK_PERM_CONSISTENT_READ);
+    reader = graph_rig_co_use(file, BLOCK_PERM_CONSISTENT_READ);
+    graph_rig_co_expect_zeros(blk, 0, MIB);
+    g_assert_cmpint(blk_co_preadv(reader, 88, IOV_LOCAL(features, 8), 0), ==, 0);
+    g_assert_cmpuint(be64_get(features), ==, UINT64_C(1) << 40 | QCOW2_AUTOCLEAR_BITMAPS);
+    graph_rig_co_write(blk, 0, 1, 1, 0);
+    g_assert_cmpint(blk_co_preadv(reader, 88, IOV_LOCAL(features, 8), 0), ==, 0);
+    g_assert_cmpuint(be64_get(features), ==, 0);
+    block_backend_co_free(reader);
     block_backend_co_free(blk);
 }
 
@@ -806,7 +880,11 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(bad_cache_options); i++) {
         add_nth("bad-cache", i, body_bad_cache, bad_cache_options[i]);
     }
-    add("writable", body_writable, NULL);
+    add_nth("writable", 1, body_writable, GSIZE_TO_POINTER(QCOW2_INCOMPATIBLE_DIRTY));
+    add_nth("writable", 2, body_writable, GSIZE_TO_POINTER(QCOW2_INCOMPATIBLE_CORRUPT));
+    add("reopen-writable", body_reopen_writable, NULL);
+    add("corrupt-refcounts", body_corrupt_refcounts, NULL);
+    add("autoclear", body_autoclear, NULL);
     add("reopen", body_reopen, NULL);
     add("exchange-backing", body_exchange_backing, NULL);
     add("permissions", body_permissions, NULL);

@@ -2,6 +2,7 @@
 /* Entries of L1 and L2 tables: what they mean, and what is wrong with those that are wrong. */
 #include <string.h>
 
+#include "block/drivers/qcow2/refcount.h"
 #include "block/drivers/qcow2/table.h"
 
 #define KIB UINT64_C(1024)
@@ -244,6 +245,65 @@ static void test_map_subclusters(void)
     expect(map(&l, table, 3 * C + 2 * KIB, MIB), QCOW2_EXTENT_UNALLOCATED, 62 * KIB + 4 * C, 0);
 }
 
+/* What is encoded is decoded as the same. */
+static void test_encode(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(entries); i++) {
+        const Entry *e = &entries[i];
+        const Qcow2Layout l = layout_for(e->version, e->cluster_bits, e->features);
+        uint64_t bitmap;
+        Qcow2Cluster c;
+
+        if (qcow2_l2_decode(&l, e->entry, e->bitmap, e->guest, &c) || c.compressed) {
+            continue;
+        }
+        g_assert_cmphex(qcow2_l2_encode(&l, &c, &bitmap), ==, e->entry);
+        g_assert_cmphex(bitmap, ==, e->bitmap);
+    }
+}
+
+static void test_in_place(void)
+{
+    const Qcow2Layout l = layout_for(3, 16, 0);
+    uint64_t table[8] = {0}, host = 0;
+
+    put(table, 1, COPIED | 10 * C);
+    put(table, 2, COPIED | 11 * C);
+    put(table, 3, 12 * C);
+    put(table, 4, COPIED | 20 * C | 1);
+    g_assert_cmpuint(qcow2_map_in_place(&l, table, 8, START, START, C, &host), ==, 0);
+    g_assert_cmpuint(qcow2_map_in_place(&l, table, 8, START, START + C + 5, MIB, &host), ==,
+                     2 * C - 5);
+    g_assert_cmpuint(host, ==, 10 * C + 5);
+    g_assert_cmpuint(qcow2_map_in_place(&l, table, 8, START, START + C + 5, 9, &host), ==, 9);
+    g_assert_cmpuint(qcow2_map_in_place(&l, table, 8, START, START + 3 * C, C, &host), ==, 0);
+    g_assert_cmpuint(qcow2_map_in_place(&l, table, 8, START, START + 4 * C, C, &host), ==, 0);
+}
+
+/* Refcounts of every width, each in between others that stay as they are. */
+static void test_refcounts(void)
+{
+    for (unsigned order = 0; order <= 6; order++) {
+        uint64_t most = order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << order)) - 1;
+        uint8_t block[512] = {0};
+
+        for (unsigned i = 0; i < 64; i++) {
+            qcow2_refcount_set(block, order, i, most - (i * 7 & most));
+        }
+        for (unsigned i = 0; i < 64; i++) {
+            g_assert_cmphex(qcow2_refcount_get(block, order, i), ==, most - (i * 7 & most));
+        }
+    }
+    {
+        const uint8_t bits[] = {0x02, 0x80}, wide[] = {0, 1, 2, 3};
+
+        g_assert_cmpuint(qcow2_refcount_get(bits, 0, 1), ==, 1);
+        g_assert_cmpuint(qcow2_refcount_get(bits, 0, 0), ==, 0);
+        g_assert_cmpuint(qcow2_refcount_get(bits, 2, 3), ==, 8);
+        g_assert_cmpuint(qcow2_refcount_get(wide, 4, 1), ==, 0x0203);
+    }
+}
+
 static void test_texts(void)
 {
     for (unsigned i = 0; i < QCOW2_FAULT__MAX; i++) {
@@ -266,6 +326,9 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/table/map/compressed", test_map_compressed);
     g_test_add_func("/qcow2/table/map/faulty", test_map_faulty);
     g_test_add_func("/qcow2/table/map/subclusters", test_map_subclusters);
+    g_test_add_func("/qcow2/table/encode", test_encode);
+    g_test_add_func("/qcow2/table/in-place", test_in_place);
+    g_test_add_func("/qcow2/table/refcounts", test_refcounts);
     g_test_add_func("/qcow2/table/texts", test_texts);
     return g_test_run();
 }

@@ -8,6 +8,7 @@
 #include "block/drivers/qcow2/cache.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -20,7 +21,10 @@
 typedef struct Place {
     uint32_t sequence; /* atomic */
     uint32_t stamp;    /* atomic; of the last look */
-    bool loading;      /* lock */
+    /* lock */
+    bool loading;
+    bool changed; /* waits to be written */
+    bool writing; /* is being written, as it was some time ago */
 } Place;
 
 struct Qcow2Cache {
@@ -33,8 +37,9 @@ struct Qcow2Cache {
 
     uint32_t now; /* atomic; the stamp of what is looked at now */
     GMutex lock;
-    uint32_t cleaned; /* lock; now as it was after the last cleaning */
-    CoQueue loaded;   /* lock; somebody has loaded a table, or failed to */
+    uint32_t cleaned;   /* lock; now as it was after the last cleaning */
+    CoQueue loaded;     /* lock; somebody has loaded a table, or failed to */
+    unsigned n_changed; /* lock */
 };
 
 static size_t n_places(const Qcow2Cache *c)
@@ -181,17 +186,28 @@ static ssize_t find_place(const Qcow2Cache *c, uint64_t key)
     return -1;
 }
 
-/* The place to load @key to: an empty one, else what has not been looked at for longest; or -1. */
+/* What has to stay where it is. */
+static bool is_held(const Place *place)
+{
+    return place->loading || place->changed || place->writing;
+}
+
+/* No place now; wait for another one that is being loaded, or do without. */
+#define PLACE_BUSY (-1)
+#define PLACE_NONE (-2)
+
+/* The place to load @key to: an empty one, else what has not been looked at for longest. */
 static ssize_t choose_place(const Qcow2Cache *c, uint64_t key)
 {
     size_t set = set_of(c, key);
     uint32_t oldest = 0;
-    ssize_t best = -1;
+    ssize_t best = PLACE_NONE;
 
     for (size_t i = set; i < set + c->ways; i++) {
         uint32_t age = c->now - __atomic_load_n(&c->places[i].stamp, __ATOMIC_RELAXED);
 
-        if (c->places[i].loading) {
+        if (is_held(&c->places[i])) {
+            best = best == PLACE_NONE && c->places[i].loading ? PLACE_BUSY : best;
             continue;
         }
         if (c->keys[i] == EMPTY) {
@@ -206,8 +222,8 @@ static ssize_t choose_place(const Qcow2Cache *c, uint64_t key)
 }
 
 /*
- * A place to load @key to, which nobody else will touch until place_give_back(). -1: look again,
- * for somebody has brought a change about meanwhile.
+ * A place to load @key to, which nobody else will touch until place_give_back(). PLACE_BUSY: look
+ * again, for somebody has brought a change about meanwhile. PLACE_NONE: there is no place.
  */
 static ssize_t co_fn place_co_take(Qcow2Cache *c, uint64_t key)
 {
@@ -215,13 +231,16 @@ static ssize_t co_fn place_co_take(Qcow2Cache *c, uint64_t key)
 
     g_mutex_lock(&c->lock);
     i = find_place(c, key);
-    if (i >= 0 && !c->places[i].loading) {
-        i = -1;
-    } else {
-        i = i >= 0 ? -1 : choose_place(c, key);
-        if (i < 0) {
+    if (i >= 0) {
+        if (c->places[i].loading) {
             co_queue_wait(&c->loaded, &c->lock);
-        } else {
+        }
+        i = PLACE_BUSY;
+    } else {
+        i = choose_place(c, key);
+        if (i == PLACE_BUSY) {
+            co_queue_wait(&c->loaded, &c->lock);
+        } else if (i >= 0) {
             c->places[i].loading = true;
             change_begin(c, i);
             set_key(c, i, key + 1);
@@ -245,18 +264,22 @@ static void place_give_back(Qcow2Cache *c, size_t i, bool loaded)
     g_mutex_unlock(&c->lock);
 }
 
-/* Fetch @key to place @i, and look at it. */
-static int co_fn place_co_load(Qcow2Cache *c, size_t i, uint64_t key, Qcow2CacheLoad *load,
+/* Fetch @key to place @i (PLACE_NONE: for this once), and look at it. */
+static int co_fn place_co_load(Qcow2Cache *c, ssize_t i, uint64_t key, Qcow2CacheLoad *load,
                                Qcow2CacheLook *look, void *opaque)
 {
     g_autofree uint64_t *table = g_try_malloc(c->table_size);
     int r = table ? load(key, table, opaque) : -ENOMEM;
 
-    if (r == 0) {
+    if (r == 0 && i >= 0) {
         copy_in(c, i, table);
+    }
+    if (r == 0 && look) {
         look(table, opaque);
     }
-    place_give_back(c, i, r == 0);
+    if (i >= 0) {
+        place_give_back(c, i, r == 0);
+    }
     return r;
 }
 
@@ -266,11 +289,145 @@ int co_fn qcow2_cache_co_look(Qcow2Cache *c, uint64_t key, Qcow2CacheLoad *load,
     while (!qcow2_cache_look(c, key, look, opaque)) {
         ssize_t i = place_co_take(c, key);
 
-        if (i >= 0) {
+        if (i != PLACE_BUSY) {
             return place_co_load(c, i, key, load, look, opaque);
         }
     }
     return 0;
+}
+
+/* Changing */
+
+/* Returns whether the table was there. */
+static bool change_if_there(Qcow2Cache *c, uint64_t key, Qcow2CacheChange *change, void *opaque)
+{
+    ssize_t i;
+
+    g_mutex_lock(&c->lock);
+    i = find_place(c, key);
+    if (i >= 0 && !c->places[i].loading) {
+        change_begin(c, i);
+        change(table_at(c, i), opaque);
+        change_end(c, i);
+        touch(c, i);
+        c->n_changed += !c->places[i].changed;
+        c->places[i].changed = true;
+        g_mutex_unlock(&c->lock);
+        return true;
+    }
+    g_mutex_unlock(&c->lock);
+    return false;
+}
+
+int co_fn qcow2_cache_co_change(Qcow2Cache *c, uint64_t key, Qcow2CacheLoad *load,
+                                Qcow2CacheChange *change, void *opaque)
+{
+    while (!change_if_there(c, key, change, opaque)) {
+        ssize_t i = place_co_take(c, key);
+        int r;
+
+        if (i == PLACE_NONE) {
+            return -ENOBUFS;
+        }
+        if (i == PLACE_BUSY) {
+            continue;
+        }
+        r = place_co_load(c, i, key, load, NULL, opaque);
+        if (r < 0) {
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* Writing */
+
+static void copy_clear(gpointer copy)
+{
+    g_free(((Qcow2CacheCopy *)copy)->table);
+}
+
+GArray *qcow2_cache_copies_new(void)
+{
+    GArray *copies = g_array_new(FALSE, FALSE, sizeof(Qcow2CacheCopy));
+
+    g_array_set_clear_func(copies, copy_clear);
+    return copies;
+}
+
+static int by_key(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = ((const Qcow2CacheCopy *)a)->key, y = ((const Qcow2CacheCopy *)b)->key;
+
+    return x < y ? -1 : x > y;
+}
+
+static bool copy_changed(Qcow2Cache *c, GArray *copies)
+{
+    for (size_t i = 0; i < n_places(c); i++) {
+        Qcow2CacheCopy copy = {.key = c->keys[i] - 1};
+
+        if (!c->places[i].changed) {
+            continue;
+        }
+        copy.table = g_try_malloc(c->table_size);
+        if (!copy.table) {
+            return false;
+        }
+        memcpy(copy.table, table_at(c, i), c->table_size); /* who changes it has the lock */
+        g_array_append_val(copies, copy);
+    }
+    return true;
+}
+
+bool qcow2_cache_take_changed(Qcow2Cache *c, GArray *copies)
+{
+    bool ok;
+
+    g_mutex_lock(&c->lock);
+    ok = copy_changed(c, copies);
+    for (size_t i = 0; ok && i < n_places(c); i++) {
+        c->places[i].writing = c->places[i].changed;
+        c->places[i].changed = false;
+    }
+    if (ok) {
+        c->n_changed = 0;
+    } else {
+        g_array_set_size(copies, 0);
+    }
+    g_mutex_unlock(&c->lock);
+    g_array_sort(copies, by_key);
+    return ok;
+}
+
+void qcow2_cache_written(Qcow2Cache *c, uint64_t key, bool ok)
+{
+    ssize_t i;
+
+    g_mutex_lock(&c->lock);
+    i = find_place(c, key);
+    g_assert(i >= 0 && c->places[i].writing);
+    c->places[i].writing = false;
+    if (!ok && !c->places[i].changed) {
+        c->places[i].changed = true;
+        c->n_changed++;
+    }
+    g_mutex_unlock(&c->lock);
+}
+
+unsigned qcow2_cache_changed(Qcow2Cache *c)
+{
+    unsigned n;
+
+    g_mutex_lock(&c->lock);
+    n = c->n_changed;
+    g_mutex_unlock(&c->lock);
+    return n;
+}
+
+unsigned qcow2_cache_room(const Qcow2Cache *c)
+{
+    return n_places(c);
 }
 
 /* Cleaning */
@@ -292,7 +449,7 @@ void qcow2_cache_clean(Qcow2Cache *c)
     for (size_t i = 0; i < n_places(c); i++) {
         uint32_t stamp = __atomic_load_n(&c->places[i].stamp, __ATOMIC_RELAXED);
 
-        if (c->keys[i] != EMPTY && !c->places[i].loading && (int32_t)(stamp - c->cleaned) < 0) {
+        if (c->keys[i] != EMPTY && !is_held(&c->places[i]) && (int32_t)(stamp - c->cleaned) < 0) {
             place_drop(c, i);
         }
     }

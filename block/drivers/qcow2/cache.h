@@ -49,6 +49,39 @@ bool qcow2_cache_look(Qcow2Cache *cache, uint64_t key, Qcow2CacheLook *look, voi
 int co_fn qcow2_cache_co_look(Qcow2Cache *cache, uint64_t key, Qcow2CacheLoad *load,
                               Qcow2CacheLook *look, void *opaque);
 
+/*
+ * Change table @key: @change, which must not suspend, gets it to store words by atomic stores with
+ * release semantics. From then on it stays in memory until it has been written. What is not there
+ * is fetched by @load. 0, or the error of @load, or -ENOBUFS: all places for that table hold some
+ * that wait to be written, so write them and try again.
+ */
+typedef void Qcow2CacheChange(uint64_t *table, void *opaque);
+int co_fn qcow2_cache_co_change(Qcow2Cache *cache, uint64_t key, Qcow2CacheLoad *load,
+                                Qcow2CacheChange *change, void *opaque);
+
+/* A table as it was at one moment, to be written. */
+typedef struct Qcow2CacheCopy {
+    uint64_t key;
+    uint64_t *table; /* owned */
+} Qcow2CacheCopy;
+
+/*
+ * Copies of all tables that have changed, in the order of their numbers, appended to @copies (of
+ * Qcow2CacheCopy, which clears them). Each must be given to qcow2_cache_written() before the next
+ * call. Returns whether there was memory for all of them; if not there are none.
+ */
+bool qcow2_cache_take_changed(Qcow2Cache *cache, GArray *copies);
+GArray *qcow2_cache_copies_new(void);
+
+/* Table @key was written as it was taken, or that has failed. */
+void qcow2_cache_written(Qcow2Cache *cache, uint64_t key, bool ok);
+
+/* How many tables wait to be written. */
+unsigned qcow2_cache_changed(Qcow2Cache *cache);
+
+/* How many tables there is room for. */
+unsigned qcow2_cache_room(const Qcow2Cache *cache);
+
 /* Drop what was not looked at since the last call, and give its memory back. */
 void qcow2_cache_clean(Qcow2Cache *cache);
 

@@ -478,25 +478,34 @@ static size_t header_length(const Qcow2Header *h)
     return V3_LENGTH_KNOWN + (h->more_fields ? g_bytes_get_size(h->more_fields) : 0);
 }
 
-static void put_fields(const Qcow2Header *h, uint8_t *p)
+void qcow2_header_patch(const Qcow2Header *h, void *start)
 {
-    be32_put(p + AT_MAGIC, MAGIC);
-    be32_put(p + AT_VERSION, h->version);
-    be32_put(p + AT_CLUSTER_BITS, h->cluster_bits);
+    uint8_t *p = start;
+
     be64_put(p + AT_SIZE, h->size);
-    be32_put(p + AT_CRYPT, h->crypt);
     be32_put(p + AT_L1_ENTRIES, h->l1_entries);
     be64_put(p + AT_L1_OFFSET, h->l1_offset);
     be64_put(p + AT_REFTABLE_OFFSET, h->reftable_offset);
     be32_put(p + AT_REFTABLE_CLUSTERS, h->reftable_clusters);
     be32_put(p + AT_N_SNAPSHOTS, h->n_snapshots);
     be64_put(p + AT_SNAPSHOTS_OFFSET, h->snapshots_offset);
+    if (h->version >= 3) {
+        be64_put(p + AT_INCOMPATIBLE, h->incompatible);
+        be64_put(p + AT_COMPATIBLE, h->compatible);
+        be64_put(p + AT_AUTOCLEAR, h->autoclear);
+    }
+}
+
+static void put_fields(const Qcow2Header *h, uint8_t *p)
+{
+    be32_put(p + AT_MAGIC, MAGIC);
+    be32_put(p + AT_VERSION, h->version);
+    be32_put(p + AT_CLUSTER_BITS, h->cluster_bits);
+    be32_put(p + AT_CRYPT, h->crypt);
+    qcow2_header_patch(h, p);
     if (h->version == 2) {
         return;
     }
-    be64_put(p + AT_INCOMPATIBLE, h->incompatible);
-    be64_put(p + AT_COMPATIBLE, h->compatible);
-    be64_put(p + AT_AUTOCLEAR, h->autoclear);
     be32_put(p + AT_REFCOUNT_ORDER, h->refcount_order);
     be32_put(p + AT_HEADER_LENGTH, header_length(h));
     p[AT_COMPRESSION] = h->compression;

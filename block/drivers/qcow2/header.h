@@ -123,6 +123,13 @@ bool qcow2_header_check_tables(const Qcow2Header *header, uint64_t file_length, 
  */
 GByteArray *qcow2_header_serialise(const Qcow2Header *header, GError **error);
 
+/*
+ * Put the fields that change while an image is in use into @start, the first bytes of an image with
+ * this header: QCOW2_HEADER_PATCH of them, which lie in one sector.
+ */
+#define QCOW2_HEADER_PATCH 104
+void qcow2_header_patch(const Qcow2Header *header, void *start);
+
 /* The data of the extension of that type (borrowed), or NULL. */
 GBytes *qcow2_header_extension(const Qcow2Header *header, uint32_t type);
 

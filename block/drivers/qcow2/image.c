@@ -6,6 +6,10 @@
  */
 #include "block/drivers/qcow2/state.h"
 
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
 #include "util/error.h"
 
 static bool co_fn co_read(BlockChild *file, uint64_t offset, void *buffer, size_t bytes,
@@ -63,10 +67,12 @@ static bool co_fn co_load_l1(Qcow2Image *image, BlockChild *file, GError **error
     const Qcow2Header *h = image->header;
     size_t bytes = (size_t)h->l1_entries * sizeof(*image->l1);
 
-    image->l1 = g_try_malloc(MAX(bytes, 1));
-    if (!image->l1) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                    "there is no memory for an L1 table of %zu bytes", bytes);
+    /* Room for all that there may ever be, so that it need not move while it is read. */
+    image->l1 = mmap(NULL, QCOW2_MAX_L1_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (image->l1 == MAP_FAILED) {
+        image->l1 = NULL;
+        wharf_set_error_errno(error, errno, "there is no memory for the L1 table");
         return false;
     }
     if (bytes > 0 && !co_read(file, h->l1_offset, image->l1, bytes, "L1 table", error)) {
@@ -175,7 +181,9 @@ void qcow2_image_free(Qcow2Image *image)
         return;
     }
     qcow2_header_free(image->header);
-    g_free(image->l1);
+    if (image->l1) {
+        munmap(image->l1, QCOW2_MAX_L1_BYTES);
+    }
     g_clear_pointer(&image->snapshots, g_ptr_array_unref);
     g_free(image);
 }

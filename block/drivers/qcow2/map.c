@@ -2,14 +2,24 @@
 #include "block/drivers/qcow2/state.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* One question: what begins at @offset? */
 typedef struct MapQuery {
     const Qcow2State *s;
     uint64_t offset, bytes;
-    uint64_t start; /* of what the slice describes */
-    Qcow2Fault fault;
+    uint64_t key;     /* of the slice */
+    uint64_t start;   /* of what it describes */
+    Qcow2Fault fault; /* in the L1 table */
+
+    /* what is asked for */
     Qcow2Extent *extent;
+    uint64_t found, host; /* in place */
+    unsigned n;           /* entries to decode */
+    Qcow2Cluster *clusters;
+    Qcow2Fault decode_fault;
+    Qcow2CacheChange *change;
+    void *change_opaque;
 } MapQuery;
 
 int qcow2_fault(BlockNode *node, Qcow2Fault fault, uint64_t offset)
@@ -17,10 +27,12 @@ int qcow2_fault(BlockNode *node, Qcow2Fault fault, uint64_t offset)
     Qcow2State *s = block_node_state(node);
     g_autofree char *message = NULL;
 
-    if (!__atomic_exchange_n(&s->corrupt, true, __ATOMIC_RELAXED)) {
-        message = g_strdup_printf("%s (at %" G_GUINT64_FORMAT " of the disk)",
-                                  qcow2_fault_text(fault), offset);
-        block_node_report_corruption(node, message, false);
+    if (!__atomic_exchange_n(&s->corrupt, true, __ATOMIC_SEQ_CST)) {
+        message = offset == QCOW2_NOWHERE
+                      ? g_strdup(qcow2_fault_text(fault))
+                      : g_strdup_printf("%s (at %" G_GUINT64_FORMAT " of the disk)",
+                                        qcow2_fault_text(fault), offset);
+        block_node_report_corruption(node, message, s->writable);
     }
     return -EIO;
 }
@@ -56,23 +68,30 @@ static bool overlap(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
     return a < b + b_bytes && b < a + a_bytes;
 }
 
+bool qcow2_overlaps_tables(const Qcow2State *s, uint64_t offset, uint64_t bytes)
+{
+    const Qcow2Header *h = s->image->header;
+    uint64_t l1 = __atomic_load_n(&h->l1_offset, __ATOMIC_RELAXED);
+    uint64_t l1_bytes = (uint64_t)__atomic_load_n(&h->l1_entries, __ATOMIC_RELAXED) * 8;
+    uint64_t reftable = __atomic_load_n(&h->reftable_offset, __ATOMIC_RELAXED);
+    uint64_t reftable_bytes = (uint64_t)__atomic_load_n(&h->reftable_clusters, __ATOMIC_RELAXED)
+                              << h->cluster_bits;
+
+    return offset < qcow2_cluster_size(&s->image->layout) || overlap(offset, bytes, l1, l1_bytes) ||
+           overlap(offset, bytes, reftable, reftable_bytes) ||
+           (h->n_snapshots > 0 && overlap(offset, bytes, h->snapshots_offset, 1));
+}
+
 /* Whether an L2 table may lie at @offset, which is aligned and not 0. */
 static Qcow2Fault check_l2_table(const Qcow2State *s, uint64_t offset)
 {
-    const Qcow2Header *h = s->image->header;
     uint64_t size = qcow2_cluster_size(&s->image->layout);
     uint64_t length = block_child_length(s->file);
 
     if (offset > length || size > length - offset) {
         return QCOW2_FAULT_TABLE_PAST_END;
     }
-    if (overlap(offset, size, h->l1_offset, (uint64_t)h->l1_entries * 8) ||
-        overlap(offset, size, h->reftable_offset,
-                (uint64_t)h->reftable_clusters << h->cluster_bits) ||
-        (h->n_snapshots > 0 && overlap(offset, size, h->snapshots_offset, 1))) {
-        return QCOW2_FAULT_TABLE_OVERLAP;
-    }
-    return QCOW2_FAULT_NONE;
+    return qcow2_overlaps_tables(s, offset, size) ? QCOW2_FAULT_TABLE_OVERLAP : QCOW2_FAULT_NONE;
 }
 
 /* L2 */
@@ -130,27 +149,126 @@ static Qcow2Fault check_extent(const Qcow2State *s, const Qcow2Extent *extent)
     return QCOW2_FAULT_NONE;
 }
 
-int co_fn qcow2_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Qcow2Extent *extent)
+static MapQuery query(const Qcow2State *s, uint64_t offset, uint64_t bytes)
 {
-    const Qcow2State *s = block_node_state(node);
     unsigned slice_bits = s->l2.slice_bits + s->image->layout.cluster_bits;
-    uint64_t key = offset >> slice_bits;
-    MapQuery q = {
-        .s = s, .offset = offset, .bytes = bytes, .start = key << slice_bits, .extent = extent};
+
+    return (MapQuery){.s = s,
+                      .offset = offset,
+                      .bytes = bytes,
+                      .key = offset >> slice_bits,
+                      .start = offset >> slice_bits << slice_bits};
+}
+
+/*
+ * Look at the slice that describes the query's offset. 1: its L2 table is not there; 0, or -errno.
+ */
+static int co_fn co_look(BlockNode *node, MapQuery *q, Qcow2CacheLook *look)
+{
     uint64_t l2_table;
     int r;
 
-    q.fault = l1_at(s->image, offset, &l2_table);
-    if (q.fault) {
-        return qcow2_fault(node, q.fault, offset);
+    q->fault = l1_at(q->s->image, q->offset, &l2_table);
+    if (!q->fault && l2_table == 0) {
+        return 1;
     }
-    if (l2_table == 0) {
+    r = q->fault ? -EIO : qcow2_cache_co_look(q->s->l2.cache, q->key, load_slice, look, q);
+    return q->fault ? qcow2_fault(node, q->fault, q->offset) : r;
+}
+
+int co_fn qcow2_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Qcow2Extent *extent)
+{
+    const Qcow2State *s = block_node_state(node);
+    MapQuery q = query(s, offset, bytes);
+    Qcow2Fault fault;
+    int r;
+
+    q.extent = extent;
+    r = co_look(node, &q, look_at_slice);
+    if (r == 1) {
         *extent = (Qcow2Extent){.bytes = hole_length(s->image, offset, bytes)};
         return 0;
     }
-    r = qcow2_cache_co_look(s->l2.cache, key, load_slice, look_at_slice, &q);
-    if (r == 0) {
-        q.fault = check_extent(s, extent);
+    fault = r == 0 ? check_extent(s, extent) : QCOW2_FAULT_NONE;
+    return fault ? qcow2_fault(node, fault, offset) : r;
+}
+
+/* For those who write */
+
+static void look_in_place(const uint64_t *table, void *opaque)
+{
+    MapQuery *q = opaque;
+
+    q->found = qcow2_map_in_place(&q->s->image->layout, table, 1u << q->s->l2.slice_bits, q->start,
+                                  q->offset, q->bytes, &q->host);
+}
+
+int co_fn qcow2_co_map_in_place(BlockNode *node, uint64_t offset, uint64_t *bytes, uint64_t *host)
+{
+    const Qcow2State *s = block_node_state(node);
+    MapQuery q = query(s, offset, *bytes);
+    int r = co_look(node, &q, look_in_place);
+
+    *bytes = r == 0 ? q.found : 0;
+    *host = q.host;
+    if (*bytes > 0 && s->data == s->file && qcow2_overlaps_tables(s, *host, *bytes)) {
+        return qcow2_fault(node, QCOW2_FAULT_DATA_OVERLAP, offset);
     }
-    return q.fault ? qcow2_fault(node, q.fault, offset) : r;
+    return MIN(r, 0);
+}
+
+uint64_t qcow2_slice_end(const Qcow2State *s, uint64_t cluster)
+{
+    return ((cluster >> s->l2.slice_bits) + 1) << s->l2.slice_bits;
+}
+
+static void look_decode(const uint64_t *table, void *opaque)
+{
+    MapQuery *q = opaque;
+    const Qcow2Layout *layout = &q->s->image->layout;
+
+    q->decode_fault =
+        qcow2_decode_run(layout, table, (q->offset - q->start) >> layout->cluster_bits, q->n,
+                         q->offset, q->clusters);
+}
+
+int co_fn qcow2_co_decode(BlockNode *node, uint64_t first, unsigned n, Qcow2Cluster *clusters)
+{
+    const Qcow2State *s = block_node_state(node);
+    MapQuery q = query(s, first << s->image->layout.cluster_bits, 1);
+    int r;
+
+    q.n = n;
+    q.clusters = clusters;
+    r = co_look(node, &q, look_decode);
+    if (r == 1) {
+        memset(clusters, 0, n * sizeof(*clusters));
+        return 0;
+    }
+    if (r == 0 && q.decode_fault) {
+        return qcow2_fault(node, q.decode_fault, q.offset);
+    }
+    return r;
+}
+
+static void change_slice(uint64_t *table, void *opaque)
+{
+    MapQuery *q = opaque;
+    const Qcow2Layout *layout = &q->s->image->layout;
+
+    q->change(table + ((q->offset - q->start) >> layout->cluster_bits) * layout->entry_words,
+              q->change_opaque);
+}
+
+int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, Qcow2CacheChange *change,
+                                void *opaque)
+{
+    const Qcow2State *s = block_node_state(node);
+    MapQuery q = query(s, first << s->image->layout.cluster_bits, 1);
+    int r;
+
+    q.change = change;
+    q.change_opaque = opaque;
+    r = qcow2_cache_co_change(s->l2.cache, q.key, load_slice, change_slice, &q);
+    return q.fault ? qcow2_fault(node, q.fault, q.offset) : r;
 }

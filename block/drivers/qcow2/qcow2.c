@@ -91,6 +91,9 @@ static void qcow2_child_perm(BlockNode *node, BlockChild *child, BlockPerm paren
     }
     /* Also while nobody uses the node: others must not write to what is kept in memory. */
     *perm = BLOCK_PERM_CONSISTENT_READ;
+    if (!block_node_flags(node)->auto_read_only || !block_node_read_only(block_child_node(child))) {
+        *perm |= BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE;
+    }
     *shared = BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE_UNCHANGED;
 }
 
@@ -98,7 +101,7 @@ static void qcow2_child_perm(BlockNode *node, BlockChild *child, BlockPerm paren
 
 /* A cache for @image as the options say. */
 static bool make_caches(const BlockdevOptionsQcow2 *o, const Qcow2Image *image, Qcow2L2 *l2,
-                        int64_t *clean_ns, GError **error)
+                        int64_t *clean_ns, size_t *refcount_bytes, GError **error)
 {
     Qcow2CacheSizes sizes;
 
@@ -106,6 +109,7 @@ static bool make_caches(const BlockdevOptionsQcow2 *o, const Qcow2Image *image, 
         return false;
     }
     *clean_ns = sizes.clean_ns;
+    *refcount_bytes = sizes.refcount_bytes;
     return qcow2_l2_init(l2, &sizes, &image->layout, error);
 }
 
@@ -126,11 +130,59 @@ static void clean_caches(void *opaque)
     arm_cleaning(s);
 }
 
+/* Writing */
+
+/* Whether the image may be written to. */
+static bool check_writable(const Qcow2State *s, GError **error)
+{
+    const Qcow2Header *h = s->image->header;
+    const char *what = NULL;
+
+    if (h->incompatible & QCOW2_INCOMPATIBLE_CORRUPT) {
+        what = "is marked as corrupt";
+    } else if (h->incompatible & QCOW2_INCOMPATIBLE_DIRTY) {
+        what = "was not closed in order";
+    }
+    if (what) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "image '%s' %s; repair it (qemu-img check -r), or set 'read-only' to true",
+                    s->name, what);
+    }
+    return !what;
+}
+
+static void take_options(Qcow2State *s, const BlockdevOptionsQcow2 *o, const BlockNodeFlags *flags)
+{
+    s->discard_request =
+        o->has_pass_discard_request ? o->pass_discard_request : flags->discard_unmap;
+    s->discard_no_unref = o->discard_no_unref;
+}
+
+/* Get ready to write where the node is to be writable. */
+static bool co_fn co_open_writing(BlockNode *node, Qcow2State *s, const BlockdevOptionsQcow2 *o,
+                                  GError **error)
+{
+    const BlockNodeFlags *flags = block_node_flags(node);
+    g_autoptr(GError) local = NULL;
+
+    take_options(s, o, flags);
+    if (flags->read_only) {
+        return true;
+    }
+    if (flags->auto_read_only &&
+        (block_node_read_only(block_child_node(s->file)) || !check_writable(s, &local))) {
+        block_node_set_read_only(node, true);
+        return true;
+    }
+    return check_writable(s, error) && qcow2_metadata_co_init(node, s->refcount_bytes, error);
+}
+
 /* Open, close */
 
 static void state_clear(Qcow2State *s)
 {
     g_clear_pointer(&s->clean_timer, aio_timer_free);
+    qcow2_metadata_clear(s);
     g_clear_pointer(&s->l2.cache, qcow2_cache_free);
     g_clear_pointer(&s->image, qcow2_image_free);
     g_clear_pointer(&s->name, g_free);
@@ -153,7 +205,8 @@ static bool co_fn co_open(BlockNode *node, Qcow2State *s, const BlockdevOptionsQ
     return s->image && co_open_data_file(node, s, s->image->header, o, error) &&
            co_open_backing(node, s, s->image->header, o, error) &&
            qcow2_image_co_load_tables(s->image, s->file, s->name, error) &&
-           make_caches(o, s->image, &s->l2, &s->clean_ns, error);
+           make_caches(o, s->image, &s->l2, &s->clean_ns, &s->refcount_bytes, error) &&
+           co_open_writing(node, s, o, error);
 }
 
 static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GError **error)
@@ -166,11 +219,25 @@ static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GE
     }
     s->clean_timer = aio_timer_new(aio_context_current(), clean_caches, s);
     arm_cleaning(s);
+    block_node_set_supported_flags(node, 0, BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK, 0);
     return true;
+}
+
+/* All that is in memory into the image, with nothing under way. */
+static void co_fn co_put_away(BlockNode *node)
+{
+    const Qcow2State *s = block_node_state(node);
+    int r = s->writable ? qcow2_co_flush(node) : 0;
+
+    if (r < 0) {
+        g_warning("image '%s': changes may be lost, writing them has failed: %s", s->name,
+                  g_strerror(-r));
+    }
 }
 
 static void co_fn qcow2_co_close(BlockNode *node)
 {
+    co_put_away(node);
     state_clear(block_node_state(node));
 }
 
@@ -179,6 +246,8 @@ static void co_fn qcow2_co_close(BlockNode *node)
 typedef struct Qcow2Reopen {
     Qcow2L2 l2;
     int64_t clean_ns;
+    size_t refcount_bytes;
+    bool made_writable;
 } Qcow2Reopen;
 
 static bool check_children(BlockReopen *reopen, GError **error)
@@ -205,17 +274,21 @@ static bool check_children(BlockReopen *reopen, GError **error)
     return name == NULL;
 }
 
-static bool check_read_only(BlockReopen *reopen, GError **error)
+/* Whether the node is to be writable then; false and @error if it cannot be. */
+static bool co_fn co_prepare_writing(BlockReopen *reopen, Qcow2Reopen *r, GError **error)
 {
-    if (reopen->flags.auto_read_only) {
-        reopen->flags.read_only = true;
+    Qcow2State *s = block_node_state(reopen->node);
+    BlockNodeFlags *flags = &reopen->flags;
+
+    if (flags->auto_read_only && block_node_read_only(block_child_node(s->file))) {
+        flags->read_only = true;
     }
-    if (!reopen->flags.read_only) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "block node '%s': driver 'qcow2' cannot write; set 'read-only' to true",
-                    block_node_name(reopen->node));
+    if (flags->read_only || s->writable) {
+        return true;
     }
-    return reopen->flags.read_only;
+    r->made_writable =
+        check_writable(s, error) && qcow2_metadata_co_init(reopen->node, r->refcount_bytes, error);
+    return r->made_writable;
 }
 
 static bool co_fn qcow2_co_reopen_prepare(BlockReopen *reopen, GError **error)
@@ -223,8 +296,12 @@ static bool co_fn qcow2_co_reopen_prepare(BlockReopen *reopen, GError **error)
     const Qcow2State *s = block_node_state(reopen->node);
     g_autofree Qcow2Reopen *r = g_new0(Qcow2Reopen, 1);
 
-    if (!check_children(reopen, error) || !check_read_only(reopen, error) ||
-        !make_caches(&reopen->opts->u.qcow2, s->image, &r->l2, &r->clean_ns, error)) {
+    if (!check_children(reopen, error) || !make_caches(&reopen->opts->u.qcow2, s->image, &r->l2,
+                                                       &r->clean_ns, &r->refcount_bytes, error)) {
+        return false;
+    }
+    if (!co_prepare_writing(reopen, r, error)) {
+        qcow2_cache_free(r->l2.cache);
         return false;
     }
     reopen->state = g_steal_pointer(&r);
@@ -236,9 +313,15 @@ static void co_fn qcow2_co_reopen_commit(BlockReopen *reopen)
     Qcow2State *s = block_node_state(reopen->node);
     g_autofree Qcow2Reopen *r = g_steal_pointer(&reopen->state);
 
+    co_put_away(reopen->node);
+    if (reopen->flags.read_only) {
+        qcow2_metadata_clear(s);
+    }
+    take_options(s, &reopen->opts->u.qcow2, &reopen->flags);
     qcow2_cache_free(s->l2.cache);
     s->l2 = r->l2;
     s->clean_ns = r->clean_ns;
+    s->refcount_bytes = r->refcount_bytes;
     arm_cleaning(s);
 }
 
@@ -246,6 +329,9 @@ static void co_fn qcow2_co_reopen_abort(BlockReopen *reopen)
 {
     g_autofree Qcow2Reopen *r = g_steal_pointer(&reopen->state);
 
+    if (r->made_writable) {
+        qcow2_metadata_clear(block_node_state(reopen->node));
+    }
     qcow2_cache_free(r->l2.cache);
 }
 
@@ -284,15 +370,17 @@ static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
 
     if (!image || !check_same_names(s, image->header, error) ||
         !qcow2_image_co_load_tables(image, s->file, s->name, error) ||
-        !make_caches(&block_node_options(node)->u.qcow2, image, &l2, &s->clean_ns, error)) {
+        !make_caches(&block_node_options(node)->u.qcow2, image, &l2, &s->clean_ns,
+                     &s->refcount_bytes, error)) {
         return false;
     }
+    qcow2_metadata_clear(s);
     qcow2_image_free(s->image);
     qcow2_cache_free(s->l2.cache);
     s->image = g_steal_pointer(&image);
     s->l2 = l2;
     __atomic_store_n(&s->corrupt, false, __ATOMIC_RELAXED);
-    return true;
+    return co_open_writing(node, s, &block_node_options(node)->u.qcow2, error);
 }
 
 /* What else there is to tell */
@@ -301,7 +389,7 @@ static int64_t co_fn qcow2_co_length(BlockNode *node)
 {
     const Qcow2State *s = block_node_state(node);
 
-    return s->image->header->size;
+    return qcow2_disk_size(s);
 }
 
 static void qcow2_limits(BlockNode *node, BlockLimits *limits)
@@ -332,6 +420,11 @@ const BlockDriver block_driver_qcow2 = {
     .co_reopen_commit = qcow2_co_reopen_commit,
     .co_reopen_abort = qcow2_co_reopen_abort,
     .co_preadv = qcow2_co_preadv,
+    .co_pwritev = qcow2_co_pwritev,
+    .co_pwrite_zeroes = qcow2_co_pwrite_zeroes,
+    .co_pdiscard = qcow2_co_pdiscard,
+    .co_flush = qcow2_co_flush,
+    .co_truncate = qcow2_co_truncate,
     .co_block_status = qcow2_co_block_status,
     .co_length = qcow2_co_length,
     .limits = qcow2_limits,

@@ -199,8 +199,7 @@ static int co_fn co_read_parts(Whole *w, Qcow2Extent *extent)
     return w->result;
 }
 
-int co_fn qcow2_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
-                          BlockRequestFlags flags)
+static int co_fn co_read(BlockNode *node, uint64_t offset, const IoVector *iov)
 {
     Whole w = {.node = node, .iov = iov, .offset = offset};
     Qcow2Extent extent;
@@ -213,4 +212,20 @@ int co_fn qcow2_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
         return co_read_extent(node, &extent, offset, iov);
     }
     return co_read_parts(&w, &extent);
+}
+
+int co_fn qcow2_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
+                          BlockRequestFlags flags)
+{
+    Qcow2State *s = block_node_state(node);
+    unsigned epoch;
+    int r;
+
+    if (!s->writable) {
+        return co_read(node, offset, iov);
+    }
+    epoch = qcow2_use_begin(s);
+    r = co_read(node, offset, iov);
+    qcow2_use_end(s, epoch);
+    return r;
 }

@@ -10,6 +10,9 @@
  *   options   sizes of caches
  *   map       from an offset in the disk to where its data is
  *   read      reads; status: block status
+ *   refcount  which clusters are in use
+ *   metadata  changes of tables: in memory, and from there to the image in an order that is safe
+ *   write     writes; clear: zeros and discards; truncate: other lengths
  *   info      what queries tell
  *   qcow2     open, close, reopen and the rest of control
  */
@@ -20,8 +23,10 @@
 #include "block/driver.h"
 #include "block/drivers/qcow2/cache.h"
 #include "block/drivers/qcow2/header.h"
+#include "block/drivers/qcow2/refcount.h"
 #include "block/drivers/qcow2/snapshot.h"
 #include "block/drivers/qcow2/table.h"
+#include "block/gate-internal.h"
 
 /* What was read when the image was opened. */
 typedef struct Qcow2Image {
@@ -46,6 +51,42 @@ typedef struct Qcow2L2 {
     size_t slice_bytes;
 } Qcow2L2;
 
+/* Clusters that an entry has let go of. */
+typedef struct Qcow2Freed {
+    uint64_t offset, bytes;
+    bool discard; /* give their storage back */
+} Qcow2Freed;
+
+/* Clusters of the disk whose entries somebody is about to change: he alone does. */
+typedef struct Qcow2Claim {
+    uint64_t first, end;
+    GList link;
+} Qcow2Claim;
+
+/*
+ * What a writable node has besides. See metadata.c for how changes come into the image, and for
+ * what becomes of clusters that are not used any more.
+ */
+typedef struct Qcow2Metadata {
+    Qcow2Refcounts refcounts;
+    CoMutex commit_lock; /* one at a time writes tables; taken before the others */
+    CoMutex tables_lock; /* one at a time makes L2 tables */
+    CoMutex header_lock;
+    bool unflushed; /* commit_lock; tables were written, and not flushed yet */
+    bool begun;     /* atomic; the header says what writing makes wrong */
+
+    GMutex lock;
+    CoQueue claims_ended; /* lock */
+    GQueue claims;        /* lock; Qcow2Claim * */
+    GArray *l1_changed;   /* lock; of uint64_t: entries to be written */
+    GArray *freed;        /* lock; of Qcow2Freed: the entry in memory does not name them */
+    GArray *durable;      /* lock; nor does the image */
+    GArray *grace;        /* lock; nor has a request that is under way since before */
+    unsigned grace_epoch; /* lock; of these requests */
+    unsigned epoch;       /* atomic; of requests that begin now: 0 or 1 */
+    Gate *inside;         /* requests under way, by epoch; never closed */
+} Qcow2Metadata;
+
 typedef struct Qcow2State {
     /* Fixed after open; what the edges lead to changes with the node drained. */
     char *name;              /* of the image, for messages */
@@ -60,9 +101,21 @@ typedef struct Qcow2State {
     /* Main thread. */
     AioTimer *clean_timer;
     int64_t clean_ns;
+    size_t refcount_bytes; /* of refcounts to be kept in memory */
 
     bool corrupt; /* atomic; found to be, and reported */
+
+    bool discard_request, discard_no_unref; /* options; drained */
+
+    bool writable;          /* drained */
+    Qcow2Metadata metadata; /* of a writable node */
 } Qcow2State;
+
+/* The length of the disk. Any thread. */
+static inline uint64_t qcow2_disk_size(const Qcow2State *s)
+{
+    return __atomic_load_n(&s->image->header->size, __ATOMIC_RELAXED);
+}
 
 /* image.c */
 
@@ -100,8 +153,88 @@ bool qcow2_l2_init(Qcow2L2 *l2, const Qcow2CacheSizes *sizes, const Qcow2Layout 
  */
 int co_fn qcow2_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Qcow2Extent *extent);
 
-/* The image is wrong: report it, the first time. Returns -EIO. Any thread. */
+/*
+ * The image is wrong, for what lies at @offset of the disk (or QCOW2_NOWHERE in it): report it, the
+ * first time. Returns -EIO. Any thread.
+ */
+#define QCOW2_NOWHERE UINT64_MAX
 int qcow2_fault(BlockNode *node, Qcow2Fault fault, uint64_t offset);
+
+/* Whether the range of the image touches the header, the L1 table or the refcount table. */
+bool qcow2_overlaps_tables(const Qcow2State *s, uint64_t offset, uint64_t bytes);
+
+/* How much of the range can be written where it is, at *@host; *@bytes 0: nothing. */
+int co_fn qcow2_co_map_in_place(BlockNode *node, uint64_t offset, uint64_t *bytes, uint64_t *host);
+
+/* What the @n entries of the disk's clusters from @first on say, all within one slice. */
+int co_fn qcow2_co_decode(BlockNode *node, uint64_t first, unsigned n, Qcow2Cluster *clusters);
+
+/* The number of the first cluster behind the slice that describes @cluster. */
+uint64_t qcow2_slice_end(const Qcow2State *s, uint64_t cluster);
+
+/*
+ * Change the slice that describes cluster @first, whose L2 table is there: @change gets the entry
+ * of that cluster, to store words by atomic stores with release semantics. -ENOBUFS: commit first.
+ */
+int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, Qcow2CacheChange *change,
+                                void *opaque);
+
+/* metadata.c */
+
+/* Make the node ready for writing, or put away what it had for that. */
+bool co_fn qcow2_metadata_co_init(BlockNode *node, size_t refcount_bytes, GError **error);
+void qcow2_metadata_clear(Qcow2State *s);
+
+/* Before the first change of anything: 0, or -EIO for an image that is corrupt. */
+int co_fn qcow2_co_begin_writing(BlockNode *node);
+
+/*
+ * Around each request, of a writable node, that looks up where something is and then reads or
+ * writes there. Returns what the end needs.
+ */
+unsigned qcow2_use_begin(Qcow2State *s);
+void qcow2_use_end(Qcow2State *s, unsigned epoch);
+
+/*
+ * Claim clusters @first to @end - 1, or fewer from the first on: what is claimed already stays so.
+ * False: it had to wait; look again at what is to be done.
+ */
+bool co_fn qcow2_claim_co_begin(Qcow2State *s, Qcow2Claim *claim, uint64_t first, uint64_t end);
+void qcow2_claim_end(Qcow2State *s, Qcow2Claim *claim);
+
+/*
+ * Make the @n entries from cluster @first on, within one slice and claimed, say what @clusters do.
+ * Makes the L2 table, if need be.
+ */
+int co_fn qcow2_co_set_entries(BlockNode *node, uint64_t first, unsigned n,
+                               const Qcow2Cluster *clusters);
+
+/* Nothing in memory names that part of the image any more. */
+void qcow2_free_later(Qcow2State *s, uint64_t offset, uint64_t bytes, bool discard);
+/* The same for what @cluster, an entry that was replaced, had. */
+void qcow2_free_cluster_later(Qcow2State *s, const Qcow2Cluster *cluster, bool discard);
+
+/* Give up to @n clusters; as qcow2_refcounts_co_take(). */
+int co_fn qcow2_co_take(Qcow2State *s, uint64_t n, uint64_t *offset, uint64_t *got, bool *fresh);
+
+/* Write all tables that have changed. */
+int co_fn qcow2_co_commit(BlockNode *node);
+int co_fn qcow2_co_commit_locked(BlockNode *node); /* with commit_lock */
+int co_fn qcow2_co_flush(BlockNode *node);
+
+/* Write the header's fields. Not flushed. */
+int co_fn qcow2_co_update_header(BlockNode *node);
+
+/* write.c, clear.c, truncate.c */
+int co_fn qcow2_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
+                           BlockRequestFlags flags);
+int co_fn qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                 BlockRequestFlags flags);
+int co_fn qcow2_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
+/* Drop the clusters from @offset on, up to @bytes behind it, whatever the backing file has. */
+int co_fn qcow2_co_drop(BlockNode *node, uint64_t offset, uint64_t bytes);
+int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
+                            BlockRequestFlags flags, GError **error);
 
 /* read.c, status.c */
 int co_fn qcow2_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,

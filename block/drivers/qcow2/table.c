@@ -44,6 +44,13 @@ const char *qcow2_fault_text(Qcow2Fault fault)
         [QCOW2_FAULT_TABLE_OVERLAP] = "an L2 table overlaps other metadata",
         [QCOW2_FAULT_DATA_PAST_END] = "a data cluster lies past the end of the file",
         [QCOW2_FAULT_COMPRESSED_DATA] = "a compressed cluster cannot be decompressed",
+        [QCOW2_FAULT_REFBLOCK_UNALIGNED] = "a refcount block is not aligned to a cluster",
+        [QCOW2_FAULT_REFBLOCK_PAST_END] = "a refcount block lies past the end of the file",
+        [QCOW2_FAULT_REFBLOCK_OVERLAP] = "a refcount block overlaps other metadata",
+        [QCOW2_FAULT_COUNTED_PAST_END] = "clusters far past the end of the file are counted",
+        [QCOW2_FAULT_NOT_COUNTED] = "a cluster is in use, but is not counted",
+        [QCOW2_FAULT_METADATA_FREE] = "metadata is counted as free",
+        [QCOW2_FAULT_DATA_OVERLAP] = "a data cluster overlaps metadata",
     };
 
     return texts[fault < QCOW2_FAULT__MAX ? fault : QCOW2_FAULT_NONE];
@@ -61,8 +68,7 @@ Qcow2Fault qcow2_l1_decode(const Qcow2Layout *layout, uint64_t entry, uint64_t *
     return QCOW2_FAULT_NONE;
 }
 
-/* All subclusters of a cluster. */
-static uint32_t all_subclusters(const Qcow2Layout *layout)
+uint32_t qcow2_all_subclusters(const Qcow2Layout *layout)
 {
     return layout->subclusters == 1 ? 1 : UINT32_MAX;
 }
@@ -78,7 +84,7 @@ static Qcow2Fault decode_compressed(const Qcow2Layout *layout, uint64_t entry, Q
     c->has_host = true;
     c->host = descriptor & ((UINT64_C(1) << offset_bits) - 1);
     c->compressed_length = (more_sectors + 1) * SECTOR - c->host % SECTOR;
-    c->data = all_subclusters(layout);
+    c->data = qcow2_all_subclusters(layout);
     if (layout->data_file) {
         return QCOW2_FAULT_COMPRESSED_EXTERNAL;
     }
@@ -150,6 +156,20 @@ static Qcow2Fault decode_at(const Qcow2Layout *layout, const uint64_t *table, un
                            guest, c);
 }
 
+Qcow2Fault qcow2_decode_run(const Qcow2Layout *layout, const uint64_t *table, unsigned index,
+                            unsigned n, uint64_t guest, Qcow2Cluster *clusters)
+{
+    Qcow2Fault first = QCOW2_FAULT_NONE;
+
+    for (unsigned i = 0; i < n; i++) {
+        Qcow2Fault fault = decode_at(layout, table, index + i, guest, &clusters[i]);
+
+        first = first ? first : fault;
+        guest += qcow2_cluster_size(layout);
+    }
+    return first;
+}
+
 static Qcow2ExtentKind subcluster_kind(const Qcow2Cluster *c, unsigned i)
 {
     if (c->compressed) {
@@ -209,4 +229,48 @@ void qcow2_map(const Qcow2Layout *layout, const uint64_t *table, unsigned n, uin
         extent->bytes += (uint64_t)end << layout->subcluster_bits;
     }
     extent->bytes = MIN(extent->bytes, bytes);
+}
+
+uint64_t qcow2_map_in_place(const Qcow2Layout *layout, const uint64_t *table, unsigned n,
+                            uint64_t start, uint64_t offset, uint64_t bytes, uint64_t *host)
+{
+    uint64_t size = qcow2_cluster_size(layout);
+    uint64_t inside = offset & (size - 1);
+    uint64_t guest = offset - inside;
+    uint64_t done = 0;
+
+    for (unsigned i = (guest - start) >> layout->cluster_bits; i < n && done < bytes; i++) {
+        unsigned end, first = inside >> layout->subcluster_bits;
+        Qcow2Cluster c;
+
+        if (decode_at(layout, table, i, guest, &c) || !c.copied ||
+            subcluster_kind(&c, first) != QCOW2_EXTENT_DATA ||
+            (done > 0 && c.host != *host + done)) {
+            break;
+        }
+        if (done == 0) {
+            *host = c.host + inside;
+        }
+        end = run_end(layout, &c, first);
+        done += ((uint64_t)end << layout->subcluster_bits) - inside;
+        if (end < layout->subclusters) {
+            break;
+        }
+        inside = 0;
+        guest += size;
+    }
+    return MIN(done, bytes);
+}
+
+uint64_t qcow2_l2_encode(const Qcow2Layout *layout, const Qcow2Cluster *c, uint64_t *bitmap)
+{
+    uint64_t entry = c->has_host ? c->host | (c->copied ? QCOW2_ENTRY_COPIED : 0) : 0;
+
+    *bitmap = 0;
+    if (layout->subclusters > 1) {
+        *bitmap = (uint64_t)c->zero << 32 | c->data;
+    } else if (c->zero) {
+        entry |= QCOW2_ENTRY_ZERO;
+    }
+    return entry;
 }

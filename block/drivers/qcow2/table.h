@@ -66,6 +66,13 @@ typedef enum {
     QCOW2_FAULT_TABLE_OVERLAP,
     QCOW2_FAULT_DATA_PAST_END,
     QCOW2_FAULT_COMPRESSED_DATA,
+    QCOW2_FAULT_REFBLOCK_UNALIGNED,
+    QCOW2_FAULT_REFBLOCK_PAST_END,
+    QCOW2_FAULT_REFBLOCK_OVERLAP,
+    QCOW2_FAULT_COUNTED_PAST_END,
+    QCOW2_FAULT_NOT_COUNTED,
+    QCOW2_FAULT_METADATA_FREE,
+    QCOW2_FAULT_DATA_OVERLAP,
     QCOW2_FAULT__MAX,
 } Qcow2Fault;
 
@@ -93,6 +100,13 @@ typedef struct Qcow2Cluster {
 Qcow2Fault qcow2_l2_decode(const Qcow2Layout *layout, uint64_t entry, uint64_t bitmap,
                            uint64_t guest, Qcow2Cluster *cluster);
 
+/*
+ * Decode @n entries of @table (as in the image) from entry @index on; the first is that of the
+ * cluster at @guest. The first fault, if there is any.
+ */
+Qcow2Fault qcow2_decode_run(const Qcow2Layout *layout, const uint64_t *table, unsigned index,
+                            unsigned n, uint64_t guest, Qcow2Cluster *clusters);
+
 /* Where a range of the disk is. */
 typedef enum {
     QCOW2_EXTENT_UNALLOCATED, /* in the backing file, or nowhere: zeros */
@@ -118,5 +132,21 @@ typedef struct Qcow2Extent {
  */
 void qcow2_map(const Qcow2Layout *layout, const uint64_t *table, unsigned n, uint64_t start,
                uint64_t offset, uint64_t bytes, Qcow2Extent *extent);
+
+/*
+ * How many of the @bytes bytes from @offset on, arguments as above, can be written where they are:
+ * they lie together, at *@host, in clusters of nobody else. 0: the first one cannot.
+ */
+uint64_t qcow2_map_in_place(const Qcow2Layout *layout, const uint64_t *table, unsigned n,
+                            uint64_t start, uint64_t offset, uint64_t bytes, uint64_t *host);
+
+/*
+ * The entry that says what @cluster does, and *@bitmap what goes with it in extended tables. Not
+ * for compressed clusters.
+ */
+uint64_t qcow2_l2_encode(const Qcow2Layout *layout, const Qcow2Cluster *cluster, uint64_t *bitmap);
+
+/* All subclusters of a cluster, as in Qcow2Cluster. */
+uint32_t qcow2_all_subclusters(const Qcow2Layout *layout);
 
 #endif

@@ -1,0 +1,604 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/drivers/qcow2/refcount.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "block/drivers/qcow2/be.h"
+#include "block/drivers/qcow2/state.h"
+#include "util/error.h"
+
+/* So many blocks may count clusters that the file does not have. */
+#define MAX_BLOCKS_PAST_END 1024
+
+/* Entries of any width */
+
+uint64_t qcow2_refcount_get(const void *block, unsigned order, uint64_t index)
+{
+    const uint8_t *p = block;
+
+    switch (order) {
+    case 6:
+        return be64_get(p + index * 8);
+    case 5:
+        return be32_get(p + index * 4);
+    case 4:
+        return be16_get(p + index * 2);
+    case 3:
+        return p[index];
+    default: /* several in a byte, the first in its lowest bits */
+        return p[(index << order) / 8] >> ((index << order) % 8) & ((1u << (1u << order)) - 1);
+    }
+}
+
+void qcow2_refcount_set(void *block, unsigned order, uint64_t index, uint64_t value)
+{
+    uint8_t *p = block;
+    unsigned shift, mask;
+
+    switch (order) {
+    case 6:
+        be64_put(p + index * 8, value);
+        break;
+    case 5:
+        be32_put(p + index * 4, value);
+        break;
+    case 4:
+        p[index * 2] = value >> 8;
+        p[index * 2 + 1] = value;
+        break;
+    case 3:
+        p[index] = value;
+        break;
+    default:
+        p += (index << order) / 8;
+        shift = (index << order) % 8;
+        mask = (1u << (1u << order)) - 1;
+        *p = (*p & ~(mask << shift)) | (value & mask) << shift;
+        break;
+    }
+}
+
+/* Blocks */
+
+typedef struct Block {
+    uint64_t index; /* of its entry in the table */
+    bool dirty;
+    uint64_t data[]; /* one cluster */
+} Block;
+
+static uint64_t cluster_size(const Qcow2Refcounts *r)
+{
+    return UINT64_C(1) << r->cluster_bits;
+}
+
+/* How many refcounts a block has, as a power of two. */
+static unsigned block_bits(const Qcow2Refcounts *r)
+{
+    return r->cluster_bits + 3 - r->order;
+}
+
+static uint64_t block_mask(const Qcow2Refcounts *r)
+{
+    return (UINT64_C(1) << block_bits(r)) - 1;
+}
+
+static Block *block_new(Qcow2Refcounts *r, uint64_t index)
+{
+    Block *b = g_try_malloc0(sizeof(*b) + cluster_size(r));
+
+    if (b) {
+        b->index = index;
+        g_hash_table_insert(r->blocks, &b->index, b);
+    }
+    return b;
+}
+
+static void block_drop(Qcow2Refcounts *r, Block *b)
+{
+    g_hash_table_remove(r->blocks, &b->index);
+}
+
+static int co_fn block_co_read(Qcow2Refcounts *r, Block *b)
+{
+    uint64_t offset = r->table[b->index];
+    uint64_t length = block_child_length(r->file);
+
+    if (offset & (cluster_size(r) - 1)) {
+        return qcow2_fault(r->node, QCOW2_FAULT_REFBLOCK_UNALIGNED, QCOW2_NOWHERE);
+    }
+    if (offset > length || cluster_size(r) > length - offset) {
+        return qcow2_fault(r->node, QCOW2_FAULT_REFBLOCK_PAST_END, QCOW2_NOWHERE);
+    }
+    if (qcow2_overlaps_tables(block_node_state(r->node), offset, cluster_size(r))) {
+        return qcow2_fault(r->node, QCOW2_FAULT_REFBLOCK_OVERLAP, QCOW2_NOWHERE);
+    }
+    return block_child_co_preadv(r->file, offset, IOV_LOCAL(b->data, cluster_size(r)), 0);
+}
+
+/* The block with entry @index, which has one. */
+static int co_fn co_block(Qcow2Refcounts *r, uint64_t index, Block **block)
+{
+    Block *b = g_hash_table_lookup(r->blocks, &index);
+    int ret;
+
+    *block = b;
+    if (b) {
+        return 0;
+    }
+    b = block_new(r, index);
+    if (!b) {
+        return -ENOMEM;
+    }
+    ret = block_co_read(r, b);
+    if (ret < 0) {
+        block_drop(r, b);
+        return ret;
+    }
+    *block = b;
+    return 0;
+}
+
+static int co_fn block_co_write(Qcow2Refcounts *r, Block *b)
+{
+    int ret =
+        block_child_co_pwritev(r->file, r->table[b->index], IOV_LOCAL(b->data, cluster_size(r)), 0);
+
+    if (ret == 0) {
+        b->dirty = false;
+    }
+    return ret;
+}
+
+static int co_fn co_write_blocks(Qcow2Refcounts *r)
+{
+    GHashTableIter iter;
+    gpointer b;
+    int ret = 0;
+
+    /* The lock is held, so none comes or goes meanwhile. */
+    g_hash_table_iter_init(&iter, r->blocks);
+    while (ret == 0 && g_hash_table_iter_next(&iter, NULL, &b)) {
+        if (((Block *)b)->dirty) {
+            ret = block_co_write(r, b);
+        }
+    }
+    return ret;
+}
+
+static gboolean is_clean(gpointer key, gpointer block, gpointer opaque)
+{
+    return !((Block *)block)->dirty;
+}
+
+/* Forget blocks that have been written, if there are too many. */
+static void trim_blocks(Qcow2Refcounts *r)
+{
+    if (g_hash_table_size(r->blocks) > r->keep) {
+        g_hash_table_foreach_remove(r->blocks, is_clean, NULL);
+    }
+}
+
+/* The table */
+
+bool co_fn qcow2_refcounts_co_load(Qcow2Refcounts *r, BlockNode *node, BlockChild *file,
+                                   const Qcow2Header *header, size_t cache_bytes, GError **error)
+{
+    size_t bytes = (size_t)header->reftable_clusters << header->cluster_bits;
+    uint64_t cluster = UINT64_C(1) << header->cluster_bits;
+    int ret;
+
+    *r = (Qcow2Refcounts){
+        .node = node,
+        .file = file,
+        .cluster_bits = header->cluster_bits,
+        .order = header->refcount_order,
+        .entries = bytes / 8,
+        .blocks = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free),
+        .new_entries = g_array_new(FALSE, FALSE, sizeof(uint64_t)),
+        .fresh = (block_child_length(file) + cluster - 1) & ~(cluster - 1),
+        .keep = MAX(cache_bytes >> header->cluster_bits, 4),
+    };
+    co_mutex_init(&r->lock);
+    r->table = g_try_malloc(bytes);
+    ret = r->table
+              ? block_child_co_preadv(file, header->reftable_offset, IOV_LOCAL(r->table, bytes), 0)
+              : -ENOMEM;
+    if (ret < 0) {
+        wharf_set_error_errno(error, -ret, "cannot read the refcount table");
+        return false;
+    }
+    for (uint64_t i = 0; i < r->entries; i++) {
+        r->table[i] = GUINT64_FROM_BE(r->table[i]);
+    }
+    return true;
+}
+
+void qcow2_refcounts_clear(Qcow2Refcounts *r)
+{
+    g_clear_pointer(&r->blocks, g_hash_table_unref);
+    g_clear_pointer(&r->new_entries, g_array_unref);
+    g_clear_pointer(&r->table, g_free);
+}
+
+static int co_fn co_write_entry(Qcow2Refcounts *r, uint64_t index)
+{
+    const Qcow2State *s = block_node_state(r->node);
+    uint64_t entry = GUINT64_TO_BE(r->table[index]);
+
+    return block_child_co_pwritev(r->file, s->image->header->reftable_offset + index * 8,
+                                  IOV_LOCAL(&entry, sizeof(entry)), 0);
+}
+
+/* Blocks first, for nothing may name one that is not there. */
+static int co_fn co_write_all(Qcow2Refcounts *r)
+{
+    int ret = co_write_blocks(r);
+
+    if (ret < 0 || r->new_entries->len == 0) {
+        return ret;
+    }
+    ret = block_child_co_flush(r->file);
+    for (guint i = 0; ret == 0 && i < r->new_entries->len; i++) {
+        ret = co_write_entry(r, g_array_index(r->new_entries, uint64_t, i));
+    }
+    if (ret == 0) {
+        g_array_set_size(r->new_entries, 0);
+    }
+    return ret;
+}
+
+/* What nobody may be given, whatever the refcounts say. */
+static bool is_metadata(const Qcow2Refcounts *r, uint64_t cluster)
+{
+    const Qcow2State *s = block_node_state(r->node);
+
+    return qcow2_overlaps_tables(s, cluster << r->cluster_bits, cluster_size(r));
+}
+
+/* Growing: blocks and tables for what lies behind the clusters that are counted so far */
+
+static void count(Qcow2Refcounts *r, Block *b, uint64_t cluster, uint64_t refcount)
+{
+    qcow2_refcount_set(b->data, r->order, cluster & block_mask(r), refcount);
+    b->dirty = true;
+}
+
+/* A block for entry @index, which has none: the first of the clusters that it counts. */
+static int add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
+{
+    Block *b;
+
+    if (is_metadata(r, index << block_bits(r))) {
+        return qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    }
+    b = block_new(r, index);
+    if (!b) {
+        return -ENOMEM;
+    }
+    r->table[index] = index << (block_bits(r) + r->cluster_bits);
+    count(r, b, index << block_bits(r), 1);
+    g_array_append_val(r->new_entries, index);
+    *block = b;
+    return 0;
+}
+
+/* A table that is to take the place of the one in use, with blocks for what it takes up itself. */
+typedef struct Growth {
+    uint64_t first; /* entry: behind the old table */
+    uint64_t n_blocks;
+    uint64_t clusters; /* of the new table */
+    uint64_t *table;
+    uint64_t entries;
+} Growth;
+
+static bool growth_init(Growth *g, const Qcow2Refcounts *r)
+{
+    uint64_t per_cluster = cluster_size(r) / 8;
+
+    *g = (Growth){.first = r->entries};
+    g->clusters = MAX(r->entries / per_cluster * 2, 1);
+    if (g->clusters << r->cluster_bits > QCOW2_MAX_REFTABLE_BYTES) {
+        g->clusters = QCOW2_MAX_REFTABLE_BYTES >> r->cluster_bits;
+    }
+    g->n_blocks = 1;
+    while (g->n_blocks << block_bits(r) < g->n_blocks + g->clusters) {
+        g->n_blocks++;
+    }
+    g->entries = g->clusters * per_cluster;
+    if (g->entries < g->first + g->n_blocks) {
+        return false;
+    }
+    g->table = g_try_malloc0(g->clusters << r->cluster_bits);
+    return g->table != NULL;
+}
+
+/*
+ * The blocks stand together at the beginning of what they count, and the table behind them. They
+ * belong to nobody before the header names the table.
+ */
+static int co_fn growth_co_write(Growth *g, Qcow2Refcounts *r)
+{
+    uint64_t start = g->first << block_bits(r); /* a cluster */
+    uint64_t used = g->n_blocks + g->clusters;
+    g_autofree uint64_t *disk = g_try_malloc(g->clusters << r->cluster_bits);
+    g_autofree uint8_t *block = g_try_malloc(cluster_size(r));
+    int ret = disk && block ? 0 : -ENOMEM;
+
+    if (ret == 0) {
+        memcpy(g->table, r->table, r->entries * 8);
+    }
+    for (uint64_t i = 0; ret == 0 && i < g->n_blocks; i++) {
+        uint64_t first = i << block_bits(r);
+
+        memset(block, 0, cluster_size(r));
+        for (uint64_t j = first; j < used && j - first <= block_mask(r); j++) {
+            qcow2_refcount_set(block, r->order, j - first, 1);
+        }
+        g->table[g->first + i] = (start + i) << r->cluster_bits;
+        ret = block_child_co_pwritev(r->file, g->table[g->first + i],
+                                     IOV_LOCAL(block, cluster_size(r)), 0);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    for (uint64_t i = 0; i < g->entries; i++) {
+        disk[i] = GUINT64_TO_BE(g->table[i]);
+    }
+    return block_child_co_pwritev(r->file, (start + g->n_blocks) << r->cluster_bits,
+                                  IOV_LOCAL(disk, g->clusters << r->cluster_bits), 0);
+}
+
+static int co_fn co_release_locked(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
+                                   bool discard);
+
+/* Make the table longer. All that it names is written, flushed, and only then the header. */
+static int co_fn co_grow_table(Qcow2Refcounts *r)
+{
+    Qcow2State *s = block_node_state(r->node);
+    Qcow2Header *h = s->image->header;
+    uint64_t old_offset = h->reftable_offset;
+    uint32_t old_clusters = h->reftable_clusters;
+    Growth g;
+    int ret;
+
+    if (!growth_init(&g, r)) {
+        return -EFBIG;
+    }
+    ret = co_write_all(r);
+    if (ret == 0) {
+        ret = growth_co_write(&g, r);
+    }
+    if (ret == 0) {
+        ret = block_child_co_flush(r->file);
+    }
+    if (ret < 0) {
+        g_free(g.table);
+        return ret;
+    }
+    h->reftable_offset = ((g.first << block_bits(r)) + g.n_blocks) << r->cluster_bits;
+    h->reftable_clusters = g.clusters;
+    ret = qcow2_co_update_header(r->node);
+    if (ret == 0) {
+        ret = block_child_co_flush(r->file);
+    }
+    if (ret < 0) {
+        h->reftable_offset = old_offset;
+        h->reftable_clusters = old_clusters;
+        g_free(g.table);
+        return ret;
+    }
+    g_free(r->table);
+    r->table = g.table;
+    r->entries = g.entries;
+    r->fresh = MAX(r->fresh, h->reftable_offset + (g.clusters << r->cluster_bits));
+    return co_release_locked(r, old_offset, (uint64_t)old_clusters << r->cluster_bits, false);
+}
+
+/* Taking and releasing */
+
+/* The block that counts @cluster; a new one if need be. */
+static int co_fn co_block_for(Qcow2Refcounts *r, uint64_t cluster, Block **b)
+{
+    uint64_t index = cluster >> block_bits(r);
+
+    if (cluster >> (56 - r->cluster_bits)) {
+        return -EFBIG; /* the format cannot say more */
+    }
+    if (index >= r->entries) {
+        int ret = co_grow_table(r);
+
+        if (ret < 0 || index >= r->entries) {
+            return ret < 0 ? ret : -EFBIG;
+        }
+    }
+    return r->table[index] ? co_block(r, index, b) : add_block(r, index, b);
+}
+
+static int co_fn co_is_free(Qcow2Refcounts *r, uint64_t cluster, bool *free)
+{
+    Block *b;
+    int ret = co_block_for(r, cluster, &b);
+
+    if (ret == 0) {
+        *free = qcow2_refcount_get(b->data, r->order, cluster & block_mask(r)) == 0;
+    }
+    return ret;
+}
+
+/* The first entry from @from on that is 0, or the number of entries. */
+static uint64_t find_zero(const Qcow2Refcounts *r, const Block *b, uint64_t from)
+{
+    while (from <= block_mask(r) && qcow2_refcount_get(b->data, r->order, from) > 0) {
+        from++;
+    }
+    return from;
+}
+
+/*
+ * The first free cluster from the hint on. A crash may have left counted what the file does not
+ * have; but so much that there is no end to it is nothing that we believe.
+ */
+static int co_fn co_find(Qcow2Refcounts *r, uint64_t *cluster)
+{
+    uint64_t in_file = (uint64_t)block_child_length(r->file) >> r->cluster_bits;
+    uint64_t last = (in_file >> block_bits(r)) + MAX_BLOCKS_PAST_END;
+
+    for (;;) {
+        uint64_t index = r->hint >> block_bits(r);
+        uint64_t found;
+        Block *b;
+        int ret;
+
+        if (index > last) {
+            return qcow2_fault(r->node, QCOW2_FAULT_COUNTED_PAST_END, QCOW2_NOWHERE);
+        }
+        ret = co_block_for(r, r->hint, &b);
+        if (ret < 0) {
+            return ret;
+        }
+        found = find_zero(r, b, r->hint & block_mask(r));
+        r->hint = (index << block_bits(r)) + found;
+        if (found <= block_mask(r)) {
+            *cluster = r->hint;
+            return 0;
+        }
+        trim_blocks(r);
+    }
+}
+
+static int co_fn co_take_locked(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got)
+{
+    uint64_t cluster = 0;
+    bool free = true;
+    Block *b;
+    int ret = co_find(r, &cluster);
+
+    if (ret < 0) {
+        return ret;
+    }
+    for (*got = 0; *got < n; ++*got) {
+        /* Each may be the one that makes a block, which takes the first of its own. */
+        ret = co_is_free(r, cluster + *got, &free);
+        if (ret < 0 || !free) {
+            break;
+        }
+        if (is_metadata(r, cluster + *got)) {
+            return qcow2_fault(r->node, QCOW2_FAULT_METADATA_FREE, QCOW2_NOWHERE);
+        }
+    }
+    if (*got == 0) {
+        return ret;
+    }
+    for (uint64_t i = 0; i < *got; i++) {
+        ret = co_block_for(r, cluster + i, &b);
+        if (ret < 0) {
+            return ret;
+        }
+        count(r, b, cluster + i, 1);
+    }
+    r->hint = cluster + *got;
+    *offset = cluster << r->cluster_bits;
+    return 0;
+}
+
+int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
+                                  bool *fresh)
+{
+    int ret;
+
+    CO_MUTEX_GUARD(&r->lock);
+    do {
+        ret = co_take_locked(r, n, offset, got);
+    } while (ret == 0 && *got == 0); /* a block was made where the cluster was found */
+    if (ret == 0) {
+        *fresh = *offset >= r->fresh;
+        r->fresh = MAX(r->fresh, *offset + (*got << r->cluster_bits));
+    }
+    return ret;
+}
+
+/* Returns 1 if the cluster is free now. */
+static int co_fn co_count_down(Qcow2Refcounts *r, uint64_t cluster)
+{
+    uint64_t index = cluster >> block_bits(r);
+    uint64_t refcount = 0;
+    Block *b;
+    int ret;
+
+    if (index < r->entries && r->table[index]) {
+        ret = co_block(r, index, &b);
+        if (ret < 0) {
+            return ret;
+        }
+        refcount = qcow2_refcount_get(b->data, r->order, cluster & block_mask(r));
+    }
+    if (refcount == 0) {
+        return qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    }
+    count(r, b, cluster, refcount - 1);
+    if (refcount == 1) {
+        r->hint = MIN(r->hint, cluster);
+    }
+    return refcount == 1;
+}
+
+/* Give the storage of clusters from @from to @to - 1 back; if that fails nothing is lost. */
+static void co_fn co_discard(Qcow2Refcounts *r, uint64_t from, uint64_t to)
+{
+    if (from < to) {
+        block_child_co_pdiscard(r->file, from << r->cluster_bits, (to - from) << r->cluster_bits);
+    }
+}
+
+static int co_fn co_release_locked(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes, bool discard)
+{
+    uint64_t c = offset >> r->cluster_bits;
+    uint64_t free_from = c; /* those up to here are free */
+    int result = 0;
+
+    for (; c << r->cluster_bits < offset + bytes; c++) {
+        int ret = co_count_down(r, c);
+
+        if (ret == 1 && discard) {
+            continue;
+        }
+        co_discard(r, free_from, discard ? c : free_from);
+        free_from = c + 1;
+        result = ret < 0 ? ret : result;
+    }
+    co_discard(r, free_from, c);
+    return result;
+}
+
+int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
+                                     bool discard)
+{
+    CO_MUTEX_GUARD(&r->lock);
+    return co_release_locked(r, offset, bytes, discard);
+}
+
+/* Writing */
+
+int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r)
+{
+    int ret;
+
+    CO_MUTEX_GUARD(&r->lock);
+    ret = co_write_all(r);
+    if (ret == 0) {
+        trim_blocks(r);
+    }
+    return ret;
+}
+
+static gboolean is_dirty(gpointer key, gpointer block, gpointer opaque)
+{
+    return ((Block *)block)->dirty;
+}
+
+bool co_fn qcow2_refcounts_co_dirty(Qcow2Refcounts *r)
+{
+    CO_MUTEX_GUARD(&r->lock);
+    return g_hash_table_find(r->blocks, is_dirty, NULL) != NULL;
+}

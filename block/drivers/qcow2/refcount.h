@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * block/drivers/qcow2/refcount.h - which clusters of an image are in use, and by how many.
+ *
+ * The refcount table names refcount blocks of one cluster each. The table is in memory as a whole,
+ * blocks are as they are needed. Changes stay in memory until they are written.
+ *
+ * Threads   Any; a lock of coroutines is taken inside, and nothing else is locked meanwhile.
+ * Errors    0 or -errno. What is wrong in the image is reported, and -EIO.
+ */
+#ifndef WHARF_BLOCK_DRIVERS_QCOW2_REFCOUNT_H
+#define WHARF_BLOCK_DRIVERS_QCOW2_REFCOUNT_H
+
+#include "aio/lock.h"
+#include "block/driver.h"
+#include "block/drivers/qcow2/header.h"
+
+/* Entry @index of a block whose entries have 1 << @order bits. */
+uint64_t qcow2_refcount_get(const void *block, unsigned order, uint64_t index);
+void qcow2_refcount_set(void *block, unsigned order, uint64_t index, uint64_t value);
+
+typedef struct Qcow2Refcounts {
+    BlockNode *node;
+    BlockChild *file;
+    unsigned cluster_bits, order;
+    CoMutex lock;        /* of what follows */
+    uint64_t *table;     /* offsets of blocks, 0: none */
+    uint64_t entries;    /* of the table */
+    GHashTable *blocks;  /* those in memory */
+    GArray *new_entries; /* of uint64_t: of the table, not written yet */
+    uint64_t hint;       /* clusters below are in use */
+    uint64_t fresh;      /* from this offset on the file has nothing but zeros */
+    size_t keep;         /* how many blocks are kept in memory when they have been written */
+} Qcow2Refcounts;
+
+/* Read the table. Clears @r first; to be freed by qcow2_refcounts_clear() in any case. */
+bool co_fn qcow2_refcounts_co_load(Qcow2Refcounts *r, BlockNode *node, BlockChild *file,
+                                   const Qcow2Header *header, size_t cache_bytes, GError **error);
+void qcow2_refcounts_clear(Qcow2Refcounts *r);
+
+/*
+ * Take up to @n free clusters that lie together, their refcounts become 1. *@got (> 0) says how
+ * many, *@offset where; *@fresh whether the file has zeros there, at least once it is long enough.
+ */
+int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
+                                  bool *fresh);
+
+/*
+ * One user less for each cluster that the range touches; nothing in the image may name it any more.
+ * With @discard the storage of those that are free then is given back.
+ */
+int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
+                                     bool discard);
+
+/* Write all that has changed; whoever relies on it flushes the file afterwards. */
+int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r);
+
+/* Whether there is something to be written. */
+bool co_fn qcow2_refcounts_co_dirty(Qcow2Refcounts *r);
+
+#endif

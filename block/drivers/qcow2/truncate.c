@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Other lengths of the disk, for which the L1 table may have to grow. */
+#include <errno.h>
+
+#include "block/drivers/qcow2/state.h"
+#include "util/error.h"
+
+#define SECTOR 512
+
+/* Take @n clusters that lie together. What is too short on the way is given back. */
+static int co_fn co_take_together(Qcow2State *s, uint64_t n, uint64_t *offset)
+{
+    unsigned bits = s->image->layout.cluster_bits;
+    g_autoptr(GArray) rejected = g_array_new(FALSE, FALSE, sizeof(Qcow2Freed));
+    uint64_t got = 0;
+    bool fresh;
+    int r;
+
+    for (;;) {
+        Qcow2Freed part;
+
+        r = qcow2_co_take(s, n, offset, &got, &fresh);
+        if (r < 0 || got == n) {
+            break;
+        }
+        part = (Qcow2Freed){.offset = *offset, .bytes = got << bits};
+        g_array_append_val(rejected, part);
+    }
+    for (guint i = 0; i < rejected->len; i++) {
+        const Qcow2Freed *part = &g_array_index(rejected, Qcow2Freed, i);
+
+        qcow2_refcounts_co_release(&s->metadata.refcounts, part->offset, part->bytes, false);
+    }
+    return r;
+}
+
+static int co_fn co_write_l1(Qcow2State *s, uint64_t offset, uint32_t entries)
+{
+    g_autofree uint64_t *table = g_try_new0(uint64_t, entries);
+
+    if (!table) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < s->image->header->l1_entries; i++) {
+        table[i] = GUINT64_TO_BE(__atomic_load_n(&s->image->l1[i], __ATOMIC_ACQUIRE));
+    }
+    return block_child_co_pwritev(s->file, offset, IOV_LOCAL(table, (size_t)entries * 8), 0);
+}
+
+/*
+ * Move the L1 table to where it has room. All that it names must be in the image, so a commit has
+ * come before; none comes meanwhile.
+ */
+static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries)
+{
+    Qcow2State *s = block_node_state(node);
+    Qcow2Header *h = s->image->header;
+    uint64_t old_offset = h->l1_offset;
+    uint32_t old_entries = h->l1_entries;
+    int r = co_write_l1(s, offset, entries);
+
+    if (r == 0) {
+        r = qcow2_refcounts_co_write(&s->metadata.refcounts);
+    }
+    if (r == 0) {
+        r = block_child_co_flush(s->file);
+    }
+    if (r < 0) {
+        return r;
+    }
+    __atomic_store_n(&h->l1_offset, offset, __ATOMIC_RELAXED);
+    __atomic_store_n(&h->l1_entries, entries, __ATOMIC_RELAXED);
+    r = qcow2_co_update_header(node);
+    if (r == 0) {
+        r = block_child_co_flush(s->file);
+    }
+    if (r < 0) {
+        __atomic_store_n(&h->l1_offset, old_offset, __ATOMIC_RELAXED);
+        __atomic_store_n(&h->l1_entries, old_entries, __ATOMIC_RELAXED);
+        return r;
+    }
+    if (old_entries > 0) {
+        qcow2_free_later(s, old_offset, (uint64_t)old_entries * 8, false);
+    }
+    return 0;
+}
+
+static int co_fn co_grow_l1(BlockNode *node, uint64_t entries)
+{
+    Qcow2State *s = block_node_state(node);
+    uint64_t cluster = qcow2_cluster_size(&s->image->layout);
+    uint64_t n = (entries * 8 + cluster - 1) / cluster;
+    uint64_t per_block = cluster * 8 >> s->image->header->refcount_order;
+    uint64_t offset;
+    int r;
+
+    if (entries > QCOW2_MAX_L1_BYTES / 8 || n >= per_block) {
+        return -EFBIG;
+    }
+    /* Nobody commits between the copy and the change: with the lock all that is to come waits. */
+    CO_MUTEX_GUARD(&s->metadata.commit_lock);
+    r = qcow2_co_commit_locked(node);
+    if (r == 0) {
+        r = co_take_together(s, n, &offset);
+    }
+    if (r < 0) {
+        return r;
+    }
+    CO_MUTEX_GUARD(&s->metadata.tables_lock);
+    r = co_move_l1(node, offset, entries);
+    if (r < 0) {
+        qcow2_refcounts_co_release(&s->metadata.refcounts, offset, n * cluster, false);
+    }
+    return r;
+}
+
+static int co_fn co_set_size(BlockNode *node, uint64_t size)
+{
+    Qcow2State *s = block_node_state(node);
+    uint64_t before = qcow2_disk_size(s);
+    int r;
+
+    __atomic_store_n(&s->image->header->size, size, __ATOMIC_RELAXED);
+    r = qcow2_co_update_header(node);
+    if (r == 0) {
+        r = block_child_co_flush(s->file);
+    }
+    if (r < 0) {
+        __atomic_store_n(&s->image->header->size, before, __ATOMIC_RELAXED);
+    }
+    return r;
+}
+
+static int co_fn co_shrink(BlockNode *node, uint64_t size)
+{
+    Qcow2State *s = block_node_state(node);
+    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
+    uint64_t start = (size + mask) & ~mask;
+    uint64_t end = (qcow2_disk_size(s) + mask) & ~mask;
+    int r = start < end ? qcow2_co_drop(node, start, end - start) : 0;
+
+    return r < 0 ? r : qcow2_co_commit(node);
+}
+
+static int co_fn co_change_size(BlockNode *node, uint64_t size)
+{
+    Qcow2State *s = block_node_state(node);
+    const Qcow2Layout *layout = &s->image->layout;
+    uint64_t entries = qcow2_l1_entries_for(size, layout->cluster_bits, layout->entry_words > 1);
+    int r = qcow2_co_begin_writing(node);
+
+    if (r == 0 && size < qcow2_disk_size(s)) {
+        r = co_shrink(node, size);
+    } else if (r == 0 && entries > s->image->header->l1_entries) {
+        r = co_grow_l1(node, entries);
+    }
+    if (r == 0 && (s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW)) {
+        r = block_child_co_truncate(s->data, size, PREALLOC_MODE_OFF, 0, NULL);
+    }
+    return r < 0 ? r : co_set_size(node, size);
+}
+
+int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
+                            BlockRequestFlags flags, GError **error)
+{
+    const Qcow2State *s = block_node_state(node);
+    int r;
+
+    if (prealloc != PREALLOC_MODE_OFF) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': driver 'qcow2' cannot allocate what is added yet",
+                    block_node_name(node));
+        return -ENOTSUP;
+    }
+    if (size % SECTOR != 0) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "block node '%s': the length of a qcow2 image is a multiple of %d, which "
+                    "%" G_GUINT64_FORMAT " is not",
+                    block_node_name(node), SECTOR, size);
+        return -EINVAL;
+    }
+    if (s->image->header->version < 3 && s->image->header->n_snapshots > 0) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': a version 2 image with snapshots cannot change its length",
+                    block_node_name(node));
+        return -ENOTSUP;
+    }
+    r = co_change_size(node, size);
+    if (r < 0) {
+        wharf_set_error_errno(error, -r,
+                              "block node '%s': cannot change the length to %" G_GUINT64_FORMAT,
+                              block_node_name(node), size);
+    }
+    return r;
+}

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""qcow2 images written through the daemon; QEMU's tools check and read them, and write in between."""
+
+import itertools
+import json
+import os
+import random
+
+from wharf import *
+from wharf import fs as fs_module
+from wharf.qcow2 import KIB, MIB, TIB, Qcow2Test
+
+
+class WriteTest(Qcow2Test):
+    def open(self, daemon, image, **options):
+        """The image as a writable export; returns its mountpoint."""
+        self.add(daemon, image, **{'read-only': False, 'discard': 'unmap', **options})
+        return self.export(daemon, writable=True)
+
+    def check(self, image):
+        """QEMU finds nothing wrong, not even a leak."""
+        done = run(self.qemu_img, 'check', '-f', 'qcow2', image, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def compare(self, image, content):
+        """QEMU reads these bytes."""
+        path = self.make_file('model.raw', content=content)
+        run(self.qemu_img, 'compare', '-f', 'raw', '-F', 'qcow2', path, image)
+
+    def random_requests(self, mountpoint, model, seed, n=60):
+        """Change the disk and the model (a bytearray) in the same way."""
+        rng = random.Random(seed)
+        worker = self.fs()
+        fd = worker.open(mountpoint, os.O_RDWR)
+        for _ in range(n):
+            offset = rng.randrange(len(model) - 1)
+            length = min(rng.choice([1, 100, 512, 4096, 20000, 65536, 200000]), len(model) - offset)
+            if rng.random() < 0.5:
+                offset -= offset % 4096
+            what = rng.random()
+            if what < 0.7:
+                data = rng.randbytes(min(length, 64)) * (length // 64 + 1)
+                data = data[:length]
+                self.assertEqual(worker.pwrite(fd, data, offset), length)
+                model[offset:offset + length] = data
+            elif what < 0.9:
+                mode = rng.choice([fs_module.FALLOC_PUNCH_HOLE | fs_module.FALLOC_KEEP_SIZE,
+                                   fs_module.FALLOC_ZERO_RANGE | fs_module.FALLOC_KEEP_SIZE])
+                worker.fallocate(fd, mode, offset, length)
+                model[offset:offset + length] = bytes(length)
+            else:
+                worker.fsync(fd)
+        worker.close(fd)
+
+    def read_all(self, image):
+        with open(self.reference(image), 'rb') as f:
+            return bytearray(f.read())
+
+
+class MatrixTest(WriteTest):
+    SIZE = 6 * MIB
+
+    def go_through(self, kind, backing=None, seed=0, options=None):
+        """They write, we write, they check, and once more."""
+        backing, form = backing or (None, None)
+        image = self.create('image.qcow2', self.SIZE, backing=backing, backing_format=form, **kind)
+        for turn in range(2):
+            self.scribble(image, self.SIZE, f'{seed}.{turn}')
+            model = self.read_all(image)
+            mountpoint = self.open(self.daemon, image, **(options or {}))
+            self.random_requests(mountpoint, model, f'{seed}.{turn}')
+            self.remove(self.daemon)
+            self.check(image)
+            self.compare(image, model)
+
+    @timeout(600)
+    def test_plain(self):
+        self.daemon = self.wharfd()
+        for n, kind in enumerate(self.kinds()):
+            with self.subTest(**kind):
+                self.go_through(kind, seed=n)
+
+    @timeout(600)
+    def test_backing(self):
+        self.daemon = self.wharfd()
+        raw = self.make_file('base.raw', 4 * MIB + 1536, random.Random(1).randbytes(3 * MIB))
+        base = self.create('base.qcow2', 5 * MIB, cluster_size=1 * MIB)
+        self.scribble(base, 4 * MIB, 'base')
+        for n, kind in enumerate(self.kinds()):
+            if 'preallocation' in kind:
+                continue
+            backing = [(raw, 'raw'), ('base.qcow2', 'qcow2')][n % 2]
+            with self.subTest(backing=backing, **kind):
+                self.go_through(kind, backing=backing, seed=n)
+        self.check(base)
+
+    @timeout(300)
+    def test_options(self):
+        self.daemon = self.wharfd()
+        for n, options in enumerate([
+                {'l2-cache-size': 8192, 'l2-cache-entry-size': 4096}, {'discard-no-unref': True},
+                {'pass-discard-request': False}, {'discard': 'ignore'}, {'refcount-cache-size': 0},
+                {'detect-zeroes': 'unmap'}, {'cache': {'direct': True}}]):
+            with self.subTest(options=options):
+                self.go_through({'cluster_size': 4 * KIB}, seed=n, options=options)
+
+    @timeout(300)
+    def test_compressed(self):
+        """Compressed clusters are written over, and parts of them."""
+        daemon = self.wharfd()
+        source = self.make_file('source.raw', self.SIZE, b''.join(
+            bytes([i & 255]) * 3000 + random.Random(i).randbytes(700) for i in range(900)))
+        for bits, extended in [(12, 'off'), (16, 'off'), (16, 'on')]:
+            image = self.path('image.qcow2')
+            run(self.qemu_img, 'convert', '-c', '-f', 'raw', '-O', 'qcow2', '-o',
+                f'cluster_size={1 << bits},extended_l2={extended}', source, image)
+            model = self.read_all(image)
+            mountpoint = self.open(daemon, image)
+            self.random_requests(mountpoint, model, bits)
+            self.remove(daemon)
+            self.check(image)
+            self.compare(image, model)
+
+    @timeout(300)
+    def test_data_file(self):
+        daemon = self.wharfd()
+        for raw, extended in itertools.product(['on', 'off'], ['on', 'off']):
+            with self.subTest(raw=raw, extended=extended):
+                data = self.path('data.bin')
+                if os.path.exists(data):
+                    os.unlink(data)
+                image = self.create('image.qcow2', self.SIZE, data_file=data, data_file_raw=raw,
+                                    extended_l2=extended)
+                self.scribble(image, self.SIZE, raw)
+                model = self.read_all(image)
+                mountpoint = self.open(daemon, image)
+                self.random_requests(mountpoint, model, raw)
+                self.remove(daemon)
+                self.check(image)
+                self.compare(image, model)
+                if raw == 'on':
+                    with open(data, 'rb') as f:
+                        self.assertEqual(f.read(), bytes(model))
+
+    @timeout(300)
+    def test_snapshots(self):
+        """A snapshot stays as it was while the disk is written to."""
+        daemon = self.wharfd()
+        for kind in [{'cluster_size': 4 * KIB}, {'cluster_size': 64 * KIB, 'extended_l2': 'on'},
+                     {'compat': '0.10'}]:
+            with self.subTest(**kind):
+                image = self.create('image.qcow2', self.SIZE, **kind)
+                self.scribble(image, self.SIZE, 1)
+                before = self.read_all(image)
+                run(self.qemu_img, 'snapshot', '-c', 'before', image)
+                mountpoint = self.open(daemon, image)
+                model = bytearray(before)
+                self.random_requests(mountpoint, model, 2)
+                self.remove(daemon)
+                self.check(image)
+                self.compare(image, model)
+                run(self.qemu_img, 'snapshot', '-a', 'before', image)
+                self.check(image)
+                self.compare(image, before)
+                run(self.qemu_img, 'snapshot', '-d', 'before', image)
+                self.check(image)
+
+
+class LengthTest(WriteTest):
+    def resize(self, daemon, size):
+        daemon.qmp.cmd('block_resize', {'node-name': 'q', 'size': size})
+
+    def test_grow_and_shrink(self):
+        daemon = self.wharfd()
+        for kind in [{'cluster_size': 512}, {'cluster_size': 64 * KIB}, {'compat': '0.10'},
+                     {'extended_l2': 'on'}]:
+            with self.subTest(**kind):
+                image = self.create('image.qcow2', MIB, **kind)
+                self.qemu_io(image, 'write -P 7 0 1M')
+                mountpoint = self.open(daemon, image)
+                worker = self.fs()
+                self.resize(daemon, 700 * KIB + 512)
+                self.resize(daemon, 4 * MIB)
+                fd = worker.open(mountpoint, os.O_RDWR)
+                self.assertEqual(worker.pwrite(fd, b'end', 4 * MIB - 3), 3)
+                worker.close(fd)
+                self.remove(daemon)
+                self.check(image)
+                size = 700 * KIB + 512
+                self.compare(image, b'\7' * size + bytes(4 * MIB - size - 3) + b'end')
+
+    def test_grow_beyond_backing(self):
+        """What is added reads as zeros, whatever the backing file has there."""
+        daemon = self.wharfd()
+        base = self.make_file('base.raw', 4 * MIB, b'b' * 4 * MIB)
+        image = self.create('image.qcow2', MIB, backing=base, backing_format='raw')
+        self.open(daemon, image)
+        self.resize(daemon, 3 * MIB)
+        self.remove(daemon)
+        self.check(image)
+        self.compare(image, b'b' * MIB + bytes(2 * MIB))
+
+    def test_very_large(self):
+        daemon = self.wharfd()
+        image = self.create('image.qcow2', MIB)
+        mountpoint = self.open(daemon, image)
+        self.resize(daemon, 16 * TIB)
+        worker = self.fs()
+        fd = worker.open(mountpoint, os.O_RDWR)
+        self.assertEqual(worker.pwrite(fd, b'far', 16 * TIB - 1000), 3)
+        worker.close(fd)
+        self.remove(daemon)
+        self.check(image)
+        self.assertLess(os.stat(image).st_blocks * 512, 4 * MIB)
+
+    def test_refused(self):
+        daemon = self.wharfd()
+        image = self.create('image.qcow2', MIB)
+        self.open(daemon, image)
+        for size in [1000, 1 << 62]:
+            with self.assertRaises(QmpError):
+                self.resize(daemon, size)
+        self.remove(daemon)
+        self.check(image)
+
+    def test_refcount_table_grows(self):
+        daemon = self.wharfd()
+        image = self.create('image.qcow2', 64 * MIB, cluster_size=512)
+        mountpoint = self.open(daemon, image)
+        worker = self.fs()
+        fd = worker.open(mountpoint, os.O_RDWR)
+        model = bytearray(64 * MIB)
+        for offset in range(0, 40 * MIB, MIB):
+            data = bytes([offset // MIB + 1]) * MIB
+            self.assertEqual(worker.pwrite(fd, data, offset), MIB)
+            model[offset:offset + MIB] = data
+        worker.close(fd)
+        self.remove(daemon)
+        self.check(image)
+        self.compare(image, model)
+
+
+class CrashTest(WriteTest):
+    @timeout(300)
+    def test_killed(self):
+        """kill -9 in the middle: nothing is corrupt, and what was synced is there."""
+        for n in range(4):
+            daemon = self.wharfd()
+            image = self.create('image.qcow2', 32 * MIB, cluster_size=[4, 64][n % 2] * KIB)
+            mountpoint = self.open(daemon, image)
+            worker = self.fs()
+            fd = worker.open(mountpoint, os.O_RDWR)
+            rng = random.Random(n)
+            synced = bytearray(32 * MIB)
+            for turn in range(6):
+                for i in range(20):
+                    offset = rng.randrange(0, 31 * MIB) & ~511
+                    data = bytes([rng.randrange(1, 256)]) * rng.choice([512, 4096, 100 * KIB])
+                    worker.pwrite(fd, data, offset)
+                    synced[offset:offset + len(data)] = data
+                worker.fsync(fd)
+            for i in range(20):
+                worker.pwrite(fd, b'\0' * 4096, rng.randrange(31 * MIB, 32 * MIB - 4096))
+            daemon.kill()
+            worker.kill()
+            done = run(self.qemu_img, 'check', '-f', 'qcow2', image, check=False)
+            self.assertIn(done.returncode, (0, 3), done.stdout + done.stderr)  # 3: leaks
+            self.assertEqual(self.read_all(image)[:31 * MIB], synced[:31 * MIB])
+            self.fs_unmount(mountpoint)
+
+    def fs_unmount(self, mountpoint):
+        from wharf import tools
+        tools.unmount(mountpoint)
+
+
+if __name__ == '__main__':
+    main()

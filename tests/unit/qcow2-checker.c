@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tests/unit/qcow2-checker.h"
+
+#include "block/drivers/qcow2/be.h"
+#include "block/drivers/qcow2/refcount.h"
+#include "block/drivers/qcow2/table.h"
+
+typedef struct Walk {
+    const uint8_t *bytes;
+    uint64_t length;
+    const Qcow2Header *h;
+    Qcow2Layout layout;
+    uint32_t *named; /* how often each cluster is */
+    uint64_t clusters;
+    Qcow2Check *check;
+} Walk;
+
+static void G_GNUC_PRINTF(2, 3) corrupt(Walk *w, const char *format, ...)
+{
+    va_list ap;
+
+    if (w->check->corruptions++ == 0) {
+        va_start(ap, format);
+        w->check->first = g_strdup_vprintf(format, ap);
+        va_end(ap);
+    }
+}
+
+static void name(Walk *w, uint64_t offset, uint64_t bytes, const char *what)
+{
+    uint64_t size = qcow2_cluster_size(&w->layout);
+
+    for (uint64_t c = offset / size; c * size < offset + bytes; c++) {
+        if (c >= w->clusters) {
+            corrupt(w, "%s at %#" G_GINT64_MODIFIER "x is not in the file", what, offset);
+            return;
+        }
+        w->named[c]++;
+    }
+}
+
+static uint64_t word_at(const Walk *w, uint64_t offset)
+{
+    return offset + 8 <= w->length ? be64_get(w->bytes + offset) : 0;
+}
+
+static uint64_t refcount(const Walk *w, uint64_t cluster)
+{
+    unsigned bits = w->layout.cluster_bits + 3 - w->h->refcount_order;
+    uint64_t index = cluster >> bits;
+    uint64_t block;
+
+    if (index >= (uint64_t)w->h->reftable_clusters << (w->layout.cluster_bits - 3)) {
+        return 0;
+    }
+    block = word_at(w, w->h->reftable_offset + index * 8);
+    if (block == 0 || block + qcow2_cluster_size(&w->layout) > w->length) {
+        return 0;
+    }
+    return qcow2_refcount_get(w->bytes + block, w->h->refcount_order,
+                              cluster & ((UINT64_C(1) << bits) - 1));
+}
+
+static void check_copied(Walk *w, uint64_t entry, uint64_t offset, const char *what)
+{
+    bool once = refcount(w, offset >> w->layout.cluster_bits) == 1;
+
+    if (once != !!(entry & QCOW2_ENTRY_COPIED)) {
+        corrupt(w, "%s at %#" G_GINT64_MODIFIER "x: bit 63 and its refcount contradict", what,
+                offset);
+    }
+}
+
+static void walk_l2(Walk *w, uint64_t table, uint64_t guest)
+{
+    for (uint64_t i = 0; i < UINT64_C(1) << w->layout.l2_bits; i++) {
+        uint64_t at = table + i * 8 * w->layout.entry_words;
+        uint64_t entry = word_at(w, at);
+        uint64_t bitmap = w->layout.entry_words > 1 ? word_at(w, at + 8) : 0;
+        Qcow2Cluster c;
+        Qcow2Fault fault =
+            qcow2_l2_decode(&w->layout, entry, bitmap, guest + (i << w->layout.cluster_bits), &c);
+
+        if (fault) {
+            corrupt(w, "%s", qcow2_fault_text(fault));
+        } else if (c.compressed) {
+            name(w, c.host & ~UINT64_C(511), c.compressed_length, "a compressed cluster");
+        } else if (c.has_host) {
+            name(w, c.host, qcow2_cluster_size(&w->layout), "a cluster");
+            check_copied(w, entry, c.host, "a cluster");
+        }
+    }
+}
+
+static void walk(Walk *w)
+{
+    uint64_t size = qcow2_cluster_size(&w->layout);
+    uint64_t reftable = (uint64_t)w->h->reftable_clusters << w->layout.cluster_bits;
+
+    name(w, 0, size, "the header");
+    name(w, w->h->l1_offset, (uint64_t)w->h->l1_entries * 8, "the L1 table");
+    name(w, w->h->reftable_offset, reftable, "the refcount table");
+    for (uint64_t i = 0; i < reftable; i += 8) {
+        uint64_t block = word_at(w, w->h->reftable_offset + i);
+
+        if (block) {
+            name(w, block, size, "a refcount block");
+        }
+    }
+    for (uint32_t i = 0; i < w->h->l1_entries; i++) {
+        uint64_t entry = word_at(w, w->h->l1_offset + (uint64_t)i * 8);
+        uint64_t table;
+        Qcow2Fault fault = qcow2_l1_decode(&w->layout, entry, &table);
+
+        if (fault) {
+            corrupt(w, "%s", qcow2_fault_text(fault));
+        } else if (table) {
+            name(w, table, size, "an L2 table");
+            check_copied(w, entry, table, "an L2 table");
+            walk_l2(w, table, (uint64_t)i << qcow2_l2_reach_bits(&w->layout));
+        }
+    }
+}
+
+static void compare(Walk *w)
+{
+    for (uint64_t c = 0; c < w->clusters; c++) {
+        uint64_t counted = refcount(w, c);
+
+        if (counted < w->named[c]) {
+            corrupt(w,
+                    "cluster %" G_GUINT64_FORMAT
+                    " is named %u times, and counted %" G_GUINT64_FORMAT,
+                    c, w->named[c], counted);
+        } else if (counted > w->named[c]) {
+            w->check->leaks++;
+        }
+    }
+}
+
+void qcow2_check(const uint8_t *bytes, uint64_t length, Qcow2Check *check)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Qcow2Header) h = qcow2_header_parse(bytes, length, &error);
+    Walk w = {.bytes = bytes, .length = length, .h = h, .check = check};
+
+    *check = (Qcow2Check){.corruptions = 0};
+    if (!h || !qcow2_header_check_features(h, &error) ||
+        !qcow2_header_check_tables(h, length, &error)) {
+        corrupt(&w, "%s", error->message);
+        return;
+    }
+    qcow2_layout_init(&w.layout, h);
+    w.clusters = (length + qcow2_cluster_size(&w.layout) - 1) >> w.layout.cluster_bits;
+    w.named = g_new0(uint32_t, w.clusters);
+    walk(&w);
+    compare(&w);
+    g_free(w.named);
+}
+
+void qcow2_check_clear(Qcow2Check *check)
+{
+    g_clear_pointer(&check->first, g_free);
+}

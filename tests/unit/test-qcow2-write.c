@@ -1,0 +1,716 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Writing to qcow2 images in memory: random requests next to a model that is plain memory; the
+ * image is checked whenever it is closed; and what reaches it is recorded, so that it can be looked
+ * at as it would be after a crash at any moment: after each write, and with any of those since the
+ * last flush lost.
+ */
+#include <errno.h>
+
+#include "block/block-internal.h"
+#include "tests/unit/graph-rig.h"
+#include "tests/unit/qcow2-builder.h"
+#include "tests/unit/qcow2-checker.h"
+
+#define KIB 1024u
+#define MIB (1024u * 1024u)
+
+#define EXTENDED QCOW2_INCOMPATIBLE_EXTENDED_L2
+
+/* Recording: what the driver asks its file to do */
+
+typedef enum {
+    RECORD_WRITE,
+    RECORD_ZERO,
+    RECORD_FLUSH,
+} RecordKind;
+
+typedef struct Record {
+    RecordKind kind;
+    uint64_t offset, bytes;
+    uint8_t *data;
+    uint64_t begun, ended; /* by the clock; 0: not ended */
+} Record;
+
+static GArray *records;      /* NULL: nothing is recorded */
+static uint64_t record_time; /* a clock that each beginning and end moves on */
+
+static void record_clear(gpointer record)
+{
+    g_free(((Record *)record)->data);
+}
+
+#define NOT_RECORDED G_MAXUINT
+
+/* Returns what record_end() needs. */
+static guint record_begin(const BlockChild *child, RecordKind kind, uint64_t offset, uint64_t bytes,
+                          const IoVector *iov)
+{
+    Record r = {.kind = kind, .offset = offset, .bytes = bytes};
+
+    if (!records || strcmp(block_node_driver_name(child->parent), "qcow2") != 0) {
+        return NOT_RECORDED;
+    }
+    if (iov) {
+        r.data = g_malloc(MAX(bytes, 1));
+        iov_to_buffer(iov, 0, r.data, bytes);
+    }
+    r.begun = ++record_time;
+    g_array_append_val(records, r);
+    return records->len - 1;
+}
+
+static int record_end(guint n, int r)
+{
+    if (n != NOT_RECORDED && r == 0) {
+        g_array_index(records, Record, n).ended = ++record_time;
+    }
+    return r;
+}
+
+int co_fn __real_block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                        BlockRequestFlags flags);
+int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                        BlockRequestFlags flags);
+int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                        BlockRequestFlags flags)
+{
+    guint n = record_begin(child, RECORD_WRITE, offset, iov->bytes, iov);
+
+    return record_end(n, __real_block_child_co_pwritev(child, offset, iov, flags));
+}
+
+int co_fn __real_block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
+                                              BlockRequestFlags flags);
+int co_fn __wrap_block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
+                                              BlockRequestFlags flags);
+int co_fn __wrap_block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
+                                              BlockRequestFlags flags)
+{
+    guint n = record_begin(child, RECORD_ZERO, offset, bytes, NULL);
+
+    return record_end(n, __real_block_child_co_pwrite_zeroes(child, offset, bytes, flags));
+}
+
+int co_fn __real_block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes);
+int co_fn __wrap_block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes);
+int co_fn __wrap_block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes)
+{
+    guint n = record_begin(child, RECORD_ZERO, offset, bytes, NULL);
+
+    return record_end(n, __real_block_child_co_pdiscard(child, offset, bytes));
+}
+
+int co_fn __real_block_child_co_flush(BlockChild *child);
+int co_fn __wrap_block_child_co_flush(BlockChild *child);
+int co_fn __wrap_block_child_co_flush(BlockChild *child)
+{
+    guint n = record_begin(child, RECORD_FLUSH, 0, 0, NULL);
+
+    return record_end(n, __real_block_child_co_flush(child));
+}
+
+/* The kinds of images */
+
+typedef struct Kind {
+    const char *name;
+    unsigned version, cluster_bits, order;
+    uint64_t features;
+    uint32_t size;
+    bool backing;
+    const char *options;
+} Kind;
+
+static const Kind kinds[] = {
+    {"usual", 3, 16, 4, 0, 2 * MIB, false, ""},
+    {"backing", 3, 16, 4, 0, 2 * MIB, true, ", 'discard': 'unmap'"},
+    {"small-clusters", 3, 9, 4, 0, 300 * KIB, true, ", 'discard': 'unmap'"},
+    {"small-clusters-wide-refcounts", 3, 9, 6, 0, 300 * KIB, false, ""},
+    {"one-bit", 3, 12, 0, 0, MIB, true, ", 'discard': 'unmap'"},
+    {"two-bits", 3, 12, 1, 0, MIB, false, ", 'discard': 'unmap'"},
+    {"four-bits", 3, 12, 2, 0, MIB, false, ""},
+    {"eight-bits", 3, 12, 3, 0, MIB, true, ""},
+    {"thirty-two-bits", 3, 12, 5, 0, MIB, false, ", 'discard': 'unmap'"},
+    {"version-2", 2, 12, 4, 0, MIB, false, ", 'discard': 'unmap'"},
+    {"version-2-backing", 2, 12, 4, 0, MIB, true, ", 'discard': 'unmap'"},
+    {"subclusters", 3, 16, 4, EXTENDED, 2 * MIB, false, ", 'discard': 'unmap'"},
+    {"subclusters-backing", 3, 14, 4, EXTENDED, MIB, true, ", 'discard': 'unmap'"},
+    {"large-clusters", 3, 21, 4, 0, 8 * MIB, true, ", 'discard': 'unmap'"},
+    {"tiny-cache", 3, 9, 4, 0, 300 * KIB, true,
+     ", 'l2-cache-size': 1024, 'l2-cache-entry-size': 512, 'discard': 'unmap'"},
+    {"no-unref", 3, 12, 4, 0, MIB, true, ", 'discard-no-unref': true, 'discard': 'unmap'"},
+};
+
+/* One run */
+
+/* A request to the disk: it began when so many records had been made. */
+typedef struct Touch {
+    guint at;
+    uint64_t offset, bytes;
+} Touch;
+
+/* A flush that has returned: from then on the disk holds at least this, but for what came after. */
+typedef struct Mark {
+    guint at;
+    uint8_t *model;
+    uint64_t size;
+    guint touches; /* before it */
+} Mark;
+
+typedef struct Run {
+    GraphRig *rig;
+    const Kind *kind;
+    GRand *rand;
+    BlockBackend *blk;
+    uint8_t *model;
+    uint64_t size, max; /* of the disk: now, and at most */
+    uint8_t *buffer;
+    GArray *touches, *marks;
+} Run;
+
+static void mark_clear(gpointer mark)
+{
+    g_free(((Mark *)mark)->model);
+}
+
+static guint n_records(void)
+{
+    return records ? records->len : 0;
+}
+
+static void co_fn co_open(Run *run)
+{
+    g_autofree char *json =
+        g_strdup_printf("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', 'backing': %s %s}",
+                        run->kind->backing ? "'base'" : "null", run->kind->options);
+
+    run->blk =
+        graph_rig_co_use(graph_rig_co_add(run->rig, graph_rig_options(json)), BLOCK_PERM_ALL);
+    g_assert_cmpuint(blk_length(run->blk), ==, run->size);
+}
+
+/* The bytes of the image as they are. */
+static uint8_t *co_fn co_image(Run *run, uint64_t *length)
+{
+    BlockNode *node = block_graph_find(run->rig->graph, "file", NULL);
+    BlockBackend *blk = graph_rig_co_use(node, 0);
+    uint8_t *bytes;
+
+    *length = blk_length(blk);
+    bytes = g_malloc(*length);
+    block_backend_co_free(blk);
+    blk = graph_rig_co_use(node, BLOCK_PERM_CONSISTENT_READ);
+    g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(bytes, *length), 0), ==, 0);
+    block_backend_co_free(blk);
+    return bytes;
+}
+
+static void check_image(const uint8_t *bytes, uint64_t length, bool leaks, const char *when,
+                        guint n)
+{
+    Qcow2Check check;
+
+    qcow2_check(bytes, length, &check);
+    if (check.corruptions > 0) {
+        g_error("%s %u: %u corruptions: %s", when, n, check.corruptions, check.first);
+    }
+    if (!leaks && check.leaks > 0) {
+        g_error("%s %u: %u leaks", when, n, check.leaks);
+    }
+    qcow2_check_clear(&check);
+}
+
+static void co_fn co_close(Run *run)
+{
+    g_autofree uint8_t *bytes = NULL;
+    uint64_t length;
+
+    block_backend_co_free(run->blk);
+    graph_rig_co_del(run->rig, "q");
+    bytes = co_image(run, &length);
+    check_image(bytes, length, false, "closed at", n_records());
+}
+
+static void co_fn co_mark(Run *run)
+{
+    Mark mark = {.at = n_records(),
+                 .model = g_memdup2(run->model, run->max),
+                 .size = run->size,
+                 .touches = run->touches->len};
+
+    g_array_append_val(run->marks, mark);
+}
+
+static void touch(Run *run, uint64_t offset, uint64_t bytes)
+{
+    Touch t = {n_records(), offset, bytes};
+
+    g_array_append_val(run->touches, t);
+}
+
+/* A range of the disk: often small, often aligned. */
+static void choose(Run *run, uint64_t *offset, uint64_t *bytes)
+{
+    uint64_t unit = g_rand_boolean(run->rand)           ? 1
+                    : g_rand_int_range(run->rand, 0, 3) ? 512
+                                                        : UINT64_C(1) << run->kind->cluster_bits;
+    uint64_t most =
+        MIN(run->size, g_rand_boolean(run->rand) ? 5000 : 3u << run->kind->cluster_bits);
+
+    *offset = g_rand_int_range(run->rand, 0, run->size) / unit * unit;
+    *bytes = g_rand_int_range(run->rand, 0, most) / unit * unit + unit;
+    *bytes = MIN(*bytes, run->size - *offset);
+}
+
+static void co_fn co_expect(Run *run)
+{
+    g_assert_cmpint(blk_co_preadv(run->blk, 0, IOV_LOCAL(run->buffer, run->size), 0), ==, 0);
+    if (memcmp(run->buffer, run->model, run->size) == 0) {
+        return;
+    }
+    for (uint64_t i = 0; i < run->size; i++) {
+        if (run->buffer[i] != run->model[i]) {
+            g_error("the disk differs at %#" G_GINT64_MODIFIER "x: %#x instead of %#x", i,
+                    run->buffer[i], run->model[i]);
+        }
+    }
+}
+
+static void co_fn co_do_write(Run *run, uint64_t offset, uint64_t bytes)
+{
+    graph_rig_fill(run->buffer, bytes, g_rand_int(run->rand));
+    touch(run, offset, bytes);
+    g_assert_cmpint(blk_co_pwritev(run->blk, offset, IOV_LOCAL(run->buffer, bytes), 0), ==, 0);
+    memcpy(run->model + offset, run->buffer, bytes);
+}
+
+static void co_fn co_do_zero(Run *run, uint64_t offset, uint64_t bytes)
+{
+    BlockRequestFlags flags = g_rand_boolean(run->rand) ? BLOCK_REQ_MAY_UNMAP : 0;
+
+    touch(run, offset, bytes);
+    g_assert_cmpint(blk_co_pwrite_zeroes(run->blk, offset, bytes, flags), ==, 0);
+    memset(run->model + offset, 0, bytes);
+}
+
+/* What is there after a discard nobody knows. */
+static void co_fn co_do_discard(Run *run, uint64_t offset, uint64_t bytes)
+{
+    touch(run, offset, bytes);
+    g_assert_cmpint(blk_co_pdiscard(run->blk, offset, bytes), ==, 0);
+    g_assert_cmpint(blk_co_preadv(run->blk, offset, IOV_LOCAL(run->model + offset, bytes), 0), ==,
+                    0);
+}
+
+static void co_fn co_do_truncate(Run *run)
+{
+    uint64_t size = (uint64_t)g_rand_int_range(run->rand, 1, run->max / 512) * 512;
+    uint64_t low = MIN(size, run->size);
+
+    touch(run, low, run->max - low);
+    g_assert_cmpint(blk_co_truncate(run->blk, size, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL), ==,
+                    0);
+    memset(run->model + low, 0, run->max - low);
+    run->size = size;
+    g_assert_cmpuint(blk_length(run->blk), ==, size);
+}
+
+static void co_fn co_do_flush(Run *run)
+{
+    g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
+    co_mark(run);
+}
+
+static void co_fn co_step(Run *run)
+{
+    int what = g_rand_int_range(run->rand, 0, 100);
+    uint64_t offset, bytes;
+
+    choose(run, &offset, &bytes);
+    if (what < 60) {
+        co_do_write(run, offset, bytes);
+    } else if (what < 72) {
+        co_do_zero(run, offset, bytes);
+    } else if (what < 84) {
+        co_do_discard(run, offset, bytes);
+    } else if (what < 86) {
+        co_do_truncate(run);
+    } else if (what < 98) {
+        co_do_flush(run);
+    } else {
+        co_close(run);
+        co_open(run);
+        co_mark(run);
+    }
+}
+
+static Qcow2Builder *make_image(const Kind *kind)
+{
+    Qcow2Builder *b =
+        qcow2_builder_new(kind->version, kind->cluster_bits, kind->features, kind->size);
+
+    if (kind->version >= 3) {
+        be32_put(qcow2_builder_at(b, 96), kind->order);
+    }
+    qcow2_builder_data(b, 0, 1);
+    qcow2_builder_compressed(b, 1, 2, QCOW2_COMPRESSION_ZLIB);
+    if (kind->version >= 3 && !(kind->features & EXTENDED)) {
+        qcow2_builder_map(b, 2, QCOW2_ENTRY_ZERO, 0);
+    }
+    qcow2_builder_count(b);
+    return b;
+}
+
+static void co_fn co_add_memory(Run *run, const char *name, const uint8_t *bytes, uint64_t length)
+{
+    g_autofree char *json =
+        g_strdup_printf("{'driver': 'memory', 'node-name': '%s', 'size': %" G_GUINT64_FORMAT
+                        ", 'discard': 'unmap'}",
+                        name, length);
+    BlockBackend *blk =
+        graph_rig_co_use(graph_rig_co_add(run->rig, graph_rig_options(json)), BLOCK_PERM_WRITE);
+
+    g_assert_cmpint(blk_co_pwritev(blk, 0, IOV_LOCAL(bytes, length), 0), ==, 0);
+    block_backend_co_free(blk);
+}
+
+static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow2Builder *b)
+{
+    guint seed = g_test_rand_int();
+    g_autofree uint8_t *base = g_malloc(kind->size / 2 + 100);
+
+    g_test_message("%s: seed %u", kind->name, seed);
+    *run = (Run){.rig = rig,
+                 .kind = kind,
+                 .rand = g_rand_new_with_seed(seed),
+                 .size = kind->size,
+                 .max = kind->size * 3 / 2 / 512 * 512,
+                 .touches = g_array_new(FALSE, FALSE, sizeof(Touch)),
+                 .marks = g_array_new(FALSE, FALSE, sizeof(Mark))};
+    g_array_set_clear_func(run->marks, mark_clear);
+    run->model = g_malloc0(run->max);
+    run->buffer = g_malloc(run->max);
+    graph_rig_fill(base, kind->size / 2 + 100, 50);
+    co_add_memory(run, "base", base, kind->size / 2 + 100);
+    co_add_memory(run, "file", b->bytes->data, b->bytes->len);
+    co_open(run);
+    /* What is in the image at the beginning the tests of reading have looked at. */
+    g_assert_cmpint(blk_co_preadv(run->blk, 0, IOV_LOCAL(run->model, run->size), 0), ==, 0);
+    co_mark(run);
+}
+
+static void run_clear(Run *run)
+{
+    g_rand_free(run->rand);
+    g_free(run->model);
+    g_free(run->buffer);
+    g_array_unref(run->touches);
+    g_array_unref(run->marks);
+}
+
+static void co_fn body_random(GraphRig *rig)
+{
+    const Kind *kind = rig->user;
+    g_autoptr(Qcow2Builder) b = make_image(kind);
+    unsigned steps = g_test_thorough() ? 3000 : 150;
+    Run run;
+
+    co_begin(&run, rig, kind, b);
+    for (unsigned i = 0; i < steps; i++) {
+        co_step(&run);
+        if (i % 20 == 0) {
+            co_expect(&run);
+        }
+    }
+    co_expect(&run);
+    co_close(&run);
+    co_open(&run);
+    co_expect(&run);
+    co_close(&run);
+    run_clear(&run);
+}
+
+/* Crashes */
+
+static void apply(GByteArray *image, const Record *r)
+{
+    guint end = r->offset + r->bytes;
+
+    if (r->kind == RECORD_FLUSH) {
+        return;
+    }
+    if (end > image->len) {
+        guint before = image->len;
+
+        g_byte_array_set_size(image, end);
+        memset(image->data + before, 0, end - before);
+    }
+    if (r->kind == RECORD_WRITE) {
+        memcpy(image->data + r->offset, r->data, r->bytes);
+    } else {
+        memset(image->data + r->offset, 0, r->bytes);
+    }
+}
+
+/* The last flush of the disk before record @n was made. */
+static const Mark *last_mark(const Run *run, guint n)
+{
+    const Mark *last = NULL;
+
+    for (guint i = 0; i < run->marks->len; i++) {
+        const Mark *mark = &g_array_index(run->marks, Mark, i);
+
+        if (mark->at <= n) {
+            last = mark;
+        }
+    }
+    return last;
+}
+
+/* What was flushed, and not been written since, is in the image that a crash at @n leaves. */
+static void co_fn co_check_content(Run *run, const GByteArray *image, guint n)
+{
+    const Mark *mark = last_mark(run, n);
+    g_autofree uint8_t *touched = g_malloc0(run->max);
+    g_autofree char *json = g_strdup_printf("{'driver': 'qcow2', 'node-name': 'cut', 'file': "
+                                            "'crashed', 'read-only': true, 'backing': %s}",
+                                            run->kind->backing ? "'base'" : "null");
+    BlockBackend *blk;
+    uint64_t size;
+
+    for (guint i = mark->touches; i < run->touches->len; i++) {
+        const Touch *t = &g_array_index(run->touches, Touch, i);
+
+        if (t->at <= n) {
+            memset(touched + t->offset, 1, t->bytes);
+        }
+    }
+    co_add_memory(run, "crashed", image->data, image->len);
+    blk = graph_rig_co_use(graph_rig_co_add(run->rig, graph_rig_options(json)),
+                           BLOCK_PERM_CONSISTENT_READ);
+    size = MIN((uint64_t)blk_length(blk), mark->size);
+    g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(run->buffer, size), 0), ==, 0);
+    if (memcmp(run->buffer, mark->model, size) == 0) {
+        size = 0; /* nothing to look for */
+    }
+    for (uint64_t i = 0; i < size; i++) {
+        if (!touched[i] && run->buffer[i] != mark->model[i]) {
+            g_error("after a crash at %u: what was flushed at %u is lost at %#" G_GINT64_MODIFIER
+                    "x: %#x instead of %#x",
+                    n, mark->at, i, run->buffer[i], mark->model[i]);
+        }
+    }
+    block_backend_co_free(blk);
+    graph_rig_co_del(run->rig, "cut");
+    graph_rig_co_del(run->rig, "crashed");
+}
+
+/* Images in which some of the writes since the last flush are lost. */
+static void co_fn co_check_losses(Run *run, const GByteArray *flushed, guint from, guint to)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        g_autoptr(GByteArray) image = g_byte_array_new();
+        double kept = g_rand_double(run->rand);
+
+        g_byte_array_append(image, flushed->data, flushed->len);
+        for (guint n = from; n < to; n++) {
+            if (g_rand_double(run->rand) < kept) {
+                apply(image, &g_array_index(records, Record, n));
+            }
+        }
+        check_image(image->data, image->len, true, "with losses before", to);
+        if (i == 0) {
+            co_check_content(run, image, to);
+        }
+    }
+}
+
+static void co_fn co_replay(Run *run, const Qcow2Builder *b)
+{
+    g_autoptr(GByteArray) image = g_byte_array_new();
+    g_autoptr(GByteArray) flushed = g_byte_array_new();
+    g_autoptr(GArray) all = g_steal_pointer(&records);
+    guint last = 0;
+
+    g_byte_array_append(image, b->bytes->data, b->bytes->len);
+    g_byte_array_append(flushed, b->bytes->data, b->bytes->len);
+    for (guint n = 0; n < all->len; n++) {
+        const Record *r = &g_array_index(all, Record, n);
+
+        apply(image, r);
+        check_image(image->data, image->len, true, "after a crash at", n + 1);
+        if (r->kind != RECORD_FLUSH && g_rand_int_range(run->rand, 0, 40) > 0) {
+            continue;
+        }
+        records = all;
+        co_check_losses(run, flushed, last, r->kind == RECORD_FLUSH ? n : n + 1);
+        records = NULL;
+        co_check_content(run, image, n + 1);
+        if (r->kind == RECORD_FLUSH) {
+            g_byte_array_set_size(flushed, 0);
+            g_byte_array_append(flushed, image->data, image->len);
+            last = n + 1;
+        }
+    }
+}
+
+static void co_fn body_crash(GraphRig *rig)
+{
+    const Kind *kind = rig->user;
+    g_autoptr(Qcow2Builder) b = make_image(kind);
+    unsigned steps = g_test_thorough() ? 400 : 40;
+    Run run;
+
+    records = g_array_new(FALSE, FALSE, sizeof(Record));
+    g_array_set_clear_func(records, record_clear);
+    co_begin(&run, rig, kind, b);
+    for (unsigned i = 0; i < steps; i++) {
+        co_step(&run);
+    }
+    co_close(&run);
+    co_replay(&run, b);
+    run_clear(&run);
+}
+
+/*
+ * Several requests under way at a time. A crash may lose any write that has not ended before a
+ * flush began that has ended.
+ */
+
+#define WORKERS 6
+
+typedef struct Worker {
+    Run *run;
+    uint64_t start, end; /* of the disk; nobody else touches that */
+    unsigned *left;
+} Worker;
+
+static void co_fn worker_entry(void *opaque)
+{
+    Worker *w = opaque;
+    Run *run = w->run;
+    g_autofree uint8_t *buffer = g_malloc(w->end - w->start);
+
+    for (unsigned i = 0; i < 15; i++) {
+        uint64_t offset = w->start + g_rand_int_range(run->rand, 0, w->end - w->start - 1);
+        uint64_t bytes = g_rand_int_range(run->rand, 1, w->end - offset + 1);
+        int what = g_rand_int_range(run->rand, 0, 10);
+
+        bytes = g_rand_boolean(run->rand) ? MIN(bytes, 3000) : bytes;
+        if (what < 5) {
+            graph_rig_fill(buffer, bytes, g_rand_int(run->rand));
+            g_assert_cmpint(blk_co_pwritev(run->blk, offset, IOV_LOCAL(buffer, bytes), 0), ==, 0);
+            memcpy(run->model + offset, buffer, bytes);
+        } else if (what < 7) {
+            g_assert_cmpint(blk_co_pwrite_zeroes(run->blk, offset, bytes, BLOCK_REQ_MAY_UNMAP), ==,
+                            0);
+            memset(run->model + offset, 0, bytes);
+        } else if (what < 8) {
+            g_assert_cmpint(blk_co_pdiscard(run->blk, offset, bytes), ==, 0);
+            g_assert_cmpint(
+                blk_co_preadv(run->blk, offset, IOV_LOCAL(run->model + offset, bytes), 0), ==, 0);
+        } else {
+            g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
+        }
+    }
+    --*w->left;
+}
+
+static bool is_durable(const GArray *all, const Record *r, uint64_t when)
+{
+    for (guint i = 0; r->ended && i < all->len; i++) {
+        const Record *f = &g_array_index(all, Record, i);
+
+        if (f->kind == RECORD_FLUSH && f->begun > r->ended && f->ended && f->ended <= when) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void check_cut(Run *run, const Qcow2Builder *b, const GArray *all, uint64_t when)
+{
+    g_autoptr(GByteArray) image = g_byte_array_new();
+    double kept = g_rand_double(run->rand);
+
+    g_byte_array_append(image, b->bytes->data, b->bytes->len);
+    for (guint i = 0; i < all->len; i++) {
+        const Record *r = &g_array_index(all, Record, i);
+
+        if (r->begun <= when && (is_durable(all, r, when) || g_rand_double(run->rand) < kept)) {
+            apply(image, r);
+        }
+    }
+    check_image(image->data, image->len, true, "side by side, at", when);
+}
+
+static void co_fn body_side_by_side(GraphRig *rig)
+{
+    const Kind *kind = rig->user;
+    g_autoptr(Qcow2Builder) b = make_image(kind);
+    g_autoptr(GArray) all = NULL;
+    Worker workers[WORKERS];
+    unsigned left = WORKERS;
+    Run run;
+
+    co_begin(&run, rig, kind, b);
+    co_close(&run);
+    graph_rig_co_del(rig, "file");
+    co_add_memory(&run, "memory", b->bytes->data, b->bytes->len);
+    graph_rig_co_add(
+        rig, graph_rig_options("{'driver': 'blkdebug', 'node-name': 'file', 'image': 'memory', "
+                               "'inject-delay': [{'event': 'none', 'delay-ns': 30000}]}"));
+    records = g_array_new(FALSE, FALSE, sizeof(Record));
+    g_array_set_clear_func(records, record_clear);
+    co_open(&run);
+    for (unsigned i = 0; i < WORKERS; i++) {
+        workers[i] = (Worker){&run, i * run.size / WORKERS, (i + 1) * run.size / WORKERS, &left};
+        aio_co_enter(rig->ctx, worker_entry, &workers[i]);
+    }
+    while (left > 0) {
+        aio_co_sleep_ns(1000000);
+    }
+    co_expect(&run);
+    co_close(&run);
+    all = g_steal_pointer(&records);
+    for (unsigned i = 0; i < 80; i++) {
+        check_cut(&run, b, all, g_rand_int_range(run.rand, 0, record_time + 1));
+    }
+    run_clear(&run);
+}
+
+/* Running a body as a test */
+
+typedef struct Case {
+    void co_fn (*body)(GraphRig *rig);
+    gconstpointer user;
+} Case;
+
+static void run_case(gconstpointer opaque)
+{
+    const Case *c = opaque;
+
+    graph_rig_run(c->body, (gpointer)c->user);
+}
+
+static void add(const char *what, const Kind *kind, void co_fn (*body)(GraphRig *rig))
+{
+    g_autofree char *path = g_strdup_printf("/qcow2/write/%s/%s", what, kind->name);
+    Case *c = g_new(Case, 1);
+
+    *c = (Case){body, kind};
+    g_test_add_data_func_full(path, c, run_case, g_free);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        add("random", &kinds[i], body_random);
+        if (kinds[i].size <= 2 * MIB) {
+            add("crash", &kinds[i], body_crash);
+            add("side-by-side", &kinds[i], body_side_by_side);
+        }
+    }
+    return g_test_run();
+}
