@@ -240,6 +240,61 @@ class LengthTest(WriteTest):
         self.compare(image, model)
 
 
+class FileSystemTest(WriteTest):
+    """An ext4 file system that lives in an overlay, as a virtual machine's does."""
+
+    def work_inside(self, mountpoint, name):
+        inner = self.path('inner')
+        os.makedirs(inner, exist_ok=True)
+        loop = run(find_tool('losetup'), '--find', '--show', mountpoint).stdout.strip()
+        try:
+            run('mount', '-o', 'discard', loop, inner)
+            try:
+                for i in range(20):
+                    with open(os.path.join(inner, f'{name}{i}'), 'wb') as f:
+                        f.write(random.Random(f'{name}{i}').randbytes(70000 + i * 1000))
+                        os.fsync(f.fileno())
+                for i in range(0, 20, 3):
+                    os.unlink(os.path.join(inner, f'{name}{i}'))
+                find_tool('fstrim') and run('fstrim', inner)
+            finally:
+                run('umount', inner)
+        finally:
+            run(find_tool('losetup'), '-d', loop)
+
+    def check_files(self, raw, names):
+        for name in names:
+            for i in range(1, 20, 3):
+                out = self.path('out')
+                run(find_tool('debugfs'), '-R', f'dump {name}{i} {out}', raw)
+                with open(out, 'rb') as f:
+                    self.assertEqual(f.read(), random.Random(f'{name}{i}').randbytes(70000 + i * 1000))
+
+    @timeout(300)
+    def test_ext4_in_an_overlay(self):
+        self.need_loop()
+        daemon = self.wharfd('--object', 'iothread,id=t0')
+        base = self.create('base.qcow2', 64 * MIB)
+        mountpoint = self.open(daemon, base)
+        run(find_tool('mkfs.ext4'), '-q', '-F', mountpoint)
+        self.work_inside(mountpoint, 'base')
+        self.remove(daemon)
+        self.check(base)
+        before = self.read_all(base)
+        image = self.create('overlay.qcow2', 64 * MIB, backing='base.qcow2', extended_l2='on')
+        self.add(daemon, image, **{'read-only': False, 'discard': 'unmap'})
+        mountpoint = self.export(daemon, writable=True, iothread='t0')
+        self.work_inside(mountpoint, 'overlay')
+        run(find_tool('fsck.ext4'), '-fn', mountpoint)
+        self.remove(daemon)
+        self.check(image)
+        self.check(base)
+        self.assertEqual(self.read_all(base), before)
+        raw = self.reference(image)
+        run(find_tool('fsck.ext4'), '-fn', raw)
+        self.check_files(raw, ['base', 'overlay'])
+
+
 class CrashTest(WriteTest):
     @timeout(300)
     def test_killed(self):
