@@ -430,6 +430,29 @@ static void co_fn body_random(GraphRig *rig)
     run_clear(&run);
 }
 
+/* Writes alone make nothing durable: where all tables find room in memory, nothing is flushed. */
+static void co_fn body_no_flush(GraphRig *rig)
+{
+    static const Kind kind = {"no-flush", 3, 12, 4, 0, 8 * MIB, false, ""};
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    g_autoptr(GArray) all = NULL;
+    Run run;
+
+    co_begin(&run, rig, &kind, b);
+    records = g_array_new(FALSE, FALSE, sizeof(Record));
+    g_array_set_clear_func(records, record_clear);
+    for (unsigned i = 0; i < 300; i++) {
+        co_do_write(&run, g_rand_int_range(run.rand, 0, run.size - 100), 100);
+    }
+    all = g_steal_pointer(&records);
+    for (guint i = 0; i < all->len; i++) {
+        g_assert_cmpint(g_array_index(all, Record, i).kind, !=, RECORD_FLUSH);
+    }
+    co_expect(&run);
+    co_close(&run);
+    run_clear(&run);
+}
+
 /* Crashes */
 
 static void apply(GByteArray *image, const Record *r)
@@ -704,6 +727,8 @@ static void add(const char *what, const Kind *kind, void co_fn (*body)(GraphRig 
 
 int main(int argc, char **argv)
 {
+    static const Case no_flush = {body_no_flush, NULL};
+
     g_test_init(&argc, &argv, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         add("random", &kinds[i], body_random);
@@ -712,5 +737,6 @@ int main(int argc, char **argv)
             add("side-by-side", &kinds[i], body_side_by_side);
         }
     }
+    g_test_add_data_func("/qcow2/write/no-flush", &no_flush, run_case);
     return g_test_run();
 }

@@ -53,7 +53,7 @@ Qcow2Cache *qcow2_cache_new(size_t table_size, unsigned n, GError **error)
 
     c->table_size = table_size;
     c->ways = MIN(n, WAYS);
-    c->sets = n / c->ways;
+    c->sets = (n + c->ways - 1) / c->ways;
     c->by_pages = table_size % (size_t)getpagesize() == 0;
     c->now = 1;
     g_mutex_init(&c->lock);

@@ -30,6 +30,9 @@
 /* With more ranges of clusters that wait for being counted down a commit is due. */
 #define MAX_FREED 16384
 
+/* A smaller cache is filled up before a commit, for it would have one all the time. */
+#define MIN_ROOM 16
+
 /* Life */
 
 bool co_fn qcow2_metadata_co_init(BlockNode *node, size_t refcount_bytes, GError **error)
@@ -420,6 +423,18 @@ static void store_entries(uint64_t *entry, void *opaque)
     }
 }
 
+/*
+ * Whether there is so much in memory that it should not wait for a flush. Slices that wait take
+ * room from others, where there is not room for all.
+ */
+static bool is_commit_due(Qcow2State *s)
+{
+    unsigned room = qcow2_cache_room(s->l2.cache);
+
+    return has_many_freed(&s->metadata) || (!s->l2.holds_all && room >= MIN_ROOM &&
+                                            qcow2_cache_changed(s->l2.cache) > room / 4 * 3);
+}
+
 int co_fn qcow2_co_set_entries(BlockNode *node, uint64_t first, unsigned n,
                                const Qcow2Cluster *clusters)
 {
@@ -436,9 +451,8 @@ int co_fn qcow2_co_set_entries(BlockNode *node, uint64_t first, unsigned n,
             return r;
         }
     }
-    /* Leave readers some room. If that fails, so will the next flush, and say it. */
-    if (r == 0 && (qcow2_cache_changed(s->l2.cache) > qcow2_cache_room(s->l2.cache) / 2 ||
-                   has_many_freed(&s->metadata))) {
+    /* If that fails, so will the next flush, and say it. */
+    if (r == 0 && is_commit_due(s)) {
         qcow2_co_commit(node);
     }
     return r;

@@ -89,6 +89,7 @@ bool qcow2_cache_sizes(const BlockdevOptionsQcow2 *o, const Qcow2Header *header,
                     l2 / sizes->l2_entry);
     }
     sizes->l2_entries = l2 / sizes->l2_entry;
+    sizes->l2_all = l2 >= all_l2_bytes(header);
     sizes->refcount_bytes = refcount;
     sizes->clean_ns = (int64_t)o->cache_clean_interval * 1000000000;
     return true;
@@ -101,6 +102,7 @@ bool qcow2_l2_init(Qcow2L2 *l2, const Qcow2CacheSizes *sizes, const Qcow2Layout 
 
     l2->cache = qcow2_cache_new(sizes->l2_entry, sizes->l2_entries, error);
     l2->slice_bytes = sizes->l2_entry;
+    l2->holds_all = sizes->l2_all;
     l2->slice_bits = g_bit_storage(entries) - 1;
     return l2->cache != NULL;
 }

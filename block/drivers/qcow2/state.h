@@ -40,6 +40,7 @@ typedef struct Qcow2Image {
 typedef struct Qcow2CacheSizes {
     size_t l2_entry;     /* bytes of a part of an L2 table that is cached as one */
     unsigned l2_entries; /* such parts, at least 1 */
+    bool l2_all;         /* these are all that the disk can have */
     uint64_t refcount_bytes;
     int64_t clean_ns; /* time between two cleanings, 0: none */
 } Qcow2CacheSizes;
@@ -49,6 +50,7 @@ typedef struct Qcow2L2 {
     Qcow2Cache *cache;
     unsigned slice_bits; /* a slice has 1 << slice_bits entries */
     size_t slice_bytes;
+    bool holds_all; /* there is room for all slices of the disk */
 } Qcow2L2;
 
 /* Clusters that an entry has let go of. */
