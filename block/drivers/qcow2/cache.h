@@ -34,7 +34,10 @@ typedef void Qcow2CacheLook(const uint64_t *table, void *opaque);
 /* Fetches table @key into @table. 0 or -errno. */
 typedef int co_fn Qcow2CacheLoad(uint64_t key, void *table, void *opaque);
 
-/* A cache for at least @n tables (> 0) of @table_size bytes (a multiple of 8); @error: lack of memory. */
+/*
+ * A cache for at least @n tables (> 0) of @table_size bytes, a multiple of 8. NULL and @error:
+ * there is not enough memory.
+ */
 Qcow2Cache *qcow2_cache_new(size_t table_size, unsigned n, GError **error);
 void qcow2_cache_free(Qcow2Cache *cache);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Cache, qcow2_cache_free)

@@ -237,8 +237,13 @@ static void co_fn co_put_away(BlockNode *node)
 
 static void co_fn qcow2_co_close(BlockNode *node)
 {
+    Qcow2State *s = block_node_state(node);
+
     co_put_away(node);
-    state_clear(block_node_state(node));
+    if (s->writable) {
+        qcow2_refcounts_co_trim(&s->metadata.refcounts);
+    }
+    state_clear(s);
 }
 
 /* Reopen: caches can be changed, and the backing node exchanged for another one. */

@@ -11,6 +11,10 @@
 /* So many blocks may count clusters that the file does not have. */
 #define MAX_BLOCKS_PAST_END 1024
 
+/* By how much the file is made longer at a time. */
+#define MIN_STEP (UINT64_C(1) << 20)
+#define MAX_STEP (UINT64_C(64) << 20)
+
 /* Entries of any width */
 
 uint64_t qcow2_refcount_get(const void *block, unsigned order, uint64_t index)
@@ -196,6 +200,8 @@ bool co_fn qcow2_refcounts_co_load(Qcow2Refcounts *r, BlockNode *node, BlockChil
         .entries = bytes / 8,
         .blocks = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free),
         .new_entries = g_array_new(FALSE, FALSE, sizeof(uint64_t)),
+        .end = block_child_length(file),
+        .extends = true,
         .fresh = (block_child_length(file) + cluster - 1) & ~(cluster - 1),
         .keep = MAX(cache_bytes >> header->cluster_bits, 4),
     };
@@ -279,6 +285,7 @@ static int add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
     r->table[index] = index << (block_bits(r) + r->cluster_bits);
     count(r, b, index << block_bits(r), 1);
     g_array_append_val(r->new_entries, index);
+    r->end = MAX(r->end, r->table[index] + cluster_size(r));
     *block = b;
     return 0;
 }
@@ -392,6 +399,7 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
     r->table = g.table;
     r->entries = g.entries;
     r->fresh = MAX(r->fresh, h->reftable_offset + (g.clusters << r->cluster_bits));
+    r->end = MAX(r->end, h->reftable_offset + (g.clusters << r->cluster_bits));
     return co_release_locked(r, old_offset, (uint64_t)old_clusters << r->cluster_bits, false);
 }
 
@@ -502,6 +510,30 @@ static int co_fn co_take_locked(Qcow2Refcounts *r, uint64_t n, uint64_t *offset,
     return 0;
 }
 
+/*
+ * Make the file longer, by more than is needed now: to do so for each cluster would cost more than
+ * to write it. Where that is not possible the write will say so.
+ */
+static void co_fn co_extend_file(Qcow2Refcounts *r)
+{
+    uint64_t length = block_child_length(r->file);
+    uint64_t step = CLAMP(length / 8, MIN_STEP, MAX_STEP);
+
+    if (r->end > length && r->extends) {
+        step = (r->end + step) & ~(cluster_size(r) - 1);
+        r->extends = block_child_co_truncate(r->file, MAX(step, r->end), PREALLOC_MODE_OFF,
+                                             BLOCK_REQ_ZERO, NULL) == 0;
+    }
+}
+
+void co_fn qcow2_refcounts_co_trim(Qcow2Refcounts *r)
+{
+    CO_MUTEX_GUARD(&r->lock);
+    if (r->extends && r->end < (uint64_t)block_child_length(r->file)) {
+        block_child_co_truncate(r->file, r->end, PREALLOC_MODE_OFF, 0, NULL);
+    }
+}
+
 int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
                                   bool *fresh)
 {
@@ -514,6 +546,8 @@ int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offse
     if (ret == 0) {
         *fresh = *offset >= r->fresh;
         r->fresh = MAX(r->fresh, *offset + (*got << r->cluster_bits));
+        r->end = MAX(r->end, *offset + (*got << r->cluster_bits));
+        co_extend_file(r);
     }
     return ret;
 }
@@ -590,15 +624,4 @@ int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r)
         trim_blocks(r);
     }
     return ret;
-}
-
-static gboolean is_dirty(gpointer key, gpointer block, gpointer opaque)
-{
-    return ((Block *)block)->dirty;
-}
-
-bool co_fn qcow2_refcounts_co_dirty(Qcow2Refcounts *r)
-{
-    CO_MUTEX_GUARD(&r->lock);
-    return g_hash_table_find(r->blocks, is_dirty, NULL) != NULL;
 }

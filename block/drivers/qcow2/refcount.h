@@ -30,6 +30,8 @@ typedef struct Qcow2Refcounts {
     GArray *new_entries; /* of uint64_t: of the table, not written yet */
     uint64_t hint;       /* clusters below are in use */
     uint64_t fresh;      /* from this offset on the file has nothing but zeros */
+    uint64_t end;        /* of all that was ever in use */
+    bool extends;        /* the file can be made longer ahead of that */
     size_t keep;         /* how many blocks are kept in memory when they have been written */
 } Qcow2Refcounts;
 
@@ -55,7 +57,7 @@ int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_
 /* Write all that has changed; whoever relies on it flushes the file afterwards. */
 int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r);
 
-/* Whether there is something to be written. */
-bool co_fn qcow2_refcounts_co_dirty(Qcow2Refcounts *r);
+/* Cut off what the file was made longer by, and is not used. Nothing may be under way. */
+void co_fn qcow2_refcounts_co_trim(Qcow2Refcounts *r);
 
 #endif
