@@ -659,11 +659,17 @@ static void fuse_export_stop(ExportQueue *queue, bool cut)
 
 /* Ending */
 
+/* What the worker needs; the export itself may be shut down meanwhile. */
+typedef struct FuseLeave {
+    char *path;
+    FuseMountId id;
+} FuseLeave;
+
 static int fuse_leave_worker(void *opaque)
 {
-    FuseExport *fe = opaque;
+    const FuseLeave *leave = opaque;
 
-    return fuse_unmount_unused(fe->mount.path, &fe->mount.id);
+    return fuse_unmount_unused(leave->path, &leave->id);
 }
 
 static void co_fn fuse_co_pause(int64_t ns)
@@ -677,8 +683,10 @@ static void co_fn fuse_co_pause(int64_t ns)
 static bool co_fn fuse_co_leave(FuseExport *fe)
 {
     int64_t deadline_ns = aio_now_ns() + LEAVE_WAIT_NS;
+    g_autofree char *path = g_strdup(fe->mount.path);
+    FuseLeave leave = {path, fe->mount.id};
 
-    while (aio_co_run_worker(fuse_leave_worker, fe) == -EBUSY &&
+    while (aio_co_run_worker(fuse_leave_worker, &leave) == -EBUSY &&
            fe->common.state == EXPORT_RUNNING) {
         if (aio_now_ns() >= deadline_ns) {
             return false;
