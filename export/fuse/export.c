@@ -322,8 +322,9 @@ static void start_without_urings(FuseStart *start, const char *why)
 }
 
 /*
- * Ring queues serve faster, and with less work, whatever the requests are like; but in the main
- * thread their memory stays, and that is where exports are that nobody expects to be fast.
+ * By default ring queues where they were switched on in the kernel and there are iothreads: ahead
+ * with several clients, behind with a single one on two iothreads (docs/design.md has the figures).
+ * In the main thread their memory could not be given back.
  */
 static bool start_wants_urings(const FuseStart *start)
 {
