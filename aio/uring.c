@@ -244,7 +244,7 @@ static bool queue_all(AioContext *ctx, bool probing)
  *
  * That there is work for it to do is no more than a hint: the kernel sets the flag after it has
  * queued the work, so the flag may stay when the work has long been done, until there is more. A
- * flag that was found stale is believed only each so-manieth time.
+ * flag that was found stale is believed only once in STALE_LOOKS looks.
  */
 static bool needs_enter(UringState *s)
 {
