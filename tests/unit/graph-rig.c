@@ -26,6 +26,26 @@ void graph_rig_run(void co_fn (*body)(GraphRig *rig), gpointer user)
     fixture_run(fixture, run_body, &run);
 }
 
+typedef struct RigTest {
+    void co_fn (*body)(GraphRig *rig);
+    gconstpointer user;
+} RigTest;
+
+static void run_test(gconstpointer opaque)
+{
+    const RigTest *test = opaque;
+
+    graph_rig_run(test->body, (gpointer)test->user);
+}
+
+void graph_rig_add_test(const char *path, void co_fn (*body)(GraphRig *rig), gconstpointer user)
+{
+    RigTest *test = g_new(RigTest, 1);
+
+    *test = (RigTest){body, user};
+    g_test_add_data_func_full(path, test, run_test, g_free);
+}
+
 BlockdevOptions *graph_rig_options(const char *json)
 {
     GError *error = NULL;

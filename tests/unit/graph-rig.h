@@ -18,6 +18,9 @@ typedef struct GraphRig {
 /* Run @body as a coroutine of a new fixture's main context; then everything must be gone. */
 void graph_rig_run(void co_fn (*body)(GraphRig *rig), gpointer user);
 
+/* Add a test under @path that does so. */
+void graph_rig_add_test(const char *path, void co_fn (*body)(GraphRig *rig), gconstpointer user);
+
 /* Options of a node, from JSON in QMP's dialect (single quotes are fine). The caller's. */
 BlockdevOptions *graph_rig_options(const char *json);
 

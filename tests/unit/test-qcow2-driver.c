@@ -829,25 +829,11 @@ static void test_threads(void)
 
 /* Running a body as a test */
 
-typedef struct Case {
-    void co_fn (*body)(GraphRig *rig);
-    gconstpointer user;
-} Case;
-
-static void run_case(gconstpointer opaque)
-{
-    const Case *c = opaque;
-
-    graph_rig_run(c->body, (gpointer)c->user);
-}
-
 static void add(const char *name, void co_fn (*body)(GraphRig *rig), gconstpointer user)
 {
     g_autofree char *path = g_strconcat("/qcow2/driver/", name, NULL);
-    Case *c = g_new(Case, 1);
 
-    *c = (Case){body, user};
-    g_test_add_data_func_full(path, c, run_case, g_free);
+    graph_rig_add_test(path, body, user);
 }
 
 static void add_nth(const char *name, unsigned i, void co_fn (*body)(GraphRig *rig),

@@ -704,31 +704,15 @@ static void co_fn body_side_by_side(GraphRig *rig)
 
 /* Running a body as a test */
 
-typedef struct Case {
-    void co_fn (*body)(GraphRig *rig);
-    gconstpointer user;
-} Case;
-
-static void run_case(gconstpointer opaque)
-{
-    const Case *c = opaque;
-
-    graph_rig_run(c->body, (gpointer)c->user);
-}
-
 static void add(const char *what, const Kind *kind, void co_fn (*body)(GraphRig *rig))
 {
     g_autofree char *path = g_strdup_printf("/qcow2/write/%s/%s", what, kind->name);
-    Case *c = g_new(Case, 1);
 
-    *c = (Case){body, kind};
-    g_test_add_data_func_full(path, c, run_case, g_free);
+    graph_rig_add_test(path, body, kind);
 }
 
 int main(int argc, char **argv)
 {
-    static const Case no_flush = {body_no_flush, NULL};
-
     g_test_init(&argc, &argv, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         add("random", &kinds[i], body_random);
@@ -737,6 +721,6 @@ int main(int argc, char **argv)
             add("side-by-side", &kinds[i], body_side_by_side);
         }
     }
-    g_test_add_data_func("/qcow2/write/no-flush", &no_flush, run_case);
+    graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);
     return g_test_run();
 }
