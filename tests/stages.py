@@ -176,7 +176,7 @@ def _targets(kind, wanted):
     if wanted == 'all':
         return ()
     if wanted == 'daemon':
-        names = ('wharfd', 'wharfctl', 'fuse-probe') if kind == 'normal' else ('wharfd', 'wharfctl')
+        names = ['wharfd', 'wharfctl', 'wharfd-lose-entry'] + ['fuse-probe'] * (kind == 'normal')
         paths = [t['filename'][0] for t in introspect(kind, '--targets') if t['name'] in names]
     elif wanted == 'fuzz':
         paths = fuzz_programs()

@@ -19,10 +19,7 @@ class ProbeTest:
         super().setUp()
         self.need_root()
         self.need_fuse()
-        build = os.path.dirname(os.path.dirname(os.environ.get('WHARFD', '')))
-        self.binary = os.path.join(build, 'tests', 'bench', 'fuse-probe')
-        if not os.path.exists(self.binary):
-            self.skipTest('fuse-probe is not built')
+        self.binary = self.built('tests', 'bench', 'fuse-probe')
         self.content = random.Random(3).randbytes(self.SIZE)
         self.image = self.make_file('image', content=self.content)
         self.mnt = self.mountpoint()

@@ -5,6 +5,7 @@ import os
 import random
 
 import test_fuse_lifecycle
+from test_fuse_lifecycle import LATER
 
 from wharf import *
 from wharf import transport
@@ -176,6 +177,39 @@ class Serving(UringExport):
             worker.start('read_file', self.mnt, 0, 512)
         for worker in workers:
             self.assertEqual(len(worker.finish()), 512)
+
+
+class LostEntry(UringExport):
+    """The kernel refuses an answer: what is lost with it must not be waited for, for ever."""
+
+    def setUp(self):
+        super().setUp()
+        self.trigger = self.path('lose-entry')
+        self.daemon.stop()
+        self.daemon = self.start(
+            binary=self.built('tests', 'faults', 'wharfd-lose-entry'), name='losing',
+            env={'WHARF_LOSE_ENTRY': self.trigger})
+
+    def lose_one(self, worker, function, *args):
+        """A request of this call is lost, if it has any."""
+        with open(self.trigger, 'wb'):
+            pass
+        self.assert_cut_off(LATER, getattr(worker, function), *args)
+
+    def test_clients_get_an_error_and_the_export_goes(self):
+        for threads in ([], ['t0'], ['t0', 't1']):
+            self.add_slow(3, **({'iothread': threads} if threads else {}))
+            fd, slow = self.worker.open(self.mnt, os.O_RDWR), self.fs()
+            self.begin_read(slow)
+            self.lose_one(self.worker, 'pwrite', fd, bytes(4096), 0)
+            self.assert_cut_off(LATER, slow.finish)
+            self.assertIn('lost an entry of ring queue', self.daemon.log())
+            self.wait_unmounted(self.mnt)
+            self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e0'})
+            self.daemon.qmp.cmd('blockdev-del', {'node-name': 'slow'})
+        # And the next one has all of its entries.
+        self.add()
+        self.check_content()
 
 
 if __name__ == '__main__':

@@ -104,12 +104,20 @@ class IoTest(unittest.TestCase):
     def wharfd(self, *args, **kwargs):
         """Start the wharfd under test ($WHARFD); stopped and judged at the end of the test.
 
-        Keywords: qmp (True), jsonrpc (False), name, env, prefix, cwd, wait; see Daemon.
+        Keywords: binary (another one), qmp (True), jsonrpc (False), name, env, prefix, cwd, wait; see Daemon.
         """
-        binary = os.environ.get('WHARFD')
+        binary = kwargs.pop('binary', None) or os.environ.get('WHARFD')
         if not binary:
             raise unittest.SkipTest('WHARFD is not set')
         return self._start(binary, args, kwargs)
+
+    def built(self, *path):
+        """A program beside the wharfd under test, by its place in the build directory."""
+        build = os.path.dirname(os.path.dirname(os.environ.get('WHARFD', '')))
+        program = os.path.join(build, *path)
+        if not os.path.exists(program):
+            raise unittest.SkipTest(f'{path[-1]} is not built')
+        return program
 
     def qsd(self, *args, **kwargs):
         """Start the system's qemu-storage-daemon, for comparison."""
