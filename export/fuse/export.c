@@ -151,7 +151,7 @@ static bool start_check_own(FuseStart *start, const char *path)
     return true;
 }
 
-/* Whether the mount at @path is a FUSE one: what a stale mount must be to be cleared. */
+/* Whether the mount at @path is a FUSE one. Takes the longer the more mounts there are. */
 static bool is_fuse_mount(const char *path)
 {
     g_autoptr(MountInfo) info = NULL;
@@ -162,6 +162,19 @@ static bool is_fuse_mount(const char *path)
     }
     info = mountinfo_find_id(id.mount, id.dev_major, id.dev_minor);
     return info && g_str_has_prefix(info->fstype, "fuse");
+}
+
+/* Two exports on one file would hide each other, and the end of one would unmount the other. */
+static bool start_check_uncovered(FuseStart *start, const char *path)
+{
+    if (!fuse_mountpoint_is_mount(path) || !is_fuse_mount(path)) {
+        return true;
+    }
+    g_set_error(&start->error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "mountpoint '%s' has the file of another FUSE server mounted on it; end that one "
+                "(or 'fusermount3 -u %s'), or choose another file",
+                path, path);
+    return false;
 }
 
 static bool start_clear_stale(FuseStart *start, const char *path)
@@ -187,7 +200,7 @@ static bool start_check_file(FuseStart *start, const char *path)
     for (unsigned i = 0; i < 16; i++) {
         switch (fuse_mountpoint_inspect(path, &start->error)) {
         case FUSE_PLACE_FILE:
-            return true;
+            return start_check_uncovered(start, path);
         case FUSE_PLACE_UNFIT:
             return false;
         case FUSE_PLACE_STALE:

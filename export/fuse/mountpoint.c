@@ -66,6 +66,13 @@ int fuse_mountpoint_identify(const char *path, FuseMountId *id)
     return 0;
 }
 
+bool fuse_mountpoint_is_mount(const char *path)
+{
+    struct statx st;
+
+    return ask_kernel(path, 0, &st) == 0 && st.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+}
+
 static const char *file_kind(mode_t mode)
 {
     switch (mode & S_IFMT) {

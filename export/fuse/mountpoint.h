@@ -34,6 +34,9 @@ char *fuse_mountpoint_resolve(const char *path, GError **error);
 /* Which mount @path lies on. Asks no server. 0 or -errno. */
 int fuse_mountpoint_identify(const char *path, FuseMountId *id);
 
+/* Whether something is mounted at the resolved @path itself. Asks no server; false if unknown. */
+bool fuse_mountpoint_is_mount(const char *path);
+
 typedef enum {
     FUSE_PLACE_FILE,  /* a regular file: may be covered */
     FUSE_PLACE_STALE, /* a mount whose server is gone */

@@ -428,14 +428,22 @@ class DeadDaemons(MountTest):
         self.add(replace_stale=True)
         self.assert_exported()
 
-    def test_replace_stale_clears_nothing_alive(self):
+    def test_a_living_mount_is_not_covered(self):
+        """Neither that of another kind of server nor one of another of our daemons, however it is spelt."""
         qsd = self.qsd('--blockdev', f'driver=file,node-name=f,filename={self.image},locking=off', '--export',
                        f'type=fuse,id=e,node-name=f,mountpoint={self.mnt}')
-        self.add(replace_stale=True)  # mounts over the other's, as it is a regular file
+        second, other = self.start(name='second'), self.make_file('other', content=self.PLAIN)
+        self.add(other, daemon=second)
+        os.symlink(other, self.path('link'))
+        for place in (self.mnt, other, self.path('link')):
+            for options in ({}, {'replace_stale': True}):
+                self.refused(place, 'another FUSE server', 'fusermount3 -u', 'choose another file', **options)
         self.assert_exported()
-        self.delete()
-        self.assert_exported()
+        self.assert_exported(other)
         qsd.stop()
+        self.wait_unmounted(self.mnt)
+        self.add()
+        self.assert_exported()
 
     def test_records_end_with_the_daemon(self):
         self.add()
