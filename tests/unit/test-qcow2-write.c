@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "block/block-internal.h"
+#include "block/drivers/qcow2/refcount.h"
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 #include "tests/unit/qcow2-checker.h"
@@ -453,6 +454,26 @@ static void co_fn body_no_flush(GraphRig *rig)
     run_clear(&run);
 }
 
+/* The file may end inside of its last cluster; what is written to the rest of it stays. */
+static void co_fn body_short_file(GraphRig *rig)
+{
+    static const Kind kind = {"short-file", 3, 16, 4, 0, 2 * MIB, false, ""};
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    uint64_t host = qcow2_builder_data(b, 5, 0);
+    uint64_t block = be64_get(qcow2_builder_at(b, 64 * KIB));
+    Run run;
+
+    qcow2_refcount_set(qcow2_builder_at(b, block), 4, host / (64 * KIB), 1);
+    g_byte_array_set_size(b->bytes, host + 1000);
+    co_begin(&run, rig, &kind, b);
+    co_do_write(&run, 5 * 64 * KIB + 20000, 7000);
+    co_close(&run);
+    co_open(&run);
+    co_expect(&run);
+    co_close(&run);
+    run_clear(&run);
+}
+
 /* Crashes */
 
 static void apply(GByteArray *image, const Record *r)
@@ -722,5 +743,6 @@ int main(int argc, char **argv)
         }
     }
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);
+    graph_rig_add_test("/qcow2/write/short-file", body_short_file, NULL);
     return g_test_run();
 }

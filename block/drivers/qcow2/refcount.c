@@ -190,6 +190,8 @@ bool co_fn qcow2_refcounts_co_load(Qcow2Refcounts *r, BlockNode *node, BlockChil
 {
     size_t bytes = (size_t)header->reftable_clusters << header->cluster_bits;
     uint64_t cluster = UINT64_C(1) << header->cluster_bits;
+    /* The last cluster is in use as a whole, even where the file ends inside of it. */
+    uint64_t end = (block_child_length(file) + cluster - 1) & ~(cluster - 1);
     int ret;
 
     *r = (Qcow2Refcounts){
@@ -200,9 +202,9 @@ bool co_fn qcow2_refcounts_co_load(Qcow2Refcounts *r, BlockNode *node, BlockChil
         .entries = bytes / 8,
         .blocks = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free),
         .new_entries = g_array_new(FALSE, FALSE, sizeof(uint64_t)),
-        .end = block_child_length(file),
+        .end = end,
         .extends = true,
-        .fresh = (block_child_length(file) + cluster - 1) & ~(cluster - 1),
+        .fresh = end,
         .keep = MAX(cache_bytes >> header->cluster_bits, 4),
     };
     co_mutex_init(&r->lock);
