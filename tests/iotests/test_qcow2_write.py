@@ -7,57 +7,10 @@ import os
 import random
 
 from wharf import *
-from wharf import fs as fs_module
-from wharf.qcow2 import KIB, MIB, TIB, Qcow2Test
+from wharf.qcow2 import KIB, MIB, TIB, Qcow2WriteTest
 
 
-class WriteTest(Qcow2Test):
-    def open(self, daemon, image, **options):
-        """The image as a writable export; returns its mountpoint."""
-        self.add(daemon, image, **{'read-only': False, 'discard': 'unmap', **options})
-        return self.export(daemon, writable=True)
-
-    def check(self, image):
-        """QEMU finds nothing wrong, not even a leak."""
-        done = run(self.qemu_img, 'check', '-f', 'qcow2', image, check=False)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-
-    def compare(self, image, content):
-        """QEMU reads these bytes."""
-        path = self.make_file('model.raw', content=content)
-        run(self.qemu_img, 'compare', '-f', 'raw', '-F', 'qcow2', path, image)
-
-    def random_requests(self, mountpoint, model, seed, n=60):
-        """Change the disk and the model (a bytearray) in the same way."""
-        rng = random.Random(seed)
-        worker = self.fs()
-        fd = worker.open(mountpoint, os.O_RDWR)
-        for _ in range(n):
-            offset = rng.randrange(len(model) - 1)
-            length = min(rng.choice([1, 100, 512, 4096, 20000, 65536, 200000]), len(model) - offset)
-            if rng.random() < 0.5:
-                offset -= offset % 4096
-            what = rng.random()
-            if what < 0.7:
-                data = rng.randbytes(min(length, 64)) * (length // 64 + 1)
-                data = data[:length]
-                self.assertEqual(worker.pwrite(fd, data, offset), length)
-                model[offset:offset + length] = data
-            elif what < 0.9:
-                mode = rng.choice([fs_module.FALLOC_PUNCH_HOLE | fs_module.FALLOC_KEEP_SIZE,
-                                   fs_module.FALLOC_ZERO_RANGE | fs_module.FALLOC_KEEP_SIZE])
-                worker.fallocate(fd, mode, offset, length)
-                model[offset:offset + length] = bytes(length)
-            else:
-                worker.fsync(fd)
-        worker.close(fd)
-
-    def read_all(self, image):
-        with open(self.reference(image), 'rb') as f:
-            return bytearray(f.read())
-
-
-class MatrixTest(WriteTest):
+class MatrixTest(Qcow2WriteTest):
     SIZE = 6 * MIB
 
     def go_through(self, kind, backing=None, seed=0, options=None):
@@ -166,7 +119,7 @@ class MatrixTest(WriteTest):
                 self.check(image)
 
 
-class LengthTest(WriteTest):
+class LengthTest(Qcow2WriteTest):
     def resize(self, daemon, size):
         daemon.qmp.cmd('block_resize', {'node-name': 'q', 'size': size})
 
@@ -240,7 +193,7 @@ class LengthTest(WriteTest):
         self.compare(image, model)
 
 
-class FileSystemTest(WriteTest):
+class FileSystemTest(Qcow2WriteTest):
     """An ext4 file system that lives in an overlay, as a virtual machine's does."""
 
     def work_inside(self, mountpoint, name):
@@ -295,7 +248,7 @@ class FileSystemTest(WriteTest):
         self.check_files(raw, ['base', 'overlay'])
 
 
-class CrashTest(WriteTest):
+class CrashTest(Qcow2WriteTest):
     @timeout(300)
     def test_killed(self):
         """kill -9 in the middle: nothing is corrupt, and what was synced is there."""

@@ -2,8 +2,10 @@
 """The base class of tests with qcow2 images."""
 
 import itertools
+import os
 import random
 
+from . import fs
 from .clients import QmpError
 from .iotest import IoTest
 from .tools import find_tool, run
@@ -105,3 +107,51 @@ class Qcow2Test(IoTest):
         for preallocation in ['metadata', 'falloc']:
             yield {'compat': '1.1', 'preallocation': preallocation}
         yield {'compat': '1.1', 'lazy_refcounts': 'on'}
+
+
+class Qcow2WriteTest(Qcow2Test):
+    """Writes through the daemon; QEMU checks and reads."""
+
+    def open(self, daemon, image, **options):
+        """The image as a writable export; returns its mountpoint."""
+        self.add(daemon, image, **{'read-only': False, 'discard': 'unmap', **options})
+        return self.export(daemon, writable=True)
+
+    def check(self, image):
+        """QEMU finds nothing wrong, not even a leak."""
+        done = run(self.qemu_img, 'check', '-f', 'qcow2', image, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def compare(self, image, content):
+        """QEMU reads these bytes."""
+        path = self.make_file('model.raw', content=content)
+        run(self.qemu_img, 'compare', '-f', 'raw', '-F', 'qcow2', path, image)
+
+    def random_requests(self, mountpoint, model, seed, n=60):
+        """Change the disk and the model (a bytearray) in the same way."""
+        rng = random.Random(seed)
+        worker = self.fs()
+        fd = worker.open(mountpoint, os.O_RDWR)
+        for _ in range(n):
+            offset = rng.randrange(len(model) - 1)
+            length = min(rng.choice([1, 100, 512, 4096, 20000, 65536, 200000]), len(model) - offset)
+            if rng.random() < 0.5:
+                offset -= offset % 4096
+            what = rng.random()
+            if what < 0.7:
+                data = rng.randbytes(min(length, 64)) * (length // 64 + 1)
+                data = data[:length]
+                self.assertEqual(worker.pwrite(fd, data, offset), length)
+                model[offset:offset + length] = data
+            elif what < 0.9:
+                mode = rng.choice([fs.FALLOC_PUNCH_HOLE | fs.FALLOC_KEEP_SIZE,
+                                   fs.FALLOC_ZERO_RANGE | fs.FALLOC_KEEP_SIZE])
+                worker.fallocate(fd, mode, offset, length)
+                model[offset:offset + length] = bytes(length)
+            else:
+                worker.fsync(fd)
+        worker.close(fd)
+
+    def read_all(self, image):
+        with open(self.reference(image), 'rb') as f:
+            return bytearray(f.read())
