@@ -28,12 +28,13 @@
 
 /* How a request is to be done. What a call has no use for is ignored. */
 typedef enum {
-    BLOCK_REQ_FUA = 1,              /* on stable storage before the request returns */
-    BLOCK_REQ_MAY_UNMAP = 2,        /* zeroes: storage may be given back (if discard=unmap) */
-    BLOCK_REQ_NO_FALLBACK = 4,      /* zeroes: -ENOTSUP rather than writing zero bytes */
-    BLOCK_REQ_SERIALISING = 8,      /* no overlapping write may run at the same time */
-    BLOCK_REQ_WRITE_UNCHANGED = 16, /* does not change the content: WRITE_UNCHANGED suffices */
-    BLOCK_REQ_ZERO = 32,            /* truncate: what is added must read as zeros */
+    BLOCK_REQ_FUA = 1,               /* on stable storage before the request returns */
+    BLOCK_REQ_MAY_UNMAP = 2,         /* zeroes: storage may be given back (if discard=unmap) */
+    BLOCK_REQ_NO_FALLBACK = 4,       /* zeroes: -ENOTSUP rather than writing zero bytes */
+    BLOCK_REQ_SERIALISING = 8,       /* no overlapping write may run at the same time */
+    BLOCK_REQ_WRITE_UNCHANGED = 16,  /* does not change the content: WRITE_UNCHANGED suffices */
+    BLOCK_REQ_ZERO = 32,             /* truncate: what is added must read as zeros */
+    BLOCK_REQ_WRITE_COMPRESSED = 64, /* write: compressed, by nodes that can */
 } BlockRequestFlags;
 
 /* What block status says of a range. */

@@ -199,12 +199,15 @@ void block_node_set_read_only(BlockNode *node, bool read_only);
 
 /*
  * In co_open, co_reopen_commit and co_set_perm: which flags the driver handles in co_pwritev (FUA,
- * WRITE_UNCHANGED), co_pwrite_zeroes (FUA, MAY_UNMAP, NO_FALLBACK, WRITE_UNCHANGED) and co_truncate
- * (ZERO). The core does FUA by a flush, ZERO by writing zeros, and keeps the others back. None at
- * first; filters have FUA, MAY_UNMAP, NO_FALLBACK, ZERO.
+ * WRITE_UNCHANGED, WRITE_COMPRESSED), co_pwrite_zeroes (FUA, MAY_UNMAP, NO_FALLBACK,
+ * WRITE_UNCHANGED) and co_truncate (ZERO). The core does FUA by a flush, ZERO by writing zeros,
+ * and keeps the others back. None at first; filters have FUA, MAY_UNMAP, NO_FALLBACK, ZERO.
  */
 void block_node_set_supported_flags(BlockNode *node, BlockRequestFlags write,
                                     BlockRequestFlags zero, BlockRequestFlags truncate);
+
+/* Whether the node's driver does what BLOCK_REQ_WRITE_COMPRESSED asks for; filters do not. */
+bool block_node_can_compress(const BlockNode *node);
 
 /*
  * The image of @node is corrupt: @message, the end of a sentence, says how. Logged, and told by the

@@ -523,6 +523,11 @@ void block_node_set_supported_flags(BlockNode *node, BlockRequestFlags write,
     __atomic_store_n(&node->truncate_flags, truncate, __ATOMIC_RELAXED);
 }
 
+bool block_node_can_compress(const BlockNode *node)
+{
+    return block_node_write_flags(node) & BLOCK_REQ_WRITE_COMPRESSED;
+}
+
 int64_t co_fn block_node_co_allocated_size(BlockNode *node)
 {
     int64_t sum = 0;

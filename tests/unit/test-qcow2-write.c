@@ -120,6 +120,7 @@ typedef struct Kind {
     uint32_t size;
     bool backing;
     const char *options;
+    bool compress; /* some of what is written */
 } Kind;
 
 static const Kind kinds[] = {
@@ -140,6 +141,12 @@ static const Kind kinds[] = {
     {"tiny-cache", 3, 9, 4, 0, 300 * KIB, true,
      ", 'l2-cache-size': 1024, 'l2-cache-entry-size': 512, 'discard': 'unmap'"},
     {"no-unref", 3, 12, 4, 0, MIB, true, ", 'discard-no-unref': true, 'discard': 'unmap'"},
+    {"compressed", 3, 16, 4, 0, 2 * MIB, true, ", 'discard': 'unmap'", true},
+    {"compressed-small", 3, 9, 4, 0, 300 * KIB, false, ", 'discard': 'unmap'", true},
+    {"compressed-subclusters", 3, 14, 4, EXTENDED, MIB, true, ", 'discard': 'unmap'", true},
+    {"compressed-one-bit", 3, 12, 0, 0, MIB, true, "", true},
+    {"compressed-two-bits", 3, 12, 1, 0, MIB, false, ", 'discard': 'unmap'", true},
+    {"compressed-version-2", 2, 12, 4, 0, MIB, false, "", true},
 };
 
 /* One run */
@@ -277,11 +284,25 @@ static void co_fn co_expect(Run *run)
     }
 }
 
+/* Data to write, some of which cannot be compressed; returns the flags of the request. */
+static BlockRequestFlags choose_data(Run *run, uint8_t *buffer, uint64_t bytes)
+{
+    graph_rig_fill(buffer, bytes, g_rand_int(run->rand));
+    if (!run->kind->compress) {
+        return 0;
+    }
+    for (uint64_t i = g_rand_int_range(run->rand, 0, 3 * bytes); i < bytes; i++) {
+        buffer[i] = g_rand_int(run->rand);
+    }
+    return g_rand_int_range(run->rand, 0, 3) ? BLOCK_REQ_WRITE_COMPRESSED : 0;
+}
+
 static void co_fn co_do_write(Run *run, uint64_t offset, uint64_t bytes)
 {
-    graph_rig_fill(run->buffer, bytes, g_rand_int(run->rand));
+    BlockRequestFlags flags = choose_data(run, run->buffer, bytes);
+
     touch(run, offset, bytes);
-    g_assert_cmpint(blk_co_pwritev(run->blk, offset, IOV_LOCAL(run->buffer, bytes), 0), ==, 0);
+    g_assert_cmpint(blk_co_pwritev(run->blk, offset, IOV_LOCAL(run->buffer, bytes), flags), ==, 0);
     memcpy(run->model + offset, run->buffer, bytes);
 }
 
@@ -642,8 +663,10 @@ static void co_fn worker_entry(void *opaque)
 
         bytes = g_rand_boolean(run->rand) ? MIN(bytes, 3000) : bytes;
         if (what < 5) {
-            graph_rig_fill(buffer, bytes, g_rand_int(run->rand));
-            g_assert_cmpint(blk_co_pwritev(run->blk, offset, IOV_LOCAL(buffer, bytes), 0), ==, 0);
+            BlockRequestFlags flags = choose_data(run, buffer, bytes);
+
+            g_assert_cmpint(blk_co_pwritev(run->blk, offset, IOV_LOCAL(buffer, bytes), flags), ==,
+                            0);
             memcpy(run->model + offset, buffer, bytes);
         } else if (what < 7) {
             g_assert_cmpint(blk_co_pwrite_zeroes(run->blk, offset, bytes, BLOCK_REQ_MAY_UNMAP), ==,

@@ -10,6 +10,10 @@
 /* Deflate without a header; the largest window reads what was written with any. */
 #define RAW_DEFLATE (-MAX_WBITS)
 
+/* QEMU reads with a window of 4 KiB, so nothing may refer further back. */
+#define WRITE_WINDOW (-12)
+#define WRITE_MEMORY 9
+
 static int decompress_zlib(void *out, size_t out_length, const void *in, size_t in_length)
 {
     z_stream z = {
@@ -26,6 +30,21 @@ static int decompress_zlib(void *out, size_t out_length, const void *in, size_t 
     }
     /* With the buffer full it does not matter whether the stream has seen its own end. */
     return (r == Z_STREAM_END || r == Z_BUF_ERROR) && z.avail_out == 0 ? 0 : -EIO;
+}
+
+static size_t compress_zlib(void *out, size_t out_length, const void *in, size_t in_length)
+{
+    z_stream z = {
+        .next_in = (void *)in, .avail_in = in_length, .next_out = out, .avail_out = out_length};
+    int r = deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, WRITE_WINDOW, WRITE_MEMORY,
+                         Z_DEFAULT_STRATEGY);
+
+    if (r != Z_OK) {
+        return 0;
+    }
+    r = deflate(&z, Z_FINISH);
+    deflateEnd(&z);
+    return r == Z_STREAM_END ? out_length - z.avail_out : 0;
 }
 
 #ifdef WHARF_ZSTD
@@ -47,6 +66,13 @@ static int decompress_zstd(void *out, size_t out_length, const void *in, size_t 
     ZSTD_freeDCtx(ctx);
     return !ZSTD_isError(left) && to.pos == to.size ? 0 : -EIO;
 }
+
+static size_t compress_zstd(void *out, size_t out_length, const void *in, size_t in_length)
+{
+    size_t n = ZSTD_compress(out, out_length, in, in_length, ZSTD_CLEVEL_DEFAULT);
+
+    return ZSTD_isError(n) ? 0 : n;
+}
 #endif
 
 int qcow2_decompress(Qcow2Compression type, void *out, size_t out_length, const void *in,
@@ -63,4 +89,20 @@ int qcow2_decompress(Qcow2Compression type, void *out, size_t out_length, const 
 #endif
     }
     return -ENOTSUP;
+}
+
+size_t qcow2_compress(Qcow2Compression type, void *out, size_t out_length, const void *in,
+                      size_t in_length)
+{
+    switch (type) {
+    case QCOW2_COMPRESSION_ZLIB:
+        return compress_zlib(out, out_length, in, in_length);
+    case QCOW2_COMPRESSION_ZSTD:
+#ifdef WHARF_ZSTD
+        return compress_zstd(out, out_length, in, in_length);
+#else
+        break;
+#endif
+    }
+    return 0;
 }

@@ -17,4 +17,11 @@
 int qcow2_decompress(Qcow2Compression type, void *out, size_t out_length, const void *in,
                      size_t in_length);
 
+/*
+ * Compress @in into @out, as QEMU reads it. How long it is then; 0: it does not fit, or there is no
+ * memory, so that it is stored as it is.
+ */
+size_t qcow2_compress(Qcow2Compression type, void *out, size_t out_length, const void *in,
+                      size_t in_length);
+
 #endif

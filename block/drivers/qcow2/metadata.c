@@ -306,6 +306,7 @@ static void co_fn co_release(Qcow2State *s)
         for (guint i = 0; i < released->len; i++) {
             const Qcow2Freed *f = &g_array_index(released, Qcow2Freed, i);
 
+            qcow2_unpacked_drop(s->unpacked, f->offset, f->bytes);
             /* An error leaves them counted, which does no harm. */
             qcow2_refcounts_co_release(&m->refcounts, f->offset, f->bytes, f->discard);
         }
@@ -330,15 +331,18 @@ static void set_l1(Qcow2State *s, uint64_t index, uint64_t table)
     g_mutex_unlock(&m->lock);
 }
 
-/* Fill a new table at @to with what is in @from (0: nothing). */
-static int co_fn co_fill_table(Qcow2State *s, uint64_t to, uint64_t from)
+/* Fill a new table at @to with what is in @from (0: nothing). @fresh: it has zeros already. */
+static int co_fn co_fill_table(Qcow2State *s, uint64_t to, uint64_t from, bool fresh)
 {
     uint64_t size = qcow2_cluster_size(&s->image->layout);
     g_autofree void *table = NULL;
     int r;
 
+    if (from == 0 && fresh && to + size <= (uint64_t)block_child_length(s->file)) {
+        return 0;
+    }
     if (from == 0) {
-        return block_child_co_pwrite_zeroes(s->file, to, size, 0);
+        return block_child_co_pwrite_zeroes(s->file, to, size, BLOCK_REQ_MAY_UNMAP);
     }
     table = g_try_malloc(size);
     if (!table) {
@@ -360,7 +364,7 @@ static int co_fn co_make_table(BlockNode *node, uint64_t index, uint64_t old)
     if (r < 0) {
         return r;
     }
-    r = co_fill_table(s, table, old);
+    r = co_fill_table(s, table, old, fresh);
     if (r < 0) {
         qcow2_refcounts_co_release(&s->metadata.refcounts, table, size, false);
         return r;

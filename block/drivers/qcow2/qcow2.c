@@ -127,6 +127,7 @@ static void clean_caches(void *opaque)
     Qcow2State *s = opaque;
 
     qcow2_cache_clean(s->l2.cache);
+    qcow2_unpacked_clean(s->unpacked);
     arm_cleaning(s);
 }
 
@@ -184,6 +185,7 @@ static void state_clear(Qcow2State *s)
     g_clear_pointer(&s->clean_timer, aio_timer_free);
     qcow2_metadata_clear(s);
     g_clear_pointer(&s->l2.cache, qcow2_cache_free);
+    g_clear_pointer(&s->unpacked, qcow2_unpacked_free);
     g_clear_pointer(&s->image, qcow2_image_free);
     g_clear_pointer(&s->name, g_free);
 }
@@ -217,9 +219,11 @@ static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GE
         state_clear(s);
         return false;
     }
+    s->unpacked = qcow2_unpacked_new(qcow2_cluster_size(&s->image->layout));
     s->clean_timer = aio_timer_new(aio_context_current(), clean_caches, s);
     arm_cleaning(s);
-    block_node_set_supported_flags(node, 0, BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK, 0);
+    block_node_set_supported_flags(node, s->data == s->file ? BLOCK_REQ_WRITE_COMPRESSED : 0,
+                                   BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK, 0);
     return true;
 }
 
@@ -382,6 +386,8 @@ static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
     qcow2_metadata_clear(s);
     qcow2_image_free(s->image);
     qcow2_cache_free(s->l2.cache);
+    qcow2_unpacked_free(s->unpacked);
+    s->unpacked = qcow2_unpacked_new(qcow2_cluster_size(&image->layout));
     s->image = g_steal_pointer(&image);
     s->l2 = l2;
     __atomic_store_n(&s->corrupt, false, __ATOMIC_RELAXED);

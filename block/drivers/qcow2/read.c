@@ -4,76 +4,12 @@
  * with. Of several extents each is a request of its own, and they run side by side in the thread of
  * the whole.
  */
-#include "block/drivers/qcow2/compress.h"
 #include "block/drivers/qcow2/state.h"
 
 #include <errno.h>
 
 /* So many parts of a request may be under way at a time. */
 #define MAX_PARTS 16
-
-/* Compressed clusters */
-
-typedef struct Decompression {
-    Qcow2Compression type;
-    void *out;
-    size_t out_length;
-    const void *in;
-    size_t in_length;
-} Decompression;
-
-static int decompress_worker(void *opaque)
-{
-    const Decompression *d = opaque;
-
-    return qcow2_decompress(d->type, d->out, d->out_length, d->in, d->in_length);
-}
-
-/* Read the compressed cluster of @extent into @out, one cluster. */
-static int co_fn co_read_cluster(BlockNode *node, const Qcow2Extent *extent, void *out,
-                                 uint64_t offset)
-{
-    const Qcow2State *s = block_node_state(node);
-    g_autofree void *in = g_try_malloc(extent->compressed_length);
-    Decompression d = {.type = s->image->header->compression,
-                       .out = out,
-                       .out_length = qcow2_cluster_size(&s->image->layout),
-                       .in = in,
-                       .in_length = extent->compressed_length};
-    int r;
-
-    if (!in) {
-        return -ENOMEM;
-    }
-    r = block_child_co_preadv(s->file, extent->host, IOV_LOCAL(in, d.in_length), 0);
-    if (r < 0) {
-        return r;
-    }
-    r = aio_co_run_worker(decompress_worker, &d);
-    return r == -EIO ? qcow2_fault(node, QCOW2_FAULT_COMPRESSED_DATA, offset) : r;
-}
-
-static int co_fn co_read_compressed(BlockNode *node, const Qcow2Extent *extent, uint64_t offset,
-                                    const IoVector *iov)
-{
-    const Qcow2State *s = block_node_state(node);
-    size_t size = qcow2_cluster_size(&s->image->layout);
-    g_autofree char *cluster = NULL;
-    int r;
-
-    if (iov->bytes == size && iov->n == 1) {
-        return co_read_cluster(node, extent, iov->iov[0].iov_base, offset);
-    }
-    cluster = g_try_malloc(size);
-    if (!cluster) {
-        return -ENOMEM;
-    }
-    r = co_read_cluster(node, extent, cluster, offset);
-    if (r == 0) {
-        iov_from_buffer(iov, 0, cluster + (offset & (size - 1)), iov->bytes);
-    }
-    return r;
-}
 
 /* One extent */
 
@@ -86,7 +22,7 @@ static int co_fn co_read_extent(BlockNode *node, const Qcow2Extent *extent, uint
     case QCOW2_EXTENT_DATA:
         return block_child_co_preadv(s->data, extent->host, iov, 0);
     case QCOW2_EXTENT_COMPRESSED:
-        return co_read_compressed(node, extent, offset, iov);
+        return qcow2_co_read_compressed(node, extent, offset, iov);
     case QCOW2_EXTENT_UNALLOCATED:
         if (s->backing) {
             return block_child_co_preadv(s->backing, offset, iov, 0);

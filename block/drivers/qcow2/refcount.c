@@ -536,12 +536,11 @@ void co_fn qcow2_refcounts_co_trim(Qcow2Refcounts *r)
     }
 }
 
-int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
-                                  bool *fresh)
+static int co_fn co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
+                         bool *fresh)
 {
     int ret;
 
-    CO_MUTEX_GUARD(&r->lock);
     do {
         ret = co_take_locked(r, n, offset, got);
     } while (ret == 0 && *got == 0); /* a block was made where the cluster was found */
@@ -550,6 +549,95 @@ int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offse
         r->fresh = MAX(r->fresh, *offset + (*got << r->cluster_bits));
         r->end = MAX(r->end, *offset + (*got << r->cluster_bits));
         co_extend_file(r);
+    }
+    return ret;
+}
+
+int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
+                                  bool *fresh)
+{
+    CO_MUTEX_GUARD(&r->lock);
+    return co_take(r, n, offset, got, fresh);
+}
+
+/* Bytes, for compressed clusters: several share a cluster of the image */
+
+static uint64_t max_refcount(const Qcow2Refcounts *r)
+{
+    return r->order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << r->order)) - 1;
+}
+
+/* One user more for a cluster that has some. *@ok: whether there may be one more. */
+static int co_fn co_count_up(Qcow2Refcounts *r, uint64_t cluster, bool *ok)
+{
+    Block *b;
+    int ret = co_block_for(r, cluster, &b);
+    uint64_t refcount;
+
+    if (ret < 0) {
+        return ret;
+    }
+    refcount = qcow2_refcount_get(b->data, r->order, cluster & block_mask(r));
+    *ok = refcount > 0 && refcount < max_refcount(r);
+    if (*ok) {
+        count(r, b, cluster, refcount + 1);
+    }
+    return 0;
+}
+
+/* Take bytes where the last were taken, if the cluster has room. *@offset 0: it has not. */
+static int co_fn co_take_packed(Qcow2Refcounts *r, uint64_t bytes, uint64_t *offset)
+{
+    uint64_t inside = r->packed & (cluster_size(r) - 1);
+    bool ok = true;
+    int ret;
+
+    *offset = 0;
+    if (r->packed == 0 || bytes > cluster_size(r) - inside) {
+        return 0;
+    }
+    ret = co_count_up(r, r->packed >> r->cluster_bits, &ok);
+    *offset = ret == 0 && ok ? r->packed : 0;
+    return ret;
+}
+
+/* Take a cluster, for bytes that begin in it, or in the one before if that goes on here. */
+static int co_fn co_take_next(Qcow2Refcounts *r, uint64_t *offset)
+{
+    uint64_t before = r->packed >> r->cluster_bits;
+    uint64_t cluster, got;
+    bool fresh, ok = false;
+    int ret = co_take(r, 1, &cluster, &got, &fresh);
+
+    if (ret < 0) {
+        return ret;
+    }
+    *offset = cluster;
+    if (r->packed && (before + 1) << r->cluster_bits == cluster) {
+        ret = co_count_up(r, before, &ok);
+    }
+    if (ret < 0) {
+        co_release_locked(r, cluster, cluster_size(r), false);
+    } else if (ok) {
+        *offset = r->packed;
+    }
+    return ret;
+}
+
+int co_fn qcow2_refcounts_co_take_bytes(Qcow2Refcounts *r, uint64_t bytes, uint64_t *offset)
+{
+    int ret;
+
+    CO_MUTEX_GUARD(&r->lock);
+    ret = co_take_packed(r, bytes, offset);
+    if (ret == 0 && *offset == 0) {
+        ret = co_take_next(r, offset);
+    }
+    if (ret == 0) {
+        r->packed = *offset + bytes;
+        if ((r->packed & (cluster_size(r) - 1)) == 0) {
+            r->packed = 0; /* what follows belongs to somebody else */
+        }
     }
     return ret;
 }
@@ -575,6 +663,7 @@ static int co_fn co_count_down(Qcow2Refcounts *r, uint64_t cluster)
     count(r, b, cluster, refcount - 1);
     if (refcount == 1) {
         r->hint = MIN(r->hint, cluster);
+        r->packed = r->packed >> r->cluster_bits == cluster ? 0 : r->packed;
     }
     return refcount == 1;
 }

@@ -31,6 +31,7 @@ typedef struct Qcow2Refcounts {
     uint64_t hint;       /* clusters below are in use */
     uint64_t fresh;      /* from this offset on the file has nothing but zeros */
     uint64_t end;        /* of all that was ever in use */
+    uint64_t packed;     /* bytes are given away from this offset on, in a cluster; 0: nowhere */
     bool extends;        /* the file can be made longer ahead of that */
     size_t keep;         /* how many blocks are kept in memory when they have been written */
 } Qcow2Refcounts;
@@ -46,6 +47,12 @@ void qcow2_refcounts_clear(Qcow2Refcounts *r);
  */
 int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
                                   bool *fresh);
+
+/*
+ * Take @bytes bytes (> 0, less than a cluster) that lie together, wherever they begin: behind those
+ * given away before, if possible. Each cluster that they touch has a user more.
+ */
+int co_fn qcow2_refcounts_co_take_bytes(Qcow2Refcounts *r, uint64_t bytes, uint64_t *offset);
 
 /*
  * One user less for each cluster that the range touches; nothing in the image may name it any more.

@@ -4,7 +4,7 @@
  * parts of its work, which qcow2.c puts into the driver's table.
  *
  *   header, table, snapshot, compress   the format, as functions on plain structs
- *   cache                               tables in memory
+ *   cache, unpacked                     tables, and what compressed clusters held, in memory
  *   image     what is read when an image is opened
  *   names     the files that an image names
  *   options   sizes of caches
@@ -12,6 +12,7 @@
  *   read      reads; status: block status
  *   refcount  which clusters are in use
  *   metadata  changes of tables: in memory, and from there to the image in an order that is safe
+ *   compressed  reads and writes of compressed clusters
  *   write     writes; clear: zeros and discards; truncate: other lengths
  *   info      what queries tell
  *   qcow2     open, close, reopen and the rest of control
@@ -26,6 +27,7 @@
 #include "block/drivers/qcow2/refcount.h"
 #include "block/drivers/qcow2/snapshot.h"
 #include "block/drivers/qcow2/table.h"
+#include "block/drivers/qcow2/unpacked.h"
 #include "block/gate-internal.h"
 
 /* What was read when the image was opened. */
@@ -99,6 +101,7 @@ typedef struct Qcow2State {
     /* Changed with the node drained. */
     Qcow2Image *image;
     Qcow2L2 l2;
+    Qcow2Unpacked *unpacked;
 
     /* Main thread. */
     AioTimer *clean_timer;
@@ -227,7 +230,26 @@ int co_fn qcow2_co_flush(BlockNode *node);
 /* Write the header's fields. Not flushed. */
 int co_fn qcow2_co_update_header(BlockNode *node);
 
+/* compressed.c */
+
+/* Read a part of the compressed cluster of @extent, to which @offset of the disk belongs. */
+int co_fn qcow2_co_read_compressed(BlockNode *node, const Qcow2Extent *extent, uint64_t offset,
+                                   const IoVector *iov);
+
+/*
+ * Write the first clusters of what @iov has from @skip on, compressed where that makes them
+ * shorter; *@done bytes of it, 0: look again. Inside of qcow2_use_begin().
+ */
+int co_fn qcow2_co_write_compressed(BlockNode *node, uint64_t offset, const IoVector *iov,
+                                    size_t skip, uint64_t *done);
+
 /* write.c, clear.c, truncate.c */
+
+/* Read what the disk has; behind its end there are zeros. */
+int co_fn qcow2_co_read_old(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer);
+/* Write @bytes bytes that @iov has from @skip on, as they are. Inside of qcow2_use_begin(). */
+int co_fn qcow2_co_write_plain(BlockNode *node, uint64_t offset, const IoVector *iov, size_t skip,
+                               uint64_t bytes);
 int co_fn qcow2_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
                            BlockRequestFlags flags);
 int co_fn qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,

@@ -73,9 +73,30 @@ uint32_t qcow2_all_subclusters(const Qcow2Layout *layout)
     return layout->subclusters == 1 ? 1 : UINT32_MAX;
 }
 
+/* How many bits of a compressed cluster's entry its offset has; behind it is the length. */
+static unsigned compressed_offset_bits(const Qcow2Layout *layout)
+{
+    return 62 - (layout->cluster_bits - 8);
+}
+
+bool qcow2_compressed_init(const Qcow2Layout *layout, uint64_t host, uint64_t bytes,
+                           Qcow2Cluster *c)
+{
+    uint64_t end = (host + bytes + SECTOR - 1) / SECTOR * SECTOR;
+
+    *c = (Qcow2Cluster){
+        .compressed = true,
+        .has_host = true,
+        .host = host,
+        .compressed_length = end - host,
+        .data = qcow2_all_subclusters(layout),
+    };
+    return end <= UINT64_C(1) << MIN(compressed_offset_bits(layout), MAX_HOST_BITS);
+}
+
 static Qcow2Fault decode_compressed(const Qcow2Layout *layout, uint64_t entry, Qcow2Cluster *c)
 {
-    unsigned offset_bits = 62 - (layout->cluster_bits - 8);
+    unsigned offset_bits = compressed_offset_bits(layout);
     uint64_t descriptor = entry & ~(QCOW2_ENTRY_COPIED | QCOW2_ENTRY_COMPRESSED);
     uint64_t more_sectors = descriptor >> offset_bits;
 
@@ -262,11 +283,21 @@ uint64_t qcow2_map_in_place(const Qcow2Layout *layout, const uint64_t *table, un
     return MIN(done, bytes);
 }
 
+static uint64_t encode_compressed(const Qcow2Layout *layout, const Qcow2Cluster *c)
+{
+    uint64_t sectors = (c->host % SECTOR + c->compressed_length) / SECTOR;
+
+    return QCOW2_ENTRY_COMPRESSED | (sectors - 1) << compressed_offset_bits(layout) | c->host;
+}
+
 uint64_t qcow2_l2_encode(const Qcow2Layout *layout, const Qcow2Cluster *c, uint64_t *bitmap)
 {
     uint64_t entry = c->has_host ? c->host | (c->copied ? QCOW2_ENTRY_COPIED : 0) : 0;
 
     *bitmap = 0;
+    if (c->compressed) {
+        return encode_compressed(layout, c);
+    }
     if (layout->subclusters > 1) {
         *bitmap = (uint64_t)c->zero << 32 | c->data;
     } else if (c->zero) {

@@ -107,6 +107,13 @@ Qcow2Fault qcow2_l2_decode(const Qcow2Layout *layout, uint64_t entry, uint64_t b
 Qcow2Fault qcow2_decode_run(const Qcow2Layout *layout, const uint64_t *table, unsigned index,
                             unsigned n, uint64_t guest, Qcow2Cluster *clusters);
 
+/*
+ * Describe a compressed cluster whose @bytes (> 0, less than a cluster) of data lie at @host of the
+ * image. False: an entry cannot say that, it is too far behind.
+ */
+bool qcow2_compressed_init(const Qcow2Layout *layout, uint64_t host, uint64_t bytes,
+                           Qcow2Cluster *cluster);
+
 /* Where a range of the disk is. */
 typedef enum {
     QCOW2_EXTENT_UNALLOCATED, /* in the backing file, or nowhere: zeros */
@@ -140,10 +147,7 @@ void qcow2_map(const Qcow2Layout *layout, const uint64_t *table, unsigned n, uin
 uint64_t qcow2_map_in_place(const Qcow2Layout *layout, const uint64_t *table, unsigned n,
                             uint64_t start, uint64_t offset, uint64_t bytes, uint64_t *host);
 
-/*
- * The entry that says what @cluster does, and *@bitmap what goes with it in extended tables. Not
- * for compressed clusters.
- */
+/* The entry that says what @cluster does, and *@bitmap what goes with it in extended tables. */
 uint64_t qcow2_l2_encode(const Qcow2Layout *layout, const Qcow2Cluster *cluster, uint64_t *bitmap);
 
 /* All subclusters of a cluster, as in Qcow2Cluster. */

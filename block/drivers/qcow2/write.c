@@ -79,13 +79,13 @@ static int co_fn co_reads_zeros(BlockNode *node, uint64_t offset, uint64_t end, 
     return 0;
 }
 
-static int co_fn co_read_old(BlockNode *node, uint64_t offset, uint64_t bytes, char *buffer)
+int co_fn qcow2_co_read_old(BlockNode *node, uint64_t offset, uint64_t bytes, void *buffer)
 {
     const Qcow2State *s = block_node_state(node);
     uint64_t size = qcow2_disk_size(s);
     uint64_t inside = offset < size ? MIN(bytes, size - offset) : 0;
 
-    memset(buffer + inside, 0, bytes - inside);
+    memset((char *)buffer + inside, 0, bytes - inside);
     return inside ? qcow2_co_preadv(node, offset, IOV_LOCAL(buffer, inside), 0) : 0;
 }
 
@@ -103,10 +103,10 @@ static int co_fn co_write_merged(const NewWrite *w, const IoVector *iov)
     g_autofree char *old = g_try_malloc(MAX(before + after, 1));
     g_autofree struct iovec *array = g_new(struct iovec, iov->n + 2);
     IoVector all = {.iov = array, .bytes = w->high - w->low};
-    int r = old ? co_read_old(w->node, w->low, before, old) : -ENOMEM;
+    int r = old ? qcow2_co_read_old(w->node, w->low, before, old) : -ENOMEM;
 
     if (r == 0) {
-        r = co_read_old(w->node, w->end, after, old + before);
+        r = qcow2_co_read_old(w->node, w->end, after, old + before);
     }
     if (r < 0) {
         return r;
@@ -289,11 +289,11 @@ static int co_fn co_write_claimed(NewWrite *w, const IoVector *iov, size_t skip,
 }
 
 static int co_fn co_write_new(BlockNode *node, uint64_t offset, const IoVector *iov, size_t skip,
-                              uint64_t *done)
+                              uint64_t bytes, uint64_t *done)
 {
     Qcow2State *s = block_node_state(node);
     unsigned bits = s->image->layout.cluster_bits;
-    uint64_t end = offset + (iov->bytes - skip);
+    uint64_t end = offset + bytes;
     uint64_t first = offset >> bits;
     uint64_t last = MIN(((end - 1) >> bits) + 1, MIN(qcow2_slice_end(s, first), first + MAX_RUN));
     g_autofree NewWrite *w = g_new0(NewWrite, 1);
@@ -313,35 +313,58 @@ static int co_fn co_write_new(BlockNode *node, uint64_t offset, const IoVector *
     return r;
 }
 
-/* Write the first part of what is left of a request. */
+/* Write the first part of the next @bytes bytes of a request. */
 static int co_fn co_write_some(BlockNode *node, uint64_t offset, const IoVector *iov, size_t skip,
-                               uint64_t *done)
+                               uint64_t bytes, uint64_t *done)
 {
     Qcow2State *s = block_node_state(node);
     g_auto(IovPart) part = IOV_PART_EMPTY;
-    uint64_t bytes = iov->bytes - skip;
+    uint64_t in_place = bytes;
     uint64_t host;
-    int r = qcow2_co_map_in_place(node, offset, &bytes, &host);
+    int r = qcow2_co_map_in_place(node, offset, &in_place, &host);
 
     if (r < 0) {
         return r;
     }
-    if (bytes == 0) {
-        return co_write_new(node, offset, iov, skip, done);
+    if (in_place == 0) {
+        return co_write_new(node, offset, iov, skip, bytes, done);
     }
-    *done = bytes;
-    if (G_LIKELY(bytes == iov->bytes)) {
+    *done = in_place;
+    if (G_LIKELY(in_place == iov->bytes)) {
         return block_child_co_pwritev(s->data, host, iov, 0);
     }
-    iov_part_init(&part, iov, skip, bytes);
+    iov_part_init(&part, iov, skip, in_place);
     return block_child_co_pwritev(s->data, host, &part.iov, 0);
+}
+
+int co_fn qcow2_co_write_plain(BlockNode *node, uint64_t offset, const IoVector *iov, size_t skip,
+                               uint64_t bytes)
+{
+    uint64_t done = 0;
+    int r = 0;
+
+    for (; r == 0 && bytes > 0; bytes -= done, offset += done, skip += done) {
+        r = co_write_some(node, offset, iov, skip, bytes, &done);
+    }
+    return r;
+}
+
+/* The whole request, clusters as they come. */
+static int co_fn co_write_compressed(BlockNode *node, uint64_t offset, const IoVector *iov)
+{
+    uint64_t done = 0;
+    int r = 0;
+
+    for (size_t skip = 0; r == 0 && skip < iov->bytes; skip += done) {
+        r = qcow2_co_write_compressed(node, offset + skip, iov, skip, &done);
+    }
+    return r;
 }
 
 int co_fn qcow2_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
                            BlockRequestFlags flags)
 {
     Qcow2State *s = block_node_state(node);
-    uint64_t done = 0;
     unsigned epoch;
     int r = qcow2_co_begin_writing(node);
 
@@ -349,9 +372,9 @@ int co_fn qcow2_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov
         return r;
     }
     epoch = qcow2_use_begin(s);
-    for (size_t skip = 0; r == 0 && skip < iov->bytes; skip += done) {
-        r = co_write_some(node, offset + skip, iov, skip, &done);
-    }
+    r = G_UNLIKELY(flags & BLOCK_REQ_WRITE_COMPRESSED)
+            ? co_write_compressed(node, offset, iov)
+            : qcow2_co_write_plain(node, offset, iov, 0, iov->bytes);
     qcow2_use_end(s, epoch);
     return r;
 }
