@@ -23,6 +23,7 @@
 typedef enum {
     RECORD_WRITE,
     RECORD_ZERO,
+    RECORD_TRUNCATE, /* to a length of @offset */
     RECORD_FLUSH,
 } RecordKind;
 
@@ -100,6 +101,18 @@ int co_fn __wrap_block_child_co_pdiscard(BlockChild *child, uint64_t offset, uin
     guint n = record_begin(child, RECORD_ZERO, offset, bytes, NULL);
 
     return record_end(n, __real_block_child_co_pdiscard(child, offset, bytes));
+}
+
+int co_fn __real_block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
+                                         BlockRequestFlags flags, GError **error);
+int co_fn __wrap_block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
+                                         BlockRequestFlags flags, GError **error);
+int co_fn __wrap_block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
+                                         BlockRequestFlags flags, GError **error)
+{
+    guint n = record_begin(child, RECORD_TRUNCATE, size, 0, NULL);
+
+    return record_end(n, __real_block_child_co_truncate(child, size, prealloc, flags, error));
 }
 
 int co_fn __real_block_child_co_flush(BlockChild *child);
@@ -497,6 +510,16 @@ static void co_fn body_short_file(GraphRig *rig)
 
 /* Crashes */
 
+static void set_length(GByteArray *image, guint length)
+{
+    guint before = image->len;
+
+    g_byte_array_set_size(image, length);
+    if (length > before) {
+        memset(image->data + before, 0, length - before);
+    }
+}
+
 static void apply(GByteArray *image, const Record *r)
 {
     guint end = r->offset + r->bytes;
@@ -504,11 +527,8 @@ static void apply(GByteArray *image, const Record *r)
     if (r->kind == RECORD_FLUSH) {
         return;
     }
-    if (end > image->len) {
-        guint before = image->len;
-
-        g_byte_array_set_size(image, end);
-        memset(image->data + before, 0, end - before);
+    if (r->kind == RECORD_TRUNCATE || end > image->len) {
+        set_length(image, end);
     }
     if (r->kind == RECORD_WRITE) {
         memcpy(image->data + r->offset, r->data, r->bytes);
