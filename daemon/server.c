@@ -134,7 +134,7 @@ static bool co_fn server_co_start_item(Server *s, const StartItem *item, GError 
 {
     switch (item->kind) {
     case START_OBJECT:
-        return object_registry_add(s->objects, item->u.object, error);
+        return object_registry_co_add(s->objects, item->u.object, error);
     case START_CHARDEV:
         return monitor_set_co_add_chardev(s->monitors, item->u.chardev, error);
     case START_MONITOR:

@@ -27,7 +27,8 @@ static void monitor_object_free(MonitorObject *object)
     g_free(object);
 }
 
-static gpointer monitor_object_create(gpointer self, const ObjectOptions *options, GError **error)
+static gpointer co_fn monitor_object_co_create(gpointer self, const ObjectOptions *options,
+                                               GError **error)
 {
     const MonitorOptions monitor = {
         .id = options->id,
@@ -65,7 +66,7 @@ static bool monitor_object_may_delete(gpointer instance, gpointer client, GError
 static const ObjectClass object_class_monitor_qmp = {
     .type = OBJECT_TYPE_MONITOR_QMP,
     .parent = "object",
-    .create = monitor_object_create,
+    .co_create = monitor_object_co_create,
     .destroy = monitor_object_destroy,
     .may_delete = monitor_object_may_delete,
 };

@@ -20,18 +20,28 @@ struct ObjectClass {
     const char *parent; /* name of the type that it derives from, for qom-list-types */
 
     /*
-     * What stands behind an object, from checked options; NULL with @error on failure. @self is
-     * what the class was registered with.
+     * What stands behind an object, from checked options, which stay while it suspends; NULL with
+     * @error on failure. @self is what the class was registered with; the registry itself for the
+     * types of this room.
      */
-    gpointer (*create)(gpointer self, const ObjectOptions *options, GError **error);
-    /* Ends what create made. It has no users any more. */
+    gpointer co_fn (*co_create)(gpointer self, const ObjectOptions *options, GError **error);
+    /* Ends what co_create made. It has no users any more. */
     void (*destroy)(gpointer instance);
     /* Whether the monitor client @client may remove it; absent: yes. Users are checked before. */
     bool (*may_delete)(gpointer instance, gpointer client, GError **error);
     /* Apply @options, which differ in one property. Changes nothing on failure. Absent: refused. */
     bool (*reconfigure)(gpointer instance, const ObjectOptions *options, GError **error);
+    /* Take out of @options, the registry's copy, what no client is to read. Absent: nothing. */
+    void (*conceal)(ObjectOptions *options);
 };
 
 extern const ObjectClass object_class_iothread;
+extern const ObjectClass object_class_secret;
+extern const ObjectClass object_class_authz_simple;
+extern const ObjectClass object_class_authz_list;
+extern const ObjectClass object_class_authz_list_file;
+extern const ObjectClass object_class_tls_creds_x509;
+extern const ObjectClass object_class_tls_creds_psk;
+extern const ObjectClass object_class_tls_creds_anon;
 
 #endif

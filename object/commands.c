@@ -132,7 +132,7 @@ static void qom_append_children(GPtrArray *list, ObjectRegistry *registry)
 
 bool qmp_object_add(QapiCall *call, const ObjectOptions *arg, GError **error)
 {
-    return object_registry_add(call->self, arg, error);
+    return object_registry_co_add(call->self, arg, error);
 }
 
 bool qmp_object_del(QapiCall *call, const char *id, GError **error)

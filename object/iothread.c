@@ -27,7 +27,8 @@ static bool iothread_options(const ObjectOptions *options, AioOptions *out, GErr
     return true;
 }
 
-static gpointer iothread_create(gpointer self, const ObjectOptions *options, GError **error)
+static gpointer co_fn iothread_co_create(gpointer self, const ObjectOptions *options,
+                                         GError **error)
 {
     AioOptions aio;
 
@@ -56,7 +57,7 @@ static bool iothread_reconfigure(gpointer instance, const ObjectOptions *options
 const ObjectClass object_class_iothread = {
     .type = OBJECT_TYPE_IOTHREAD,
     .parent = "event-loop-base",
-    .create = iothread_create,
+    .co_create = iothread_co_create,
     .destroy = iothread_destroy,
     .reconfigure = iothread_reconfigure,
 };

@@ -2,7 +2,8 @@
 /*
  * object/object.h - objects that a client makes at run time and others refer to by id.
  *
- * Iothreads for now. A further type is a file of its own with an ObjectClass (object/class.h), one
+ * Iothreads, secrets, credentials for TLS (object/tls-creds.h), and lists of who is let in
+ * (object/authz.h). A further type is a file of its own with an ObjectClass (object/class.h), one
  * line in object/meson.build, and its properties in qapi/schema/object.json.
  *
  * Threads   Main thread only.
@@ -42,8 +43,12 @@ void object_registry_add_class(ObjectRegistry *registry, const ObjectClass *clas
 bool object_registry_adopt(ObjectRegistry *registry, const ObjectOptions *options,
                            gpointer instance, GError **error);
 
-/* Make the object that @options describe. Nothing is left behind by a failure. */
-bool object_registry_add(ObjectRegistry *registry, const ObjectOptions *options, GError **error);
+/*
+ * Make the object that @options describe, which stay until it returns; that may read files, in a
+ * worker thread. The id is taken from the start. Nothing is left behind by a failure.
+ */
+bool co_fn object_registry_co_add(ObjectRegistry *registry, const ObjectOptions *options,
+                                  GError **error);
 
 /*
  * Remove the object @id, on behalf of the monitor client @client (NULL: nobody's). Refused while it

@@ -7,6 +7,15 @@
 /* The types of this room, ended by NULL. */
 static const ObjectClass *const object_classes[] = {
     &object_class_iothread,
+    &object_class_secret,
+    &object_class_authz_simple,
+    &object_class_authz_list,
+    &object_class_authz_list_file,
+#ifdef WHARF_HAVE_GNUTLS
+    &object_class_tls_creds_x509,
+    &object_class_tls_creds_psk,
+    &object_class_tls_creds_anon,
+#endif
     NULL,
 };
 
@@ -35,10 +44,11 @@ ObjectRegistry *object_registry_new(void)
     ObjectRegistry *registry = g_new0(ObjectRegistry, 1);
 
     registry->by_id = g_hash_table_new(g_str_hash, g_str_equal);
+    registry->making = g_hash_table_new(g_str_hash, g_str_equal);
     registry->objects = g_ptr_array_new();
     registry->classes = g_array_new(FALSE, FALSE, sizeof(ObjectClassEntry));
     for (unsigned i = 0; object_classes[i]; i++) {
-        object_registry_add_class(registry, object_classes[i], NULL);
+        object_registry_add_class(registry, object_classes[i], registry);
     }
     return registry;
 }
@@ -56,6 +66,7 @@ void object_registry_free(ObjectRegistry *registry)
         return;
     }
     g_hash_table_destroy(registry->by_id);
+    g_hash_table_destroy(registry->making);
     while (registry->objects->len) {
         Object *newest = g_ptr_array_steal_index(registry->objects, registry->objects->len - 1);
 
@@ -72,7 +83,7 @@ static bool object_registry_check_id(ObjectRegistry *registry, const char *id, G
     if (!name_check(id, "object id", error)) {
         return false;
     }
-    if (g_hash_table_contains(registry->by_id, id)) {
+    if (g_hash_table_contains(registry->by_id, id) || g_hash_table_contains(registry->making, id)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS,
                     "there is already an object '%s'; choose another id", id);
         return false;
@@ -88,6 +99,9 @@ static void object_registry_enter(ObjectRegistry *registry, const ObjectClass *c
 
     object->class = class;
     object->options = object_options_copy(options);
+    if (class->conceal) {
+        class->conceal(object->options);
+    }
     object->users = g_ptr_array_new_with_free_func(g_free);
     object->instance = instance;
     g_hash_table_insert(registry->by_id, object->options->id, object);
@@ -120,23 +134,33 @@ bool object_registry_adopt(ObjectRegistry *registry, const ObjectOptions *option
     return true;
 }
 
-bool object_registry_add(ObjectRegistry *registry, const ObjectOptions *options, GError **error)
+bool co_fn object_registry_co_add(ObjectRegistry *registry, const ObjectOptions *options,
+                                  GError **error)
 {
     const ObjectClassEntry *entry = object_registry_class_of(registry, options, error);
+    const ObjectClass *class;
     gpointer instance;
 
     if (!entry || !object_registry_check_id(registry, options->id, error)) {
         return false;
     }
-    instance = entry->class->create(entry->self, options, error);
+    class = entry->class;
+    g_hash_table_add(registry->making, options->id);
+    instance = class->co_create(entry->self, options, error);
+    g_hash_table_remove(registry->making, options->id);
     if (!instance) {
         return false;
     }
-    object_registry_enter(registry, entry->class, options, instance);
+    object_registry_enter(registry, class, options, instance);
     return true;
 }
 
-static Object *object_registry_find(ObjectRegistry *registry, const char *id, GError **error)
+const Object *object_registry_find(const ObjectRegistry *registry, const char *id)
+{
+    return g_hash_table_lookup(registry->by_id, id);
+}
+
+static Object *object_registry_lookup(ObjectRegistry *registry, const char *id, GError **error)
 {
     Object *object = g_hash_table_lookup(registry->by_id, id);
 
@@ -166,7 +190,7 @@ static char *object_users_to_string(const Object *object)
 
 bool object_registry_del(ObjectRegistry *registry, const char *id, gpointer client, GError **error)
 {
-    Object *object = object_registry_find(registry, id, error);
+    Object *object = object_registry_lookup(registry, id, error);
 
     if (!object) {
         return false;

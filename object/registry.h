@@ -23,7 +23,11 @@ struct ObjectRegistry {
     GArray *classes;    /* ObjectClassEntry */
     GHashTable *by_id;  /* options->id -> Object, borrowed */
     GPtrArray *objects; /* Object, owned, oldest first */
+    GHashTable *making; /* ids of objects that are being made; borrowed */
 };
+
+/* The object @id, or NULL. */
+const Object *object_registry_find(const ObjectRegistry *registry, const char *id);
 
 /* The class of that name, or NULL. */
 const ObjectClassEntry *object_registry_find_class(const ObjectRegistry *registry,

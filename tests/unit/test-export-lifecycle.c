@@ -218,7 +218,7 @@ static void add_iothread(const char *id)
     qvalue_object_set(values, "id", qvalue_string(id));
     options = object_options_from_qvalue(values, &error);
     g_assert_no_error(error);
-    object_registry_add(stage->objects, options, &error);
+    object_registry_co_add(stage->objects, options, &error);
     g_assert_no_error(error);
 }
 

@@ -207,7 +207,7 @@ static void test_qom_refuses(Fixture *f, gconstpointer unused)
 
 static void test_qom_lists(Fixture *f, gconstpointer unused)
 {
-    g_autofree char *of_object = NULL;
+    g_autofree char *of_object = NULL, *all = NULL, *creatable = NULL;
     g_autofree char *of_type = NULL;
 
     assert_result(f, "object-add", iothread("io0"), "{}");
@@ -222,13 +222,25 @@ static void test_qom_lists(Fixture *f, gconstpointer unused)
     g_assert_cmpstr(of_object, ==, of_type);
     g_assert_nonnull(strstr(of_object, "{\"name\": \"poll-max-ns\", \"type\": \"int\"}"));
 
-    assert_result(f, "qom-list-types", NULL,
-                  "[{\"name\": \"iothread\", \"parent\": \"event-loop-base\"}]");
-    assert_result(f, "qom-list-types", object_of("implements", "user-creatable", NULL),
+    all = run(f, "qom-list-types", NULL, NULL);
+    creatable = run(f, "qom-list-types", object_of("implements", "user-creatable", NULL), NULL);
+    g_assert_cmpstr(all, ==, creatable);
+    g_assert_nonnull(strstr(all, "{\"name\": \"secret\", \"parent\": \"object\"}"));
+    assert_result(f, "qom-list-types", object_of("implements", "event-loop-base", NULL),
                   "[{\"name\": \"iothread\", \"parent\": \"event-loop-base\"}]");
     assert_result(f, "qom-list-types", object_of("implements", "nonsense", NULL), "[]");
     assert_refused(f, "qom-list-properties", object_of("typename", "nonsense", NULL),
                    WHARF_ERROR_DEVICE_NOT_FOUND, "nonsense");
+}
+
+static void test_secret_stays_secret(Fixture *f, gconstpointer unused)
+{
+    assert_result(f, "object-add",
+                  object_of("qom-type", "secret", "id", "pw", "data", "letmein", NULL), "{}");
+    assert_result(f, "qom-get", property("pw", "format"), "\"raw\"");
+    assert_refused(f, "qom-get", property("pw", "data"), WHARF_ERROR_NOT_FOUND, "data");
+    assert_refused(f, "qom-set", object_of("path", "pw", "property", "data", "value", "x", NULL),
+                   WHARF_ERROR_NOT_FOUND, "data");
 }
 
 #define ADD(path, function) g_test_add("/object/" path, Fixture, NULL, set_up, function, tear_down)
@@ -242,5 +254,6 @@ int main(int argc, char **argv)
     ADD("qom-get-set", test_qom_get_set);
     ADD("qom-refuses", test_qom_refuses);
     ADD("qom-lists", test_qom_lists);
+    ADD("secret-stays-secret", test_secret_stays_secret);
     return g_test_run();
 }
