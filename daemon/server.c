@@ -8,13 +8,17 @@
 #include "block/block.h"
 #include "daemon/plan.h"
 #include "export/export.h"
+#include "job/job.h"
 #include "monitor/monitor.h"
 #include "object/object.h"
 
 /* How long the end waits for commands that run; one may hang in a file system. */
 #define COMMANDS_WAIT_NS (10 * G_GINT64_CONSTANT(1000000000))
 
-/* The same for what the command line asks for, when the daemon is told to end before it serves. */
+/* How long it waits for jobs that were cancelled. */
+#define JOBS_WAIT_NS COMMANDS_WAIT_NS
+
+/* How long for what the command line asks for, when the daemon is told to end before it serves. */
 #define START_WAIT_NS COMMANDS_WAIT_NS
 
 struct Server {
@@ -30,6 +34,7 @@ struct Server {
     QapiCommandTable *commands;
     MonitorSet *monitors;
     ObjectRegistry *objects;
+    JobRegistry *jobs;
     BlockGraph *graph;
     ExportRegistry *exports;
 
@@ -106,17 +111,18 @@ static void on_export_gone(void *opaque)
     }
 }
 
-/* Exports go first, since they use nodes; monitors last, since they tell of it. */
+/* Exports and jobs go first, since they use nodes; monitors last, since they tell of it. */
 static void co_fn server_co_take_down(Server *s)
 {
-    bool gone, quiet;
+    bool gone, ended, quiet;
 
     notify_service_manager("STOPPING=1");
     monitor_set_co_quiesce(s->monitors, COMMANDS_WAIT_NS);
     /* What is still being added has been waited for. */
     gone = export_registry_co_shutdown_all(s->exports, 0);
+    ended = job_registry_co_end_all(s->jobs, JOBS_WAIT_NS);
     quiet = monitor_set_co_quiesce(s->monitors, 0);
-    s->hanging = !gone || !quiet || !s->start_ended;
+    s->hanging = !gone || !ended || !quiet || !s->start_ended;
     if (!s->hanging) {
         block_graph_co_close_all(s->graph);
     }
@@ -287,6 +293,8 @@ Server *server_new(const DaemonOptions *options, Log *log, GError **error)
     monitor_set_register_objects(s->monitors, s->objects);
     s->graph = block_graph_new(ctx, monitor_set_event_sink(s->monitors));
     block_register_commands(s->graph, s->commands);
+    s->jobs = job_registry_new(ctx, monitor_set_event_sink(s->monitors));
+    job_register_commands(s->jobs, s->commands);
     s->exports = export_registry_new(s->graph, s->objects, monitor_set_event_sink(s->monitors));
     export_register_commands(s->exports, s->commands);
     export_registry_set_gone_notify(s->exports, on_export_gone, s);
@@ -303,6 +311,7 @@ void server_free(Server *s)
     background_free(s->background);
     export_registry_free(s->exports);
     block_graph_free(s->graph);
+    job_registry_free(s->jobs);
     object_registry_free(s->objects);
     monitor_set_free(s->monitors);
     qapi_command_table_free(s->commands);
