@@ -36,6 +36,7 @@
 
 #include "aio/aio.h"
 #include "aio/coroutine.h"
+#include "job/job.h"
 #include "qapi/qapi.h"
 #include "qapi/types-block-core.h"
 
@@ -125,6 +126,12 @@ void block_graph_foreach(BlockGraph *graph, void (*fn)(BlockNode *node, void *op
 
 /* Register the commands of module block-core, with @graph as their service. */
 void block_register_commands(BlockGraph *graph, QapiCommandTable *table);
+
+/*
+ * The same for module block-job. The jobs are made in @jobs (borrowed), which must have ended all
+ * of them before the graph is closed.
+ */
+void block_register_job_commands(BlockGraph *graph, JobRegistry *jobs, QapiCommandTable *table);
 
 /*
  * References. The last unref starts a coroutine in the main context that closes the node.

@@ -36,6 +36,7 @@
 
 #include "block/backend.h"
 #include "block/block.h"
+#include "qapi/types-block-job.h"
 
 typedef enum {
     BLOCK_SERIAL, /* the core lets one request at a time into the node */
@@ -171,6 +172,15 @@ typedef struct BlockDriver {
      * which changes nothing, the node stays inactive.
      */
     bool co_fn (*co_activate)(BlockNode *node, GError **error);
+
+    /*
+     * Make an image as @opts say, which were checked against the schema, and no further; no node of
+     * the driver is there (block/create.h). It comes to pause points of @job and tells it how much
+     * is to be done and is done. False and @error; without one it was cancelled. Then nothing is
+     * left of a file that was made here, and no image of what is not complete.
+     */
+    bool co_fn (*co_create)(BlockGraph *graph, const BlockdevCreateOptions *opts, Job *job,
+                            GError **error);
 
     /* Information. Main thread; may not suspend. */
     char *(*filename)(BlockNode *node); /* plain name, or NULL: shown as json:{...} */

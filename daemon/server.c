@@ -295,6 +295,7 @@ Server *server_new(const DaemonOptions *options, Log *log, GError **error)
     block_register_commands(s->graph, s->commands);
     s->jobs = job_registry_new(ctx, monitor_set_event_sink(s->monitors));
     job_register_commands(s->jobs, s->commands);
+    block_register_job_commands(s->graph, s->jobs, s->commands);
     s->exports = export_registry_new(s->graph, s->objects, monitor_set_event_sink(s->monitors));
     export_register_commands(s->exports, s->commands);
     export_registry_set_gone_notify(s->exports, on_export_gone, s);

@@ -522,6 +522,7 @@ const BlockDriver block_driver_file = {
     .co_allocate = file_co_allocate,
     .co_truncate = file_co_truncate,
     .co_block_status = file_co_block_status,
+    .co_create = file_co_create,
     .image_specific = file_image_specific,
 };
 

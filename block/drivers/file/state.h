@@ -70,6 +70,10 @@ int co_fn file_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
 int64_t co_fn file_co_length(BlockNode *node);
 int64_t co_fn file_co_allocated_size(BlockNode *node);
 
+/* create.c */
+bool co_fn file_co_create(BlockGraph *graph, const BlockdevCreateOptions *opts, Job *job,
+                          GError **error);
+
 int co_fn file_device_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                                        BlockRequestFlags flags);
 int co_fn file_device_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);

@@ -99,6 +99,27 @@ void qcow2_header_set_extension(Qcow2Header *header, uint32_t type, GBytes *data
     }
 }
 
+GBytes *qcow2_header_known_features(void)
+{
+    /* The kinds of fields: 0 incompatible, 1 compatible, 2 autoclear. */
+    static const struct {
+        uint8_t kind, bit;
+        const char *name;
+    } features[] = {
+        {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+        {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
+        {2, 0, "bitmaps"},          {2, 1, "raw external data"},
+    };
+    uint8_t table[G_N_ELEMENTS(features)][FEATURE_ENTRY] = {{0}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(features); i++) {
+        table[i][0] = features[i].kind;
+        table[i][1] = features[i].bit;
+        g_strlcpy((char *)&table[i][2], features[i].name, FEATURE_NAME);
+    }
+    return g_bytes_new(table, sizeof(table));
+}
+
 char *qcow2_header_extension_string(const Qcow2Header *header, uint32_t type)
 {
     GBytes *data = qcow2_header_extension(header, type);
@@ -254,15 +275,22 @@ static bool parse_backing(Qcow2Header *h, const uint8_t *p, size_t header, size_
     return true;
 }
 
+Qcow2Header *qcow2_header_new(void)
+{
+    Qcow2Header *h = g_new0(Qcow2Header, 1);
+
+    h->extensions = g_array_new(FALSE, FALSE, sizeof(Qcow2Extension));
+    g_array_set_clear_func(h->extensions, extension_clear);
+    return h;
+}
+
 Qcow2Header *qcow2_header_parse(const void *start, size_t length, GError **error)
 {
-    g_autoptr(Qcow2Header) h = g_new0(Qcow2Header, 1);
+    g_autoptr(Qcow2Header) h = qcow2_header_new();
     size_t cluster = qcow2_header_extent(start, length, error);
     size_t header = V2_LENGTH;
     size_t end;
 
-    h->extensions = g_array_new(FALSE, FALSE, sizeof(Qcow2Extension));
-    g_array_set_clear_func(h->extensions, extension_clear);
     if (cluster == 0) {
         return NULL;
     }

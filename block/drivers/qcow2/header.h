@@ -105,6 +105,12 @@ size_t qcow2_header_extent(const void *start, size_t length, GError **error);
  */
 Qcow2Header *qcow2_header_parse(const void *start, size_t length, GError **error);
 
+/* An empty one, all zeros and without extensions. */
+Qcow2Header *qcow2_header_new(void);
+
+/* The extension QCOW2_EXTENSION_FEATURE_NAMES for all features that are known here. */
+GBytes *qcow2_header_known_features(void);
+
 void qcow2_header_free(Qcow2Header *header);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Header, qcow2_header_free)
 

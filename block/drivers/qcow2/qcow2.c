@@ -442,6 +442,7 @@ const BlockDriver block_driver_qcow2 = {
     .child_perm = qcow2_child_perm,
     .co_activate = qcow2_co_activate,
     .filename = qcow2_filename,
+    .co_create = qcow2_co_create,
     .image_specific = qcow2_image_specific,
     .image_info = qcow2_image_info,
 };

@@ -14,6 +14,7 @@
  *   metadata  changes of tables: in memory, and from there to the image in an order that is safe
  *   compressed  reads and writes of compressed clusters
  *   write     writes; clear: zeros and discards; truncate: other lengths
+ *   plan      where things lie in a new image; create: making one
  *   info      what queries tell
  *   qcow2     open, close, reopen and the rest of control
  */
@@ -259,6 +260,10 @@ int co_fn qcow2_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn qcow2_co_drop(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                             BlockRequestFlags flags, GError **error);
+
+/* create.c */
+bool co_fn qcow2_co_create(BlockGraph *graph, const BlockdevCreateOptions *opts, Job *job,
+                           GError **error);
 
 /* read.c, status.c */
 int co_fn qcow2_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
