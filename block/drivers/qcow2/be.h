@@ -33,6 +33,12 @@ static inline uint64_t be64_get(const void *p)
     return GUINT64_FROM_BE(n);
 }
 
+static inline void be16_put(void *p, uint16_t n)
+{
+    n = GUINT16_TO_BE(n);
+    memcpy(p, &n, sizeof(n));
+}
+
 static inline void be32_put(void *p, uint32_t n)
 {
     n = GUINT32_TO_BE(n);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "block/drivers/qcow2/snapshot.h"
 
+#include <string.h>
+
 #include "block/drivers/qcow2/be.h"
 #include "util/error.h"
 
@@ -18,7 +20,13 @@ enum {
     AT_STATE = 40,
     AT_DISK = 48,
     AT_ICOUNT = 56,
+    KNOWN_LENGTH = 64, /* with all extra data that is known here */
 };
+
+static size_t round_up8(size_t n)
+{
+    return (n + 7) & ~(size_t)7;
+}
 
 size_t qcow2_snapshot_length(const void *fixed, GError **error)
 {
@@ -34,7 +42,7 @@ size_t qcow2_snapshot_length(const void *fixed, GError **error)
     }
     length =
         QCOW2_SNAPSHOT_FIXED + extra + be16_get(p + AT_ID_LENGTH) + be16_get(p + AT_NAME_LENGTH);
-    return (length + 7) & ~(size_t)7;
+    return round_up8(length);
 }
 
 /* A field of the extra data, or @otherwise. */
@@ -59,10 +67,31 @@ Qcow2Snapshot *qcow2_snapshot_parse(const void *entry)
     s->state_bytes = extra_field(p, extra, AT_STATE, be32_get(p + AT_STATE_32));
     s->disk_bytes = extra_field(p, extra, AT_DISK, QCOW2_SNAPSHOT_SAME_LENGTH);
     s->icount = extra_field(p, extra, AT_ICOUNT, QCOW2_SNAPSHOT_NO_ICOUNT);
-    s->extra = g_bytes_new(p + QCOW2_SNAPSHOT_FIXED, extra);
+    s->raw = g_bytes_new(p, id - (const char *)p + id_length + be16_get(p + AT_NAME_LENGTH));
     s->id = g_strndup(id, id_length);
     s->name = g_strndup(id + id_length, be16_get(p + AT_NAME_LENGTH));
     return s;
+}
+
+Qcow2Snapshot *qcow2_snapshot_new(const char *id, const char *name, uint64_t l1_offset,
+                                  uint32_t l1_entries, uint64_t disk_bytes)
+{
+    size_t id_length = strlen(id), name_length = strlen(name);
+    g_autofree uint8_t *p = g_malloc0(KNOWN_LENGTH + id_length + name_length);
+    int64_t now = g_get_real_time();
+
+    be64_put(p + AT_L1_OFFSET, l1_offset);
+    be32_put(p + AT_L1_ENTRIES, l1_entries);
+    be16_put(p + AT_ID_LENGTH, id_length);
+    be16_put(p + AT_NAME_LENGTH, name_length);
+    be32_put(p + AT_SECONDS, now / G_USEC_PER_SEC);
+    be32_put(p + AT_NANOSECONDS, now % G_USEC_PER_SEC * 1000);
+    be32_put(p + AT_EXTRA_LENGTH, KNOWN_LENGTH - QCOW2_SNAPSHOT_FIXED);
+    be64_put(p + AT_DISK, disk_bytes);
+    be64_put(p + AT_ICOUNT, QCOW2_SNAPSHOT_NO_ICOUNT);
+    memcpy(p + KNOWN_LENGTH, id, id_length);
+    memcpy(p + KNOWN_LENGTH + id_length, name, name_length);
+    return qcow2_snapshot_parse(p);
 }
 
 void qcow2_snapshot_free(Qcow2Snapshot *snapshot)
@@ -70,8 +99,73 @@ void qcow2_snapshot_free(Qcow2Snapshot *snapshot)
     if (!snapshot) {
         return;
     }
-    g_bytes_unref(snapshot->extra);
+    g_bytes_unref(snapshot->raw);
     g_free(snapshot->id);
     g_free(snapshot->name);
     g_free(snapshot);
+}
+
+/* Tables */
+
+uint64_t qcow2_snapshots_bytes(const GPtrArray *snapshots)
+{
+    uint64_t bytes = 0;
+
+    for (guint i = 0; i < snapshots->len; i++) {
+        const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
+
+        bytes += round_up8(g_bytes_get_size(s->raw));
+    }
+    return bytes;
+}
+
+GByteArray *qcow2_snapshots_serialise(const GPtrArray *snapshots)
+{
+    static const uint8_t padding[8];
+    GByteArray *out = g_byte_array_new();
+
+    for (guint i = 0; i < snapshots->len; i++) {
+        const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
+        gsize size;
+        const uint8_t *raw = g_bytes_get_data(s->raw, &size);
+
+        g_byte_array_append(out, raw, size);
+        g_byte_array_append(out, padding, round_up8(size) - size);
+    }
+    return out;
+}
+
+int qcow2_snapshots_index(const GPtrArray *snapshots, const char *id, const char *name)
+{
+    for (guint i = 0; i < snapshots->len; i++) {
+        const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
+
+        if ((!id || strcmp(s->id, id) == 0) && (!name || strcmp(s->name, name) == 0)) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+Qcow2Snapshot *qcow2_snapshots_find(const GPtrArray *snapshots, const char *id, const char *name)
+{
+    int i = qcow2_snapshots_index(snapshots, id, name);
+
+    return i >= 0 ? g_ptr_array_index(snapshots, i) : NULL;
+}
+
+char *qcow2_snapshots_new_id(const GPtrArray *snapshots)
+{
+    guint64 highest = 0;
+
+    for (guint i = 0; i < snapshots->len; i++) {
+        const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
+        guint64 n;
+
+        /* Beyond that the next one might not be a number again. */
+        if (g_ascii_string_to_unsigned(s->id, 10, 0, UINT32_MAX, &n, NULL)) {
+            highest = MAX(highest, n);
+        }
+    }
+    return g_strdup_printf("%" G_GUINT64_FORMAT, highest + 1);
 }

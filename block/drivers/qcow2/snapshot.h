@@ -11,6 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What QEMU can keep of a name and an id; longer ones it would cut. */
+#define QCOW2_SNAPSHOT_MAX_NAME 255
+
 /* The part of an entry whose length is fixed. */
 #define QCOW2_SNAPSHOT_FIXED 40
 
@@ -29,7 +32,7 @@ typedef struct Qcow2Snapshot {
     uint64_t state_bytes;          /* of the virtual machine; 0: none */
     uint64_t disk_bytes;           /* SAME_LENGTH: the image does not say */
     uint64_t icount;               /* or NO_ICOUNT */
-    GBytes *extra;                 /* all extra data, as it was */
+    GBytes *raw;                   /* the whole entry as it was, without padding */
     char *id, *name;               /* as in the image, in no particular encoding */
 } Qcow2Snapshot;
 
@@ -42,7 +45,25 @@ size_t qcow2_snapshot_length(const void *fixed, GError **error);
 /* The entry at @entry, as long as qcow2_snapshot_length() says. Never NULL. */
 Qcow2Snapshot *qcow2_snapshot_parse(const void *entry);
 
+/* A new one, taken now. */
+Qcow2Snapshot *qcow2_snapshot_new(const char *id, const char *name, uint64_t l1_offset,
+                                  uint32_t l1_entries, uint64_t disk_bytes);
+
 void qcow2_snapshot_free(Qcow2Snapshot *snapshot);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Snapshot, qcow2_snapshot_free)
+
+/* Of tables: arrays of Qcow2Snapshot *, in the image's order. */
+
+/* The bytes of a table; those that were parsed come out as they were. */
+GByteArray *qcow2_snapshots_serialise(const GPtrArray *snapshots);
+/* How many bytes that has. */
+uint64_t qcow2_snapshots_bytes(const GPtrArray *snapshots);
+
+/* The first that has both, where NULL matches anything; or its number. NULL, -1: there is none. */
+Qcow2Snapshot *qcow2_snapshots_find(const GPtrArray *snapshots, const char *id, const char *name);
+int qcow2_snapshots_index(const GPtrArray *snapshots, const char *id, const char *name);
+
+/* An id that none of them has: one more than the highest number. */
+char *qcow2_snapshots_new_id(const GPtrArray *snapshots);
 
 #endif
