@@ -182,6 +182,16 @@ typedef struct BlockDriver {
     bool co_fn (*co_create)(BlockGraph *graph, const BlockdevCreateOptions *opts, Job *job,
                             GError **error);
 
+    /*
+     * Internal snapshots of the image, with the node drained; a failure changes nothing. Of @id and
+     * @name either may be NULL, which matches any. Apply changes the content, perhaps the length.
+     */
+    bool co_fn (*co_snapshot_create)(BlockNode *node, const char *name, GError **error);
+    SnapshotInfo *co_fn (*co_snapshot_delete)(BlockNode *node, const char *id, const char *name,
+                                              GError **error);
+    bool co_fn (*co_snapshot_apply)(BlockNode *node, const char *id, const char *name,
+                                    GError **error);
+
     /* Information. Main thread; may not suspend. */
     char *(*filename)(BlockNode *node); /* plain name, or NULL: shown as json:{...} */
     BlockStatsSpecific *(*stats_specific)(BlockNode *node);

@@ -3,6 +3,7 @@
 
 #include "block/drivers/qcow2/be.h"
 #include "block/drivers/qcow2/refcount.h"
+#include "block/drivers/qcow2/snapshot.h"
 #include "block/drivers/qcow2/table.h"
 
 typedef struct Walk {
@@ -12,6 +13,7 @@ typedef struct Walk {
     Qcow2Layout layout;
     uint32_t *named; /* how often each cluster is */
     uint64_t clusters;
+    bool active; /* the tables of the disk, not of a snapshot */
     Qcow2Check *check;
 } Walk;
 
@@ -65,7 +67,7 @@ static void check_copied(Walk *w, uint64_t entry, uint64_t offset, const char *w
 {
     bool once = refcount(w, offset >> w->layout.cluster_bits) == 1;
 
-    if (once != !!(entry & QCOW2_ENTRY_COPIED)) {
+    if (w->active && once != !!(entry & QCOW2_ENTRY_COPIED)) {
         corrupt(w, "%s at %#" G_GINT64_MODIFIER "x: bit 63 and its refcount contradict", what,
                 offset);
     }
@@ -92,13 +94,52 @@ static void walk_l2(Walk *w, uint64_t table, uint64_t guest)
     }
 }
 
+static void walk_l1(Walk *w, uint64_t offset, uint32_t entries)
+{
+    name(w, offset, (uint64_t)entries * 8, "an L1 table");
+    for (uint32_t i = 0; i < entries; i++) {
+        uint64_t entry = word_at(w, offset + (uint64_t)i * 8);
+        uint64_t table;
+        Qcow2Fault fault = qcow2_l1_decode(&w->layout, entry, &table);
+
+        if (fault) {
+            corrupt(w, "%s", qcow2_fault_text(fault));
+        } else if (table) {
+            name(w, table, qcow2_cluster_size(&w->layout), "an L2 table");
+            check_copied(w, entry, table, "an L2 table");
+            walk_l2(w, table, (uint64_t)i << qcow2_l2_reach_bits(&w->layout));
+        }
+    }
+}
+
+static void walk_snapshots(Walk *w)
+{
+    uint64_t at = w->h->snapshots_offset;
+
+    for (uint32_t i = 0; i < w->h->n_snapshots; i++) {
+        g_autoptr(GError) error = NULL;
+        g_autoptr(Qcow2Snapshot) s = NULL;
+        size_t length = at + QCOW2_SNAPSHOT_FIXED <= w->length
+                            ? qcow2_snapshot_length(w->bytes + at, &error)
+                            : 0;
+
+        if (length == 0 || length > w->length - at) {
+            corrupt(w, "the table of snapshots is broken");
+            return;
+        }
+        s = qcow2_snapshot_parse(w->bytes + at);
+        at += length;
+        walk_l1(w, s->l1_offset, s->l1_entries);
+    }
+    name(w, w->h->snapshots_offset, at - w->h->snapshots_offset, "the table of snapshots");
+}
+
 static void walk(Walk *w)
 {
     uint64_t size = qcow2_cluster_size(&w->layout);
     uint64_t reftable = (uint64_t)w->h->reftable_clusters << w->layout.cluster_bits;
 
     name(w, 0, size, "the header");
-    name(w, w->h->l1_offset, (uint64_t)w->h->l1_entries * 8, "the L1 table");
     name(w, w->h->reftable_offset, reftable, "the refcount table");
     for (uint64_t i = 0; i < reftable; i += 8) {
         uint64_t block = word_at(w, w->h->reftable_offset + i);
@@ -107,18 +148,11 @@ static void walk(Walk *w)
             name(w, block, size, "a refcount block");
         }
     }
-    for (uint32_t i = 0; i < w->h->l1_entries; i++) {
-        uint64_t entry = word_at(w, w->h->l1_offset + (uint64_t)i * 8);
-        uint64_t table;
-        Qcow2Fault fault = qcow2_l1_decode(&w->layout, entry, &table);
-
-        if (fault) {
-            corrupt(w, "%s", qcow2_fault_text(fault));
-        } else if (table) {
-            name(w, table, size, "an L2 table");
-            check_copied(w, entry, table, "an L2 table");
-            walk_l2(w, table, (uint64_t)i << qcow2_l2_reach_bits(&w->layout));
-        }
+    w->active = true;
+    walk_l1(w, w->h->l1_offset, w->h->l1_entries);
+    w->active = false;
+    if (w->h->n_snapshots > 0) {
+        walk_snapshots(w);
     }
 }
 

@@ -2,7 +2,7 @@
 /*
  * tests/unit/qcow2-checker.h - whether the bytes of a qcow2 image are consistent, found out without
  * the driver: each cluster is counted as often as it is named, at least; entries that say that
- * nobody else has their cluster are right. Images without snapshots and data files.
+ * nobody else has their cluster are right, in the tables of the disk. Images without data files.
  */
 #ifndef WHARF_TESTS_QCOW2_CHECKER_H
 #define WHARF_TESTS_QCOW2_CHECKER_H

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Writing to qcow2 images in memory: random requests next to a model that is plain memory; the
- * image is checked whenever it is closed; and what reaches it is recorded, so that it can be looked
- * at as it would be after a crash at any moment: after each write, and with any of those since the
- * last flush lost.
+ * Writing to qcow2 images in memory: random requests next to a model that is plain memory, and
+ * snapshots next to copies of it; the image is checked whenever it is closed; and what reaches it
+ * is recorded, so that it can be looked at as it would be after a crash at any moment: after each
+ * write, and with any of those since the last flush lost.
  */
 #include <errno.h>
 
 #include "block/block-internal.h"
 #include "block/drivers/qcow2/refcount.h"
+#include "block/drivers/qcow2/snapshot.h"
+#include "qapi/commands-block-core.h"
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 #include "tests/unit/qcow2-checker.h"
@@ -17,6 +19,39 @@
 #define MIB (1024u * 1024u)
 
 #define EXTENDED QCOW2_INCOMPATIBLE_EXTENDED_L2
+
+/* Faults: requests of the driver to its file that fail */
+
+static int faults_in = -1; /* so many requests go well before; -1: all do */
+static bool faults_stay;   /* all that come then fail, too */
+
+static bool is_qcow2(const BlockChild *child)
+{
+    return strcmp(block_node_driver_name(child->parent), "qcow2") == 0;
+}
+
+static bool is_fault(const BlockChild *child)
+{
+    if (faults_in < 0 || !is_qcow2(child)) {
+        return false;
+    }
+    if (faults_in > 0) {
+        faults_in--;
+        return false;
+    }
+    faults_in = faults_stay ? 0 : -1;
+    return true;
+}
+
+int co_fn __real_block_child_co_preadv(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                       BlockRequestFlags flags);
+int co_fn __wrap_block_child_co_preadv(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                       BlockRequestFlags flags);
+int co_fn __wrap_block_child_co_preadv(BlockChild *child, uint64_t offset, const IoVector *iov,
+                                       BlockRequestFlags flags)
+{
+    return is_fault(child) ? -EIO : __real_block_child_co_preadv(child, offset, iov, flags);
+}
 
 /* Recording: what the driver asks its file to do */
 
@@ -50,7 +85,7 @@ static guint record_begin(const BlockChild *child, RecordKind kind, uint64_t off
 {
     Record r = {.kind = kind, .offset = offset, .bytes = bytes};
 
-    if (!records || strcmp(block_node_driver_name(child->parent), "qcow2") != 0) {
+    if (!records || !is_qcow2(child)) {
         return NOT_RECORDED;
     }
     if (iov) {
@@ -79,7 +114,8 @@ int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, cons
 {
     guint n = record_begin(child, RECORD_WRITE, offset, iov->bytes, iov);
 
-    return record_end(n, __real_block_child_co_pwritev(child, offset, iov, flags));
+    return record_end(
+        n, is_fault(child) ? -EIO : __real_block_child_co_pwritev(child, offset, iov, flags));
 }
 
 int co_fn __real_block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
@@ -91,7 +127,9 @@ int co_fn __wrap_block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset
 {
     guint n = record_begin(child, RECORD_ZERO, offset, bytes, NULL);
 
-    return record_end(n, __real_block_child_co_pwrite_zeroes(child, offset, bytes, flags));
+    return record_end(n, is_fault(child)
+                             ? -EIO
+                             : __real_block_child_co_pwrite_zeroes(child, offset, bytes, flags));
 }
 
 int co_fn __real_block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes);
@@ -121,7 +159,7 @@ int co_fn __wrap_block_child_co_flush(BlockChild *child)
 {
     guint n = record_begin(child, RECORD_FLUSH, 0, 0, NULL);
 
-    return record_end(n, __real_block_child_co_flush(child));
+    return record_end(n, is_fault(child) ? -EIO : __real_block_child_co_flush(child));
 }
 
 /* The kinds of images */
@@ -178,6 +216,19 @@ typedef struct Mark {
     guint touches; /* before it */
 } Mark;
 
+/* A snapshot that was taken: the content it has. */
+typedef struct Snap {
+    char name[8];
+    uint8_t *model;
+    uint64_t size;
+} Snap;
+
+/* Which snapshots there are, "s1 s4 ", from some record on; and from an earlier one on, maybe. */
+typedef struct Snaps {
+    guint begun, done;
+    char *names;
+} Snaps;
+
 typedef struct Run {
     GraphRig *rig;
     const Kind *kind;
@@ -187,6 +238,9 @@ typedef struct Run {
     uint64_t size, max; /* of the disk: now, and at most */
     uint8_t *buffer;
     GArray *touches, *marks;
+    GArray *snaps;   /* of Snap: those there are */
+    GArray *taken;   /* of Snap: all there were; they own the models */
+    GArray *changes; /* of Snaps */
 } Run;
 
 static void mark_clear(gpointer mark)
@@ -342,6 +396,10 @@ static void co_fn co_do_truncate(Run *run)
     uint64_t size = (uint64_t)g_rand_int_range(run->rand, 1, run->max / 512) * 512;
     uint64_t low = MIN(size, run->size);
 
+    if (run->kind->version < 3 && run->snaps->len > 0) { /* which would not know their length */
+        g_assert_cmpint(blk_co_truncate(run->blk, size, PREALLOC_MODE_OFF, 0, NULL), ==, -ENOTSUP);
+        return;
+    }
     touch(run, low, run->max - low);
     g_assert_cmpint(blk_co_truncate(run->blk, size, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL), ==,
                     0);
@@ -356,14 +414,144 @@ static void co_fn co_do_flush(Run *run)
     co_mark(run);
 }
 
+/* Snapshots */
+
+static void snap_clear(gpointer snap)
+{
+    g_free(((Snap *)snap)->model);
+}
+
+static void snaps_clear(gpointer snaps)
+{
+    g_free(((Snaps *)snaps)->names);
+}
+
+static void note_snapshots(Run *run, guint begun)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+    Snaps change = {.begun = begun, .done = n_records()};
+
+    for (guint i = 0; i < run->snaps->len; i++) {
+        g_string_append_printf(names, "%s ", g_array_index(run->snaps, Snap, i).name);
+    }
+    change.names = g_strdup(names->str);
+    g_array_append_val(run->changes, change);
+}
+
+/* Whether the refcounts are wide enough for as many snapshots as there may be. */
+static bool can_snapshot(const Run *run)
+{
+    return run->kind->order >= 3;
+}
+
+static void co_fn co_take_snapshot(Run *run)
+{
+    QapiCall call = {.self = run->rig->graph};
+    g_autoptr(GError) error = NULL;
+    Snap snap = {.size = run->size};
+    guint begun = n_records();
+    bool ok;
+
+    g_snprintf(snap.name, sizeof(snap.name), "s%u", run->taken->len);
+    ok = qmp_blockdev_snapshot_internal_sync(&call, "q", snap.name, &error);
+    if (!can_snapshot(run) && !ok) {
+        g_assert_nonnull(strstr(error->message, "cannot count one more user"));
+        return;
+    }
+    g_assert_no_error(error);
+    snap.model = g_memdup2(run->model, run->max);
+    g_array_append_val(run->snaps, snap);
+    g_array_append_val(run->taken, snap);
+    note_snapshots(run, begun);
+}
+
+static guint choose_snapshot(Run *run)
+{
+    return g_rand_int_range(run->rand, 0, run->snaps->len);
+}
+
+static void co_fn co_delete_snapshot(Run *run)
+{
+    guint i = choose_snapshot(run);
+    const Snap *snap = &g_array_index(run->snaps, Snap, i);
+    QapiCall call = {.self = run->rig->graph};
+    g_autoptr(GError) error = NULL;
+    guint begun = n_records();
+    g_autoptr(SnapshotInfo) info =
+        qmp_blockdev_snapshot_delete_internal_sync(&call, "q", NULL, snap->name, &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpstr(info->name, ==, snap->name);
+    g_array_remove_index(run->snaps, i);
+    note_snapshots(run, begun);
+}
+
+static void co_fn co_apply_snapshot(Run *run)
+{
+    const Snap *snap = &g_array_index(run->snaps, Snap, choose_snapshot(run));
+    QapiCall call = {.self = run->rig->graph};
+    g_autoptr(GError) error = NULL;
+
+    touch(run, 0, run->max);
+    if (!qmp_blockdev_snapshot_apply_internal_sync(&call, "q", NULL, snap->name, &error)) {
+        g_assert_false(can_snapshot(run));
+        g_assert_nonnull(strstr(error->message, "cannot count one more user"));
+        return;
+    }
+    memcpy(run->model, snap->model, run->max);
+    run->size = snap->size;
+    g_assert_cmpuint(blk_length(run->blk), ==, run->size);
+    co_mark(run);
+}
+
+static void co_fn co_do_snapshots(Run *run)
+{
+    int what = g_rand_int_range(run->rand, 0, 10);
+
+    if (what < 4 && run->snaps->len < 6) {
+        co_take_snapshot(run);
+    } else if (run->snaps->len > 0 && what < 7) {
+        co_apply_snapshot(run);
+    } else if (run->snaps->len > 0) {
+        co_delete_snapshot(run);
+    }
+}
+
+/* The snapshot that the image in node @file has reads as the disk did. */
+static void co_fn co_expect_snapshot(Run *run, const char *file, const Snap *snap)
+{
+    g_autofree char *json =
+        g_strdup_printf("{'driver': 'qcow2', 'node-name': 'snap', 'file': '%s', 'read-only': true, "
+                        "'snapshot': '%s', 'backing': %s}",
+                        file, snap->name, run->kind->backing ? "'base'" : "null");
+    BlockBackend *blk = graph_rig_co_use(graph_rig_co_add(run->rig, graph_rig_options(json)),
+                                         BLOCK_PERM_CONSISTENT_READ);
+
+    g_assert_cmpuint(blk_length(blk), ==, snap->size);
+    g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(run->buffer, snap->size), 0), ==, 0);
+    g_assert_cmpmem(run->buffer, snap->size, snap->model, snap->size);
+    block_backend_co_free(blk);
+    graph_rig_co_del(run->rig, "snap");
+}
+
+/* With the image closed. */
+static void co_fn co_expect_snapshots(Run *run)
+{
+    for (guint i = 0; i < run->snaps->len; i++) {
+        co_expect_snapshot(run, "file", &g_array_index(run->snaps, Snap, i));
+    }
+}
+
 static void co_fn co_step(Run *run)
 {
     int what = g_rand_int_range(run->rand, 0, 100);
     uint64_t offset, bytes;
 
     choose(run, &offset, &bytes);
-    if (what < 60) {
+    if (what < 55) {
         co_do_write(run, offset, bytes);
+    } else if (what < 60) {
+        co_do_snapshots(run);
     } else if (what < 72) {
         co_do_zero(run, offset, bytes);
     } else if (what < 84) {
@@ -374,6 +562,7 @@ static void co_fn co_step(Run *run)
         co_do_flush(run);
     } else {
         co_close(run);
+        co_expect_snapshots(run);
         co_open(run);
         co_mark(run);
     }
@@ -421,7 +610,12 @@ static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow
                  .size = kind->size,
                  .max = kind->size * 3 / 2 / 512 * 512,
                  .touches = g_array_new(FALSE, FALSE, sizeof(Touch)),
-                 .marks = g_array_new(FALSE, FALSE, sizeof(Mark))};
+                 .marks = g_array_new(FALSE, FALSE, sizeof(Mark)),
+                 .snaps = g_array_new(FALSE, FALSE, sizeof(Snap)),
+                 .taken = g_array_new(FALSE, FALSE, sizeof(Snap)),
+                 .changes = g_array_new(FALSE, FALSE, sizeof(Snaps))};
+    g_array_set_clear_func(run->taken, snap_clear);
+    g_array_set_clear_func(run->changes, snaps_clear);
     g_array_set_clear_func(run->marks, mark_clear);
     run->model = g_malloc0(run->max);
     run->buffer = g_malloc(run->max);
@@ -441,6 +635,9 @@ static void run_clear(Run *run)
     g_free(run->buffer);
     g_array_unref(run->touches);
     g_array_unref(run->marks);
+    g_array_unref(run->snaps);
+    g_array_unref(run->taken);
+    g_array_unref(run->changes);
 }
 
 static void co_fn body_random(GraphRig *rig)
@@ -459,6 +656,7 @@ static void co_fn body_random(GraphRig *rig)
     }
     co_expect(&run);
     co_close(&run);
+    co_expect_snapshots(&run);
     co_open(&run);
     co_expect(&run);
     co_close(&run);
@@ -552,6 +750,48 @@ static const Mark *last_mark(const Run *run, guint n)
     return last;
 }
 
+/* Whether it may be that the image has these snapshots after a crash at @n. */
+static bool may_have_snapshots(const Run *run, const char *names, guint n)
+{
+    const char *sure = "";
+
+    for (guint i = 0; i < run->changes->len; i++) {
+        const Snaps *change = &g_array_index(run->changes, Snaps, i);
+
+        if (change->done <= n) {
+            sure = change->names;
+        } else if (change->begun < n && strcmp(names, change->names) == 0) {
+            return true;
+        }
+    }
+    return strcmp(names, sure) == 0;
+}
+
+/* The snapshots in the image in node "crashed" are right, and one of them reads as it did. */
+static void co_fn co_check_snapshots(Run *run, const GByteArray *image, guint n)
+{
+    g_autoptr(Qcow2Header) h = qcow2_header_parse(image->data, image->len, NULL);
+    g_autoptr(GString) names = g_string_new(NULL);
+    uint64_t at = h->snapshots_offset;
+    const Snap *one = NULL;
+
+    for (uint32_t i = 0; i < h->n_snapshots; i++) {
+        g_autoptr(Qcow2Snapshot) s = qcow2_snapshot_parse(image->data + at);
+
+        at += qcow2_snapshot_length(image->data + at, NULL);
+        g_string_append_printf(names, "%s ", s->name);
+        if (!one || g_rand_boolean(run->rand)) {
+            one = &g_array_index(run->taken, Snap, atoi(s->name + 1));
+        }
+    }
+    if (!may_have_snapshots(run, names->str, n)) {
+        g_error("after a crash at %u: the snapshots are '%s'", n, names->str);
+    }
+    if (one) {
+        co_expect_snapshot(run, "crashed", one);
+    }
+}
+
 /* What was flushed, and not been written since, is in the image that a crash at @n leaves. */
 static void co_fn co_check_content(Run *run, const GByteArray *image, guint n)
 {
@@ -587,6 +827,7 @@ static void co_fn co_check_content(Run *run, const GByteArray *image, guint n)
     }
     block_backend_co_free(blk);
     graph_rig_co_del(run->rig, "cut");
+    co_check_snapshots(run, image, n);
     graph_rig_co_del(run->rig, "crashed");
 }
 
@@ -651,6 +892,9 @@ static void co_fn body_crash(GraphRig *rig)
     co_begin(&run, rig, kind, b);
     for (unsigned i = 0; i < steps; i++) {
         co_step(&run);
+        if (i % 8 == 7) {
+            co_do_snapshots(&run);
+        }
     }
     co_close(&run);
     co_replay(&run, b);
@@ -766,6 +1010,133 @@ static void co_fn body_side_by_side(GraphRig *rig)
     run_clear(&run);
 }
 
+/*
+ * Snapshots when something fails: what is done then has been done as a whole or not at all, and the
+ * image can be used on. Each request to the file fails, alone or with all that follow.
+ */
+
+typedef enum {
+    DO_CREATE,
+    DO_APPLY,
+    DO_DELETE,
+    DO__MAX,
+} Doing;
+
+static bool co_fn co_do(Run *run, Doing what, GError **error)
+{
+    QapiCall call = {.self = run->rig->graph};
+    g_autoptr(SnapshotInfo) info = NULL;
+
+    switch (what) {
+    case DO_CREATE:
+        return qmp_blockdev_snapshot_internal_sync(&call, "q", "s2", error);
+    case DO_APPLY:
+        return qmp_blockdev_snapshot_apply_internal_sync(&call, "q", NULL, "s0", error);
+    default:
+        info = qmp_blockdev_snapshot_delete_internal_sync(&call, "q", NULL, "s0", error);
+        return info != NULL;
+    }
+}
+
+/* The model follows. */
+static void did(Run *run, Doing what)
+{
+    const Snap *first = &g_array_index(run->snaps, Snap, 0);
+    Snap snap = {.name = "s2", .size = run->size};
+
+    switch (what) {
+    case DO_CREATE:
+        snap.model = g_memdup2(run->model, run->max);
+        g_array_append_val(run->snaps, snap);
+        g_array_append_val(run->taken, snap);
+        break;
+    case DO_APPLY:
+        memcpy(run->model, first->model, run->max);
+        run->size = first->size;
+        break;
+    default:
+        g_array_remove_index(run->snaps, 0);
+    }
+}
+
+static void co_fn co_check_image(Run *run, const char *when, guint n)
+{
+    uint64_t length;
+    g_autofree uint8_t *bytes = co_image(run, &length);
+
+    check_image(bytes, length, true, when, n);
+}
+
+/* Returns whether the fault came to pass. */
+static bool co_fn co_try_with_fault(Run *run, Doing what, int n, bool stay)
+{
+    g_autoptr(GError) error = NULL;
+    bool ok, struck;
+
+    faults_in = n;
+    faults_stay = stay;
+    ok = co_do(run, what, &error);
+    struck = stay ? faults_in == 0 : faults_in < 0;
+    faults_in = -1;
+    g_assert_true(ok == !error);
+    g_assert_true(ok || struck);
+    co_check_image(run, "right after a fault in request", n);
+    if (ok) {
+        did(run, what);
+    }
+    g_assert_cmpuint(blk_length(run->blk), ==, run->size);
+    co_expect(run);
+    co_do_write(run, run->size / 3, run->size / 3);
+    co_do_write(run, 0, 100);
+    g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
+    co_expect(run);
+    block_backend_co_free(run->blk);
+    graph_rig_co_del(run->rig, "q");
+    co_check_image(run, "with a fault in request", n);
+    co_expect_snapshots(run);
+    return struck;
+}
+
+static void co_fn body_faults(GraphRig *rig)
+{
+    const Kind *kind = rig->user;
+    g_autoptr(Qcow2Builder) b = make_image(kind);
+    g_autofree uint8_t *bytes = NULL, *model = NULL;
+    uint64_t length, size;
+    Run run;
+
+    co_begin(&run, rig, kind, b);
+    for (unsigned i = 0; i < 20; i++) {
+        co_do_write(&run, g_rand_int_range(run.rand, 0, run.size - 9000), 9000);
+        if (i % 7 == 6) {
+            co_take_snapshot(&run);
+        }
+    }
+    if (kind->version >= 3) {
+        co_do_truncate(&run);
+    }
+    g_assert_cmpuint(run.snaps->len, ==, 2);
+    co_close(&run);
+    bytes = co_image(&run, &length);
+    model = g_memdup2(run.model, run.max);
+    size = run.size;
+    for (unsigned i = 0; i < 2 * DO__MAX; i++) {
+        bool struck = true;
+
+        for (int n = 0; struck; n++) {
+            graph_rig_co_del(rig, "file");
+            co_add_memory(&run, "file", bytes, length);
+            memcpy(run.model, model, run.max);
+            run.size = size;
+            g_array_set_size(run.snaps, 0);
+            g_array_append_vals(run.snaps, run.taken->data, 2);
+            co_open(&run);
+            struck = co_try_with_fault(&run, i / 2, n, i % 2);
+        }
+    }
+    run_clear(&run);
+}
+
 /* Running a body as a test */
 
 static void add(const char *what, const Kind *kind, void co_fn (*body)(GraphRig *rig))
@@ -783,6 +1154,9 @@ int main(int argc, char **argv)
         if (kinds[i].size <= 2 * MIB) {
             add("crash", &kinds[i], body_crash);
             add("side-by-side", &kinds[i], body_side_by_side);
+        }
+        if (kinds[i].size <= MIB && kinds[i].order >= 3) {
+            add("snapshots-with-faults", &kinds[i], body_faults);
         }
     }
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);

@@ -457,6 +457,23 @@ void qcow2_cache_clean(Qcow2Cache *c)
     g_mutex_unlock(&c->lock);
 }
 
+void co_fn qcow2_cache_co_drop_all(Qcow2Cache *c)
+{
+    g_mutex_lock(&c->lock);
+    for (size_t i = 0; i < n_places(c); i++) {
+        while (c->places[i].loading) {
+            co_queue_wait(&c->loaded, &c->lock);
+        }
+        if (c->keys[i] != EMPTY) {
+            g_assert(!is_held(&c->places[i]));
+            change_begin(c, i);
+            set_key(c, i, EMPTY);
+            change_end(c, i);
+        }
+    }
+    g_mutex_unlock(&c->lock);
+}
+
 unsigned qcow2_cache_used(Qcow2Cache *c)
 {
     unsigned used = 0;

@@ -88,6 +88,9 @@ unsigned qcow2_cache_room(const Qcow2Cache *cache);
 /* Drop what was not looked at since the last call, and give its memory back. */
 void qcow2_cache_clean(Qcow2Cache *cache);
 
+/* Drop all tables, for others have taken their place. None may wait to be written. */
+void co_fn qcow2_cache_co_drop_all(Qcow2Cache *cache);
+
 /* How many tables are in. For tests and information. */
 unsigned qcow2_cache_used(Qcow2Cache *cache);
 

@@ -175,6 +175,106 @@ bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const
     return false;
 }
 
+/* Reading a snapshot */
+
+uint64_t *co_fn qcow2_image_co_snapshot_l1(const Qcow2Image *image, BlockChild *file,
+                                           const Qcow2Snapshot *snapshot, GError **error)
+{
+    uint64_t cluster = qcow2_cluster_size(&image->layout);
+    uint64_t length = block_child_length(file);
+    size_t bytes = (size_t)snapshot->l1_entries * 8;
+    g_autofree uint64_t *l1 = NULL;
+
+    if (bytes > QCOW2_MAX_L1_BYTES) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "its L1 table of %u entries is too large; at most %d are possible",
+                    snapshot->l1_entries, QCOW2_MAX_L1_BYTES / 8);
+        return NULL;
+    }
+    if (bytes > 0 && (snapshot->l1_offset < cluster || (snapshot->l1_offset & (cluster - 1)) ||
+                      snapshot->l1_offset > length || bytes > length - snapshot->l1_offset)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "its L1 table (%zu bytes at %" G_GUINT64_FORMAT
+                    ") does not lie at a cluster of the file",
+                    bytes, snapshot->l1_offset);
+        return NULL;
+    }
+    l1 = g_try_malloc(MAX(bytes, 8));
+    if (!l1) {
+        wharf_set_error_errno(error, ENOMEM, "there is no memory for its L1 table");
+        return NULL;
+    }
+    if (bytes > 0 && !co_read(file, snapshot->l1_offset, l1, bytes, "L1 table", error)) {
+        return NULL;
+    }
+    for (uint32_t i = 0; i < snapshot->l1_entries; i++) {
+        l1[i] = GUINT64_FROM_BE(l1[i]);
+    }
+    return g_steal_pointer(&l1);
+}
+
+uint64_t qcow2_image_snapshot_size(const Qcow2Image *image, const Qcow2Snapshot *snapshot)
+{
+    return snapshot->disk_bytes == QCOW2_SNAPSHOT_SAME_LENGTH ? image->header->size
+                                                              : snapshot->disk_bytes;
+}
+
+/* Whether the disk can have the length that it had at @snapshot; *@entries that it needs then. */
+bool qcow2_image_check_snapshot_size(const Qcow2Image *image, const Qcow2Snapshot *snapshot,
+                                     uint64_t *entries, GError **error)
+{
+    const Qcow2Header *h = image->header;
+    uint64_t size = qcow2_image_snapshot_size(image, snapshot);
+
+    *entries = qcow2_l1_entries_for(size, h->cluster_bits, qcow2_header_extended_l2(h));
+    if (size > INT64_MAX || *entries > QCOW2_MAX_L1_BYTES / 8) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "its disk of %" G_GUINT64_FORMAT " bytes is too large", size);
+        return false;
+    }
+    return true;
+}
+
+static bool co_fn co_take_snapshot(Qcow2Image *image, BlockChild *file,
+                                   const Qcow2Snapshot *snapshot, GError **error)
+{
+    Qcow2Header *h = image->header;
+    g_autofree uint64_t *l1 = NULL;
+    uint64_t entries;
+
+    if (!qcow2_image_check_snapshot_size(image, snapshot, &entries, error)) {
+        return false;
+    }
+    l1 = qcow2_image_co_snapshot_l1(image, file, snapshot, error);
+    if (!l1) {
+        return false;
+    }
+    memset(image->l1, 0, MAX(h->l1_entries, entries) * 8);
+    memcpy(image->l1, l1, MIN(entries, snapshot->l1_entries) * 8);
+    h->size = qcow2_image_snapshot_size(image, snapshot);
+    h->l1_entries = entries;
+    h->l1_offset = snapshot->l1_offset;
+    return true;
+}
+
+bool co_fn qcow2_image_co_go_to(Qcow2Image *image, BlockChild *file, const char *name,
+                                const char *snapshot, GError **error)
+{
+    const Qcow2Snapshot *found = qcow2_snapshots_find(image->snapshots, snapshot, NULL);
+
+    found = found ? found : qcow2_snapshots_find(image->snapshots, NULL, snapshot);
+    if (!found) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
+                    "image '%s' has no snapshot with the id or name '%s'", name, snapshot);
+        return false;
+    }
+    if (!co_take_snapshot(image, file, found, error)) {
+        g_prefix_error(error, "image '%s', snapshot '%s': ", name, snapshot);
+        return false;
+    }
+    return true;
+}
+
 void qcow2_image_free(Qcow2Image *image)
 {
     if (!image) {

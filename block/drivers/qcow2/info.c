@@ -44,7 +44,7 @@ ImageInfoSpecific *qcow2_image_specific(BlockNode *node)
     return info;
 }
 
-static SnapshotInfo *snapshot_info(const Qcow2Snapshot *snapshot)
+SnapshotInfo *qcow2_snapshot_info(const Qcow2Snapshot *snapshot)
 {
     SnapshotInfo *info = g_new0(SnapshotInfo, 1);
 
@@ -67,7 +67,7 @@ static GPtrArray *snapshots_info(const GPtrArray *snapshots)
     GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)snapshot_info_free);
 
     for (guint i = 0; i < snapshots->len; i++) {
-        g_ptr_array_add(list, snapshot_info(g_ptr_array_index(snapshots, i)));
+        g_ptr_array_add(list, qcow2_snapshot_info(g_ptr_array_index(snapshots, i)));
     }
     return list;
 }

@@ -82,8 +82,7 @@ bool qcow2_overlaps_tables(const Qcow2State *s, uint64_t offset, uint64_t bytes)
            (h->n_snapshots > 0 && overlap(offset, bytes, h->snapshots_offset, 1));
 }
 
-/* Whether an L2 table may lie at @offset, which is aligned and not 0. */
-static Qcow2Fault check_l2_table(const Qcow2State *s, uint64_t offset)
+Qcow2Fault qcow2_check_l2_table(const Qcow2State *s, uint64_t offset)
 {
     uint64_t size = qcow2_cluster_size(&s->image->layout);
     uint64_t length = block_child_length(s->file);
@@ -114,7 +113,7 @@ static int co_fn load_slice(uint64_t key, void *table, void *opaque)
 
     q->fault = l1_at(s->image, q->offset, &l2_table);
     if (!q->fault) {
-        q->fault = check_l2_table(s, l2_table);
+        q->fault = qcow2_check_l2_table(s, l2_table);
     }
     if (q->fault) {
         return -EIO;

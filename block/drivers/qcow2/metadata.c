@@ -124,6 +124,24 @@ static int co_fn co_clear_features(BlockNode *node)
     return r < 0 ? r : block_child_co_flush(s->file);
 }
 
+int co_fn qcow2_co_restore_header(BlockNode *node)
+{
+    Qcow2State *s = block_node_state(node);
+    Qcow2Metadata *m = &s->metadata;
+    int r;
+
+    if (!m->unsure) {
+        return 0;
+    }
+    __atomic_store_n(&m->begun, false, __ATOMIC_RELEASE); /* so that all come here */
+    r = qcow2_co_update_header(node);
+    if (r == 0) {
+        r = block_child_co_flush(s->file);
+    }
+    m->unsure = r < 0;
+    return r;
+}
+
 int co_fn qcow2_co_begin_writing(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
@@ -140,7 +158,10 @@ int co_fn qcow2_co_begin_writing(BlockNode *node)
     }
     CO_MUTEX_GUARD(&m->commit_lock);
     if (!m->begun) {
-        r = co_clear_features(node);
+        r = qcow2_co_restore_header(node);
+        if (r == 0) {
+            r = co_clear_features(node);
+        }
         __atomic_store_n(&m->begun, r == 0, __ATOMIC_RELEASE);
     }
     return r;

@@ -156,6 +156,7 @@ static void take_options(Qcow2State *s, const BlockdevOptionsQcow2 *o, const Blo
 {
     s->discard_request =
         o->has_pass_discard_request ? o->pass_discard_request : flags->discard_unmap;
+    s->discard_snapshot = o->pass_discard_snapshot;
     s->discard_no_unref = o->discard_no_unref;
 }
 
@@ -170,8 +171,13 @@ static bool co_fn co_open_writing(BlockNode *node, Qcow2State *s, const Blockdev
     if (flags->read_only) {
         return true;
     }
-    if (flags->auto_read_only &&
-        (block_node_read_only(block_child_node(s->file)) || !check_writable(s, &local))) {
+    if (o->snapshot && !flags->auto_read_only) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "image '%s': a snapshot can only be read; set 'read-only' to true", s->name);
+        return false;
+    }
+    if (flags->auto_read_only && (o->snapshot || block_node_read_only(block_child_node(s->file)) ||
+                                  !check_writable(s, &local))) {
         block_node_set_read_only(node, true);
         return true;
     }
@@ -190,6 +196,14 @@ static void state_clear(Qcow2State *s)
     g_clear_pointer(&s->name, g_free);
 }
 
+/* The tables of the disk, or those of a snapshot. */
+static bool co_fn co_load_tables(Qcow2Image *image, const Qcow2State *s,
+                                 const BlockdevOptionsQcow2 *o, GError **error)
+{
+    return qcow2_image_co_load_tables(image, s->file, s->name, error) &&
+           (!o->snapshot || qcow2_image_co_go_to(image, s->file, s->name, o->snapshot, error));
+}
+
 /*
  * The tables, which may be large, are read after the children are open: a chain of images without
  * end is refused for its length before it takes up memory.
@@ -206,7 +220,7 @@ static bool co_fn co_open(BlockNode *node, Qcow2State *s, const BlockdevOptionsQ
     s->image = qcow2_image_co_load_header(s->file, s->name, error);
     return s->image && co_open_data_file(node, s, s->image->header, o, error) &&
            co_open_backing(node, s, s->image->header, o, error) &&
-           qcow2_image_co_load_tables(s->image, s->file, s->name, error) &&
+           co_load_tables(s->image, s, o, error) &&
            make_caches(o, s->image, &s->l2, &s->clean_ns, &s->refcount_bytes, error) &&
            co_open_writing(node, s, o, error);
 }
@@ -274,6 +288,8 @@ static bool check_children(BlockReopen *reopen, GError **error)
         name = "data-file";
     } else if (!s->backing && o->backing && o->backing->type != QVALUE_NULL) {
         name = "backing";
+    } else if (g_strcmp0(o->snapshot, block_node_options(reopen->node)->u.qcow2.snapshot) != 0) {
+        name = "snapshot";
     }
     if (name) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
@@ -289,11 +305,18 @@ static bool co_fn co_prepare_writing(BlockReopen *reopen, Qcow2Reopen *r, GError
     Qcow2State *s = block_node_state(reopen->node);
     BlockNodeFlags *flags = &reopen->flags;
 
-    if (flags->auto_read_only && block_node_read_only(block_child_node(s->file))) {
+    const char *snapshot = reopen->opts->u.qcow2.snapshot;
+
+    if (flags->auto_read_only && (snapshot || block_node_read_only(block_child_node(s->file)))) {
         flags->read_only = true;
     }
     if (flags->read_only || s->writable) {
         return true;
+    }
+    if (snapshot) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "image '%s': a snapshot can only be read; set 'read-only' to true", s->name);
+        return false;
     }
     r->made_writable =
         check_writable(s, error) && qcow2_metadata_co_init(reopen->node, r->refcount_bytes, error);
@@ -378,7 +401,7 @@ static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
     Qcow2L2 l2;
 
     if (!image || !check_same_names(s, image->header, error) ||
-        !qcow2_image_co_load_tables(image, s->file, s->name, error) ||
+        !co_load_tables(image, s, &block_node_options(node)->u.qcow2, error) ||
         !make_caches(&block_node_options(node)->u.qcow2, image, &l2, &s->clean_ns,
                      &s->refcount_bytes, error)) {
         return false;
@@ -443,6 +466,9 @@ const BlockDriver block_driver_qcow2 = {
     .co_activate = qcow2_co_activate,
     .filename = qcow2_filename,
     .co_create = qcow2_co_create,
+    .co_snapshot_create = qcow2_co_snapshot_create,
+    .co_snapshot_delete = qcow2_co_snapshot_delete,
+    .co_snapshot_apply = qcow2_co_snapshot_apply,
     .image_specific = qcow2_image_specific,
     .image_info = qcow2_image_info,
 };

@@ -361,6 +361,8 @@ static int co_fn growth_co_write(Growth *g, Qcow2Refcounts *r)
 static int co_fn co_release_locked(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
                                    bool discard);
 
+static int grow_in_memory(Qcow2Refcounts *r);
+
 /* Make the table longer. All that it names is written, flushed, and only then the header. */
 static int co_fn co_grow_table(Qcow2Refcounts *r)
 {
@@ -371,6 +373,9 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
     Growth g;
     int ret;
 
+    if (r->shadow) {
+        return grow_in_memory(r);
+    }
     if (!growth_init(&g, r)) {
         return -EFBIG;
     }
@@ -642,23 +647,81 @@ int co_fn qcow2_refcounts_co_take_bytes(Qcow2Refcounts *r, uint64_t bytes, uint6
     return ret;
 }
 
+/* What is too short on the way is given back in the end. */
+static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
+{
+    g_autoptr(GArray) rejected = g_array_new(FALSE, FALSE, sizeof(Qcow2Freed));
+    uint64_t got = 0;
+    bool fresh;
+    int ret;
+
+    if (n > block_mask(r)) {
+        return -EFBIG; /* blocks stand in between */
+    }
+    while ((ret = co_take(r, n, offset, &got, &fresh)) == 0 && got < n) {
+        Qcow2Freed part = {.offset = *offset, .bytes = got << r->cluster_bits};
+
+        g_array_append_val(rejected, part);
+    }
+    for (guint i = 0; i < rejected->len; i++) {
+        const Qcow2Freed *part = &g_array_index(rejected, Qcow2Freed, i);
+
+        co_release_locked(r, part->offset, part->bytes, false);
+    }
+    return ret;
+}
+
+int co_fn qcow2_refcounts_co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
+{
+    CO_MUTEX_GUARD(&r->lock);
+    return co_take_run(r, n, offset);
+}
+
+/* The refcount of a cluster; *@block, where it is counted: NULL if nowhere. */
+static int co_fn co_get(Qcow2Refcounts *r, uint64_t cluster, Block **block, uint64_t *refcount)
+{
+    uint64_t index = cluster >> block_bits(r);
+    int ret = 0;
+
+    *block = NULL;
+    *refcount = 0;
+    if (index < r->entries && r->table[index]) {
+        ret = co_block(r, index, block);
+    }
+    if (*block) {
+        *refcount = qcow2_refcount_get((*block)->data, r->order, cluster & block_mask(r));
+    }
+    return ret;
+}
+
+/* The same for one that is in use. */
+static int co_fn co_get_used(Qcow2Refcounts *r, uint64_t cluster, Block **block, uint64_t *refcount)
+{
+    int ret = co_get(r, cluster, block, refcount);
+
+    if (ret == 0 && *refcount == 0) {
+        ret = qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    }
+    return ret;
+}
+
+int co_fn qcow2_refcounts_co_get(Qcow2Refcounts *r, uint64_t offset, uint64_t *refcount)
+{
+    Block *b;
+
+    CO_MUTEX_GUARD(&r->lock);
+    return co_get(r, offset >> r->cluster_bits, &b, refcount);
+}
+
 /* Returns 1 if the cluster is free now. */
 static int co_fn co_count_down(Qcow2Refcounts *r, uint64_t cluster)
 {
-    uint64_t index = cluster >> block_bits(r);
-    uint64_t refcount = 0;
+    uint64_t refcount;
     Block *b;
-    int ret;
+    int ret = co_get_used(r, cluster, &b, &refcount);
 
-    if (index < r->entries && r->table[index]) {
-        ret = co_block(r, index, &b);
-        if (ret < 0) {
-            return ret;
-        }
-        refcount = qcow2_refcount_get(b->data, r->order, cluster & block_mask(r));
-    }
-    if (refcount == 0) {
-        return qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    if (ret < 0) {
+        return ret;
     }
     count(r, b, cluster, refcount - 1);
     if (refcount == 1) {
@@ -715,4 +778,309 @@ int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r)
         trim_blocks(r);
     }
     return ret;
+}
+
+/* Shadow */
+
+struct Qcow2Shadow {
+    /* As in the image. */
+    uint64_t *table;
+    uint64_t entries, offset, hint;
+    uint32_t clusters;
+    /* A bit a cluster of the file: it has no user any more. */
+    uint64_t *unused;
+    uint64_t n_clusters;
+};
+
+/* More blocks than this that have changed are written before the end. */
+#define MAX_SHADOW_BYTES (UINT64_C(64) << 20)
+
+static void shadow_free(Qcow2Shadow *shadow)
+{
+    g_free(shadow->table);
+    g_free(shadow->unused);
+    g_free(shadow);
+}
+
+int co_fn qcow2_shadow_co_begin(Qcow2Refcounts *r)
+{
+    const Qcow2State *s = block_node_state(r->node);
+    const Qcow2Header *h = s->image->header;
+    g_autofree Qcow2Shadow *shadow = g_new0(Qcow2Shadow, 1);
+
+    CO_MUTEX_GUARD(&r->lock);
+    *shadow =
+        (Qcow2Shadow){.entries = r->entries,
+                      .offset = h->reftable_offset,
+                      .hint = r->hint,
+                      .clusters = h->reftable_clusters,
+                      .n_clusters = ((uint64_t)block_child_length(r->file) >> r->cluster_bits) + 1};
+    shadow->table = g_try_malloc(r->entries * 8);
+    shadow->unused = g_try_new0(uint64_t, shadow->n_clusters / 64 + 1);
+    if (!shadow->table || !shadow->unused) {
+        g_free(shadow->table);
+        g_free(shadow->unused);
+        return -ENOMEM;
+    }
+    memcpy(shadow->table, r->table, r->entries * 8);
+    r->shadow = g_steal_pointer(&shadow);
+    return 0;
+}
+
+/* Room for more entries, which the image gets with all others. */
+static int grow_in_memory(Qcow2Refcounts *r)
+{
+    uint64_t entries = (r->entries / (cluster_size(r) / 8) * 3 / 2 + 1) * (cluster_size(r) / 8);
+    uint64_t *table;
+
+    entries = MIN(entries, QCOW2_MAX_REFTABLE_BYTES / 8);
+    if (entries <= r->entries) {
+        return -EFBIG;
+    }
+    table = g_try_realloc(r->table, entries * 8);
+    if (!table) {
+        return -ENOMEM;
+    }
+    memset(table + r->entries, 0, (entries - r->entries) * 8);
+    r->table = table;
+    r->entries = entries;
+    return 0;
+}
+
+/* Whether the block is where the image does not know it. */
+static bool is_moved(const Qcow2Refcounts *r, uint64_t index)
+{
+    return index >= r->shadow->entries || r->table[index] != r->shadow->table[index];
+}
+
+static GPtrArray *blocks_to_move(const Qcow2Refcounts *r)
+{
+    GPtrArray *blocks = g_ptr_array_new();
+    GHashTableIter iter;
+    gpointer b;
+
+    g_hash_table_iter_init(&iter, r->blocks);
+    while (g_hash_table_iter_next(&iter, NULL, &b)) {
+        if (((Block *)b)->dirty && !is_moved(r, ((Block *)b)->index)) {
+            g_ptr_array_add(blocks, b);
+        }
+    }
+    return blocks;
+}
+
+/* Give those that have changed other places, which changes some others. */
+static int co_fn shadow_co_move(Qcow2Refcounts *r)
+{
+    for (;;) {
+        g_autoptr(GPtrArray) blocks = blocks_to_move(r);
+
+        if (blocks->len == 0) {
+            return 0;
+        }
+        for (guint i = 0; i < blocks->len; i++) {
+            const Block *b = g_ptr_array_index(blocks, i);
+            uint64_t offset, got;
+            bool fresh;
+            int ret = co_take(r, 1, &offset, &got, &fresh);
+
+            if (ret < 0) {
+                return ret;
+            }
+            r->table[b->index] = offset;
+        }
+    }
+}
+
+static int co_fn shadow_co_write_blocks(Qcow2Refcounts *r)
+{
+    int ret = shadow_co_move(r);
+
+    return ret < 0 ? ret : co_write_blocks(r);
+}
+
+/* Do not let too much pile up in memory. */
+static int co_fn shadow_co_relieve(Qcow2Refcounts *r)
+{
+    size_t most = MAX(r->keep, MAX_SHADOW_BYTES >> r->cluster_bits);
+    int ret;
+
+    if (g_hash_table_size(r->blocks) <= most) {
+        return 0;
+    }
+    ret = shadow_co_write_blocks(r);
+    trim_blocks(r);
+    return ret;
+}
+
+static int co_fn shadow_co_count_up(Qcow2Refcounts *r, uint64_t cluster)
+{
+    uint64_t refcount;
+    Block *b;
+    int ret = co_get_used(r, cluster, &b, &refcount);
+
+    if (ret == 0 && refcount == max_refcount(r)) {
+        ret = -ERANGE;
+    }
+    if (ret == 0) {
+        count(r, b, cluster, refcount + 1);
+    }
+    return ret;
+}
+
+static int co_fn shadow_co_count_down(Qcow2Refcounts *r, uint64_t cluster)
+{
+    Qcow2Shadow *shadow = r->shadow;
+    uint64_t bit = UINT64_C(1) << cluster % 64;
+    uint64_t refcount;
+    Block *b;
+    int ret = co_get_used(r, cluster, &b, &refcount);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (refcount > 1) {
+        count(r, b, cluster, refcount - 1);
+        return 0;
+    }
+    if (cluster >= shadow->n_clusters || (shadow->unused[cluster / 64] & bit)) {
+        return qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    }
+    shadow->unused[cluster / 64] |= bit;
+    return 0;
+}
+
+static int co_fn shadow_co_count_all(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
+                                     int co_fn (*one)(Qcow2Refcounts *r, uint64_t cluster))
+{
+    int ret = shadow_co_relieve(r);
+
+    for (uint64_t c = offset >> r->cluster_bits; ret == 0 && c << r->cluster_bits < offset + bytes;
+         c++) {
+        ret = one(r, c);
+    }
+    return ret;
+}
+
+int co_fn qcow2_shadow_co_add(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
+{
+    CO_MUTEX_GUARD(&r->lock);
+    return shadow_co_count_all(r, offset, bytes, shadow_co_count_up);
+}
+
+int co_fn qcow2_shadow_co_drop(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
+{
+    CO_MUTEX_GUARD(&r->lock);
+    return shadow_co_count_all(r, offset, bytes, shadow_co_count_down);
+}
+
+/* A place for the table, whose own clusters may need more entries. */
+static int co_fn shadow_co_place_table(Qcow2Refcounts *r, uint64_t *offset, uint64_t *clusters)
+{
+    uint64_t per_cluster = cluster_size(r) / 8;
+
+    for (;;) {
+        int ret;
+
+        *clusters = (r->entries + per_cluster - 1) / per_cluster;
+        ret = co_take_run(r, *clusters, offset);
+        if (ret == 0) {
+            ret = shadow_co_move(r);
+        }
+        if (ret < 0 || *clusters * per_cluster >= r->entries) {
+            return ret;
+        }
+        ret = co_release_locked(r, *offset, *clusters << r->cluster_bits, false);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+}
+
+static int co_fn shadow_co_write_table(Qcow2Refcounts *r, uint64_t offset, uint64_t clusters)
+{
+    uint64_t bytes = clusters << r->cluster_bits;
+    g_autofree uint64_t *table = g_try_malloc0(bytes);
+
+    if (!table) {
+        return -ENOMEM;
+    }
+    for (uint64_t i = 0; i < r->entries; i++) {
+        table[i] = GUINT64_TO_BE(r->table[i]);
+    }
+    return block_child_co_pwritev(r->file, offset, IOV_LOCAL(table, bytes), 0);
+}
+
+int co_fn qcow2_shadow_co_write(Qcow2Refcounts *r, uint64_t *table_offset, uint32_t *table_clusters)
+{
+    uint64_t clusters;
+    int ret;
+
+    CO_MUTEX_GUARD(&r->lock);
+    ret = shadow_co_place_table(r, table_offset, &clusters);
+    if (ret == 0) {
+        ret = co_write_blocks(r);
+    }
+    if (ret == 0) {
+        ret = shadow_co_write_table(r, *table_offset, clusters);
+    }
+    *table_clusters = clusters;
+    return ret;
+}
+
+void qcow2_shadow_abort(Qcow2Refcounts *r)
+{
+    Qcow2Shadow *shadow = g_steal_pointer(&r->shadow);
+
+    g_hash_table_remove_all(r->blocks);
+    g_array_set_size(r->new_entries, 0);
+    g_free(r->table);
+    r->table = g_steal_pointer(&shadow->table);
+    r->entries = shadow->entries;
+    r->hint = shadow->hint;
+    shadow_free(shadow);
+}
+
+static bool is_unused(const Qcow2Shadow *shadow, uint64_t cluster)
+{
+    return shadow->unused[cluster / 64] & (UINT64_C(1) << cluster % 64);
+}
+
+/* Errors leave something counted, which does no harm. */
+static void co_fn shadow_co_release_unused(Qcow2Refcounts *r, const Qcow2Shadow *shadow,
+                                           bool discard)
+{
+    uint64_t c = 0;
+
+    while (c < shadow->n_clusters) {
+        uint64_t first = c;
+
+        if (c % 64 == 0 && shadow->unused[c / 64] == 0) {
+            c += 64;
+            continue;
+        }
+        while (c < shadow->n_clusters && is_unused(shadow, c)) {
+            c++;
+        }
+        if (c > first) {
+            co_release_locked(r, first << r->cluster_bits, (c - first) << r->cluster_bits, discard);
+        }
+        c += c == first;
+    }
+}
+
+void co_fn qcow2_shadow_co_commit(Qcow2Refcounts *r, bool discard)
+{
+    Qcow2Shadow *shadow = g_steal_pointer(&r->shadow);
+    uint64_t table_bytes = (uint64_t)shadow->clusters << r->cluster_bits;
+
+    CO_MUTEX_GUARD(&r->lock);
+    g_array_set_size(r->new_entries, 0);
+    for (uint64_t i = 0; i < shadow->entries; i++) {
+        if (shadow->table[i] && shadow->table[i] != r->table[i]) {
+            co_release_locked(r, shadow->table[i], cluster_size(r), false);
+        }
+    }
+    co_release_locked(r, shadow->offset, table_bytes, false);
+    shadow_co_release_unused(r, shadow, discard);
+    shadow_free(shadow);
 }

@@ -19,6 +19,8 @@
 uint64_t qcow2_refcount_get(const void *block, unsigned order, uint64_t index);
 void qcow2_refcount_set(void *block, unsigned order, uint64_t index, uint64_t value);
 
+typedef struct Qcow2Shadow Qcow2Shadow;
+
 typedef struct Qcow2Refcounts {
     BlockNode *node;
     BlockChild *file;
@@ -34,6 +36,7 @@ typedef struct Qcow2Refcounts {
     uint64_t packed;     /* bytes are given away from this offset on, in a cluster; 0: nowhere */
     bool extends;        /* the file can be made longer ahead of that */
     size_t keep;         /* how many blocks are kept in memory when they have been written */
+    Qcow2Shadow *shadow; /* NULL: none */
 } Qcow2Refcounts;
 
 /* Read the table. Clears @r first; to be freed by qcow2_refcounts_clear() in any case. */
@@ -63,6 +66,41 @@ int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_
 
 /* Write all that has changed; whoever relies on it flushes the file afterwards. */
 int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r);
+
+/*
+ * As qcow2_refcounts_co_take(), but all @n together. -EFBIG: there cannot be so many.
+ */
+int co_fn qcow2_refcounts_co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset);
+
+/* How many users the cluster at @offset has. */
+int co_fn qcow2_refcounts_co_get(Qcow2Refcounts *r, uint64_t offset, uint64_t *refcount);
+
+/*
+ * A shadow: changes of refcounts that come into the image all at once. From its begin on, blocks
+ * that change get places the image knows nothing of, and so does the table in the end, until the
+ * header names that. All that was changed before must have been written, and nobody else may take
+ * or release clusters before the end.
+ *
+ * Meanwhile no cluster that the image uses becomes free, so that none is given to somebody: what
+ * loses its last user stays counted up to the end.
+ */
+int co_fn qcow2_shadow_co_begin(Qcow2Refcounts *r);
+
+/* One user more, or one less, for each cluster that the range touches. -ERANGE: a refcount has not
+ * enough bits. */
+int co_fn qcow2_shadow_co_add(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes);
+int co_fn qcow2_shadow_co_drop(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes);
+
+/* Write blocks and table; the header is the caller's, after a flush. */
+int co_fn qcow2_shadow_co_write(Qcow2Refcounts *r, uint64_t *table_offset,
+                                uint32_t *table_clusters);
+
+/*
+ * The end: the header in the image names the new table, and what has no user is free, its storage
+ * given back with @discard; or everything is as it was before.
+ */
+void co_fn qcow2_shadow_co_commit(Qcow2Refcounts *r, bool discard);
+void qcow2_shadow_abort(Qcow2Refcounts *r);
 
 /* Cut off what the file was made longer by, and is not used. Nothing may be under way. */
 void co_fn qcow2_refcounts_co_trim(Qcow2Refcounts *r);

@@ -11,6 +11,8 @@
  *   map       from an offset in the disk to where its data is
  *   read      reads; status: block status
  *   refcount  which clusters are in use
+ *   tree      all that an L1 table names, as a whole
+ *   snapshots internal snapshots
  *   metadata  changes of tables: in memory, and from there to the image in an order that is safe
  *   compressed  reads and writes of compressed clusters
  *   write     writes; clear: zeros and discards; truncate: other lengths
@@ -79,6 +81,7 @@ typedef struct Qcow2Metadata {
     CoMutex header_lock;
     bool unflushed; /* commit_lock; tables were written, and not flushed yet */
     bool begun;     /* atomic; the header says what writing makes wrong */
+    bool unsure;    /* commit_lock; writing the header has failed, it may say anything */
 
     GMutex lock;
     CoQueue claims_ended; /* lock */
@@ -111,7 +114,7 @@ typedef struct Qcow2State {
 
     bool corrupt; /* atomic; found to be, and reported */
 
-    bool discard_request, discard_no_unref; /* options; drained */
+    bool discard_request, discard_snapshot, discard_no_unref; /* options; drained */
 
     bool writable;          /* drained */
     Qcow2Metadata metadata; /* of a writable node */
@@ -133,6 +136,16 @@ static inline uint64_t qcow2_disk_size(const Qcow2State *s)
 Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, GError **error);
 bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const char *name,
                                       GError **error);
+/* Let @image, which is only read, be as it was at the snapshot with that id or name. */
+bool co_fn qcow2_image_co_go_to(Qcow2Image *image, BlockChild *file, const char *name,
+                                const char *snapshot, GError **error);
+/* The L1 table of a snapshot, or NULL and @error. */
+uint64_t *co_fn qcow2_image_co_snapshot_l1(const Qcow2Image *image, BlockChild *file,
+                                           const Qcow2Snapshot *snapshot, GError **error);
+/* The length of the disk at @snapshot; whether it is possible, and how many L1 entries it needs. */
+uint64_t qcow2_image_snapshot_size(const Qcow2Image *image, const Qcow2Snapshot *snapshot);
+bool qcow2_image_check_snapshot_size(const Qcow2Image *image, const Qcow2Snapshot *snapshot,
+                                     uint64_t *entries, GError **error);
 void qcow2_image_free(Qcow2Image *image);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Image, qcow2_image_free)
 
@@ -168,6 +181,9 @@ int qcow2_fault(BlockNode *node, Qcow2Fault fault, uint64_t offset);
 
 /* Whether the range of the image touches the header, the L1 table or the refcount table. */
 bool qcow2_overlaps_tables(const Qcow2State *s, uint64_t offset, uint64_t bytes);
+
+/* Whether an L2 table may lie at @offset, which is aligned and not 0. */
+Qcow2Fault qcow2_check_l2_table(const Qcow2State *s, uint64_t offset);
 
 /* How much of the range can be written where it is, at *@host; *@bytes 0: nothing. */
 int co_fn qcow2_co_map_in_place(BlockNode *node, uint64_t offset, uint64_t *bytes, uint64_t *host);
@@ -231,6 +247,24 @@ int co_fn qcow2_co_flush(BlockNode *node);
 /* Write the header's fields. Not flushed. */
 int co_fn qcow2_co_update_header(BlockNode *node);
 
+/* With commit_lock: the same, flushed, after it has failed; until then nothing else is written. */
+int co_fn qcow2_co_restore_header(BlockNode *node);
+
+/*
+ * tree.c: all that the @n entries of an L1 table name, in a shadow of the refcounts. Everything is
+ * in the image, and nothing changes meanwhile.
+ */
+
+/* Count it once more (-ERANGE: a refcount has not enough bits), or once less. */
+int co_fn qcow2_tree_co_add(BlockNode *node, const uint64_t *l1, uint32_t n);
+int co_fn qcow2_tree_co_drop(BlockNode *node, const uint64_t *l1, uint32_t n);
+
+/*
+ * Make the flags that say "counted once" right. An L2 table where they are not is replaced by
+ * another one, for all of the @users trees that have these entries.
+ */
+int co_fn qcow2_tree_co_flag(BlockNode *node, uint64_t *l1, uint32_t n, unsigned users);
+
 /* compressed.c */
 
 /* Read a part of the compressed cluster of @extent, to which @offset of the disk belongs. */
@@ -261,6 +295,13 @@ int co_fn qcow2_co_drop(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                             BlockRequestFlags flags, GError **error);
 
+/* snapshots.c */
+bool co_fn qcow2_co_snapshot_create(BlockNode *node, const char *name, GError **error);
+SnapshotInfo *co_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, const char *name,
+                                             GError **error);
+bool co_fn qcow2_co_snapshot_apply(BlockNode *node, const char *id, const char *name,
+                                   GError **error);
+
 /* create.c */
 bool co_fn qcow2_co_create(BlockGraph *graph, const BlockdevCreateOptions *opts, Job *job,
                            GError **error);
@@ -272,6 +313,7 @@ int co_fn qcow2_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes
                                 BlockStatus *status, uint64_t *map);
 
 /* info.c */
+SnapshotInfo *qcow2_snapshot_info(const Qcow2Snapshot *snapshot);
 ImageInfoSpecific *qcow2_image_specific(BlockNode *node);
 bool qcow2_image_info(BlockNode *node, ImageInfo *info);
 

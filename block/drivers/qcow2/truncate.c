@@ -7,33 +7,6 @@
 
 #define SECTOR 512
 
-/* Take @n clusters that lie together. What is too short on the way is given back. */
-static int co_fn co_take_together(Qcow2State *s, uint64_t n, uint64_t *offset)
-{
-    unsigned bits = s->image->layout.cluster_bits;
-    g_autoptr(GArray) rejected = g_array_new(FALSE, FALSE, sizeof(Qcow2Freed));
-    uint64_t got = 0;
-    bool fresh;
-    int r;
-
-    for (;;) {
-        Qcow2Freed part;
-
-        r = qcow2_co_take(s, n, offset, &got, &fresh);
-        if (r < 0 || got == n) {
-            break;
-        }
-        part = (Qcow2Freed){.offset = *offset, .bytes = got << bits};
-        g_array_append_val(rejected, part);
-    }
-    for (guint i = 0; i < rejected->len; i++) {
-        const Qcow2Freed *part = &g_array_index(rejected, Qcow2Freed, i);
-
-        qcow2_refcounts_co_release(&s->metadata.refcounts, part->offset, part->bytes, false);
-    }
-    return r;
-}
-
 static int co_fn co_write_l1(Qcow2State *s, uint64_t offset, uint32_t entries)
 {
     g_autofree uint64_t *table = g_try_new0(uint64_t, entries);
@@ -90,18 +63,17 @@ static int co_fn co_grow_l1(BlockNode *node, uint64_t entries)
     Qcow2State *s = block_node_state(node);
     uint64_t cluster = qcow2_cluster_size(&s->image->layout);
     uint64_t n = (entries * 8 + cluster - 1) / cluster;
-    uint64_t per_block = cluster * 8 >> s->image->header->refcount_order;
     uint64_t offset;
     int r;
 
-    if (entries > QCOW2_MAX_L1_BYTES / 8 || n >= per_block) {
+    if (entries > QCOW2_MAX_L1_BYTES / 8) {
         return -EFBIG;
     }
     /* Nobody commits between the copy and the change: with the lock all that is to come waits. */
     CO_MUTEX_GUARD(&s->metadata.commit_lock);
     r = qcow2_co_commit_locked(node);
     if (r == 0) {
-        r = co_take_together(s, n, &offset);
+        r = qcow2_refcounts_co_take_run(&s->metadata.refcounts, n, &offset);
     }
     if (r < 0) {
         return r;
