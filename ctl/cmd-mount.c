@@ -6,16 +6,13 @@
  */
 #include "ctl/commands.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "ctl/json.h"
+#include "ctl/launch.h"
 #include "ctl/output.h"
 #include "ctl/place.h"
 #include "ctl/recipe.h"
@@ -39,41 +36,6 @@ static void launch_clear(Launch *launch)
     g_clear_pointer(&launch->socket, g_free);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Launch, launch_clear)
-
-static char *if_executable(char *take_path)
-{
-    if (g_file_test(take_path, G_FILE_TEST_IS_EXECUTABLE) &&
-        !g_file_test(take_path, G_FILE_TEST_IS_DIR)) {
-        return take_path;
-    }
-    g_free(take_path);
-    return NULL;
-}
-
-/* wharfd: $WHARFD, beside this program, where the build leaves it, or in $PATH. */
-static char *find_daemon(GError **error)
-{
-    const char *named = g_getenv("WHARFD");
-    g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
-    g_autofree char *here = self ? g_path_get_dirname(self) : NULL;
-    char *found = NULL;
-
-    if (named && *named) {
-        return g_strdup(named);
-    }
-    if (here) {
-        found = if_executable(g_build_filename(here, "wharfd", NULL));
-        found =
-            found ? found : if_executable(g_build_filename(here, "..", "daemon", "wharfd", NULL));
-    }
-    found = found ? found : g_find_program_in_path("wharfd");
-    if (!found) {
-        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
-                    "cannot find the daemon 'wharfd' beside this program or in $PATH\n"
-                    "Name it in the environment variable WHARFD.");
-    }
-    return found;
-}
 
 /* A path that nobody uses. Fits into what a socket's path may have. */
 static char *new_socket_path(GError **error)
@@ -100,7 +62,7 @@ static bool launch_prepare(Launch *launch, const CtlRecipe *recipe, GError **err
     g_autoptr(QValue) export = ctl_recipe_export(recipe, id);
     g_autofree char *escaped = NULL;
 
-    launch->program = find_daemon(error);
+    launch->program = ctl_launch_find(error);
     launch->socket = launch->program ? new_socket_path(error) : NULL;
     if (!launch->socket) {
         return false;
@@ -110,118 +72,6 @@ static bool launch_prepare(Launch *launch, const CtlRecipe *recipe, GError **err
     launch->blockdev = qvalue_to_json_string(node);
     launch->export = qvalue_to_json_string(export);
     return true;
-}
-
-/* How a user, or a service manager, says that it is enough. */
-static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
-
-/* What the signal handler can reach. */
-static volatile sig_atomic_t waited_pid; /* of the daemon's process that is waited for, or 0 */
-static volatile sig_atomic_t told_to_end;
-
-/* The daemon knows best how to stop its start, and that it has stopped. */
-static void pass_on(int signo)
-{
-    int saved = errno;
-
-    told_to_end = signo;
-    if (waited_pid) {
-        kill(waited_pid, signo);
-    }
-    errno = saved;
-}
-
-/* Pass on those that are not ignored; @ret_old gets how they were. */
-static void catch_ends(struct sigaction *ret_old)
-{
-    struct sigaction action = {.sa_handler = pass_on};
-
-    sigemptyset(&action.sa_mask);
-    for (gsize i = 0; i < G_N_ELEMENTS(end_signals); i++) {
-        sigaction(end_signals[i], NULL, &ret_old[i]);
-        if (ret_old[i].sa_handler != SIG_IGN) {
-            sigaction(end_signals[i], &action, NULL);
-        }
-    }
-}
-
-static void release_ends(const struct sigaction *old)
-{
-    for (gsize i = 0; i < G_N_ELEMENTS(end_signals); i++) {
-        sigaction(end_signals[i], &old[i], NULL);
-    }
-}
-
-/* A group of its own: what the terminal sends comes once, through us. */
-static void leave_group(void *opaque)
-{
-    setpgid(0, 0);
-}
-
-static bool spawn(const char *const *argv, int messages_fd, GPid *ret_pid, GError **error)
-{
-    g_autoptr(GError) local = NULL;
-
-    if (!g_spawn_async_with_fds(NULL, (char **)argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD, leave_group,
-                                NULL, ret_pid, -1, -1, messages_fd, &local)) {
-        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "cannot start '%s': %s", argv[0],
-                    local->message);
-        return false;
-    }
-    return true;
-}
-
-/* Wait for the end of @pid. Returns its status, or -1. */
-static int wait_for(GPid pid)
-{
-    int status = -1;
-
-    waited_pid = pid;
-    if (told_to_end) {
-        kill(pid, told_to_end);
-    }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    return status;
-}
-
-/* Start the daemon with its messages going to @messages_fd and wait until it runs or has failed. */
-static int launch_run(const Launch *launch, int messages_fd, GError **error)
-{
-    const char *const argv[] = {launch->program, "--daemonize", "--exit-when-idle", "--monitor",
-                                launch->monitor, "--blockdev",  launch->blockdev,   "--export",
-                                launch->export,  NULL};
-    struct sigaction old[G_N_ELEMENTS(end_signals)];
-    int status = -1;
-    GPid pid;
-
-    /* If whoever started us ignores its children there would be nothing to wait for. */
-    signal(SIGCHLD, SIG_DFL);
-    catch_ends(old);
-    /* The daemon's start has to be waited for; what goes on after it, in the background, has not.
-     */
-    if (spawn(argv, messages_fd, &pid, error)) {
-        status = wait_for(pid);
-        if (status == -1) {
-            g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "cannot wait for '%s': %s",
-                        launch->program, g_strerror(errno));
-        }
-    }
-    release_ends(old);
-    return status;
-}
-
-/* All that has been written to @fd. */
-static char *read_messages(int fd)
-{
-    GString *text = g_string_new(NULL);
-    char buffer[4096];
-    ssize_t n;
-
-    while ((n = pread(fd, buffer, sizeof(buffer), text->len)) > 0) {
-        g_string_append_len(text, buffer, n);
-    }
-    return g_string_free(g_string_append_c(text, '\0'), FALSE);
 }
 
 /* Take what the user never typed, the options made up here, out of the daemon's message. */
@@ -243,15 +93,15 @@ static char *simplify(const Launch *launch, char *message)
     return g_string_free(text, FALSE);
 }
 
-static bool launch_report(const Launch *launch, int status, int messages_fd, GError **error)
+static bool launch_report(const Launch *launch, const CtlChild *child, int status, GError **error)
 {
-    g_autofree char *messages = read_messages(messages_fd);
+    g_autofree char *messages = ctl_child_messages(child);
 
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
         fputs(messages, stderr); /* warnings */
         return true;
     }
-    if (WIFSIGNALED(status) && told_to_end) {
+    if (WIFSIGNALED(status) && ctl_child_signal()) {
         g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "told to end (%s), nothing is mounted",
                     g_strsignal(WTERMSIG(status)));
     } else if (*messages) {
@@ -270,22 +120,23 @@ static bool launch_report(const Launch *launch, int status, int messages_fd, GEr
     return false;
 }
 
-/* Run the daemon; its messages are caught in memory, so that no pipe can fill up or stay open. */
+/*
+ * Start the daemon and wait until it runs or has failed; what goes on after that, in the
+ * background, is not waited for.
+ */
 static bool launch_daemon(const Launch *launch, GError **error)
 {
-    int fd = memfd_create("wharfd-messages", MFD_CLOEXEC);
+    const char *const argv[] = {launch->program, "--daemonize", "--exit-when-idle", "--monitor",
+                                launch->monitor, "--blockdev",  launch->blockdev,   "--export",
+                                launch->export,  NULL};
+    g_auto(CtlChild) child = {0};
     int status;
-    bool ok;
 
-    if (fd < 0) {
-        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "cannot make a file in memory: %s",
-                    g_strerror(errno));
+    if (!ctl_child_start(&child, argv, -1, false, error)) {
         return false;
     }
-    status = launch_run(launch, fd, error);
-    ok = status != -1 && launch_report(launch, status, fd, error);
-    close(fd);
-    return ok;
+    status = ctl_child_wait(&child, error);
+    return status != -1 && launch_report(launch, &child, status, error);
 }
 
 static void tell(const Ctl *ctl, const CtlRecipe *recipe, const Launch *launch)
