@@ -478,13 +478,27 @@ static bool client_handshake(CtlClient *client, unsigned seconds, GError **error
     return false;
 }
 
-static CtlClient *connect_within(const char *path, unsigned seconds, GError **error)
+static CtlClient *client_new(const char *path, int fd)
 {
-    g_autoptr(CtlClient) client = g_new0(CtlClient, 1);
+    CtlClient *client = g_new0(CtlClient, 1);
 
-    client->fd = -1;
+    client->fd = fd;
     client->path = g_strdup(path);
     client->parser = json_parser_new(NULL, false, client_take_value, client);
+    return client;
+}
+
+CtlClient *ctl_client_adopt(int fd, const char *name, GError **error)
+{
+    g_autoptr(CtlClient) client = client_new(name, fd);
+
+    return client_handshake(client, HANDSHAKE_TIMEOUT, error) ? g_steal_pointer(&client) : NULL;
+}
+
+static CtlClient *connect_within(const char *path, unsigned seconds, GError **error)
+{
+    g_autoptr(CtlClient) client = client_new(path, -1);
+
     if (!client_open(client, seconds, error) || !client_handshake(client, seconds, error)) {
         return NULL;
     }

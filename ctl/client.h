@@ -25,6 +25,12 @@ CtlClient *ctl_client_connect(const char *path, GError **error);
 /* The same for one of many, that others are not to wait for long should it hang. */
 CtlClient *ctl_client_connect_any(const char *path, GError **error);
 
+/*
+ * The same over @fd, a connected socket, which becomes the client's in any case. @name stands for
+ * it in messages.
+ */
+CtlClient *ctl_client_adopt(int fd, const char *name, GError **error);
+
 void ctl_client_free(CtlClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CtlClient, ctl_client_free)
 
