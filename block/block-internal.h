@@ -153,6 +153,7 @@ struct BlockBackend {
     unsigned resizers;      /* truncates that hold RESIZE */
     bool allow_inactive;
     bool freeing;
+    bool pins;                        /* nodes below may not be reopened */
     bool direct;                      /* holds direct access */
     BlockPerm lent_perm, lent_shared; /* a direct writer's own, without what that takes */
     void (*notify)(void *opaque);
@@ -258,8 +259,15 @@ void block_backend_leave(BlockBackend *blk);
 bool co_fn block_backend_co_update_perm(BlockBackend *blk, GError **error);
 
 /* direct.c */
-/* Whether @node may be reopened; it may not while direct access relies on it. */
+/* Whether @node may be reopened; not while direct access relies on it, or it is being checked. */
 bool block_node_check_direct(BlockNode *node, GError **error);
+
+/* check.c */
+/*
+ * Check the image of @node, with its requests waiting meanwhile, and repair it, for which others
+ * may only read. NULL and @error: that cannot be done. What was found is no error.
+ */
+ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, GError **error);
 
 /* active.c */
 /* Make @node and all below it active, if it is not. With change_lock held. */

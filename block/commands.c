@@ -2,6 +2,7 @@
 /* The commands of the schema's module block-core. */
 #include "qapi/commands-block-core.h"
 
+#include "block/block-internal.h"
 #include "block/query-internal.h"
 
 void block_register_commands(BlockGraph *graph, QapiCommandTable *table)
@@ -72,6 +73,20 @@ bool co_fn qmp_block_resize(QapiCall *call, const char *device, const char *node
     ok = resize(node, size, error);
     block_graph_end_command(call->self);
     return ok;
+}
+
+ImageCheck *co_fn qmp_blockdev_check(QapiCall *call, const char *node_name, ImageRepair repair,
+                                     GError **error)
+{
+    BlockNode *node = block_graph_find(call->self, node_name, error);
+    ImageCheck *result;
+
+    if (!node || !block_graph_begin_command(call->self, error)) {
+        return NULL;
+    }
+    result = block_check_co_node(node, repair, error);
+    block_graph_end_command(call->self);
+    return result;
 }
 
 /* The open nodes, oldest first, held for a reply that suspends; they may be deleted meanwhile. */

@@ -192,6 +192,14 @@ typedef struct BlockDriver {
     bool co_fn (*co_snapshot_apply)(BlockNode *node, const char *id, const char *name,
                                     GError **error);
 
+    /*
+     * Look whether the image is consistent, and repair it as @repair says. Runs with the node
+     * drained; for a repair it is writable, and others only read. *@result, empty, gets numbers and
+     * findings; a check that could not be completed counts as check_errors, and fails. Left out:
+     * there is nothing that could be checked.
+     */
+    bool co_fn (*co_check)(BlockNode *node, ImageRepair repair, ImageCheck *result, GError **error);
+
     /* Information. Main thread; may not suspend. */
     char *(*filename)(BlockNode *node); /* plain name, or NULL: shown as json:{...} */
     BlockStatsSpecific *(*stats_specific)(BlockNode *node);

@@ -317,7 +317,7 @@ class RefusedTest(Qcow2Test):
         """Both can be read, and are told."""
         daemon = self.wharfd()
         image = self.patched('dirty.qcow2', (72, struct.pack('>Q', 3)))
-        self.refused(daemon, image, 'corrupt', 'qemu-img check', **{'read-only': False})
+        self.refused(daemon, image, 'corrupt', 'wharfctl check', **{'read-only': False})
         self.add(daemon, image)
         info = self.image_info(daemon)
         self.assertTrue(info['dirty-flag'])

@@ -394,6 +394,9 @@ static void co_fn body_writable(GraphRig *rig)
     BlockNode *node;
 
     be64_put(qcow2_builder_at(b, 72), marked);
+    if (marked & QCOW2_INCOMPATIBLE_DIRTY) { /* which is repaired, if it can be */
+        be64_put(qcow2_builder_at(b, b->l1_offset), UINT64_C(1) << 40);
+    }
     co_add_file(rig, b);
     message = graph_rig_co_add_fails(
         rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file'}"));

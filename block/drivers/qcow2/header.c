@@ -379,10 +379,9 @@ static bool check_data_file(const Qcow2Header *h, GError **error)
                                    "other");
 }
 
-bool qcow2_header_check_features(const Qcow2Header *h, GError **error)
+bool qcow2_header_check_format(const Qcow2Header *h, GError **error)
 {
-    if (!check_incompatible(h, error) || !check_crypt(h, error) || !check_compression(h, error) ||
-        !check_data_file(h, error)) {
+    if (!check_incompatible(h, error) || !check_data_file(h, error)) {
         return false;
     }
     if (h->refcount_order > MAX_REFCOUNT_ORDER) {
@@ -394,6 +393,12 @@ bool qcow2_header_check_features(const Qcow2Header *h, GError **error)
                    cluster_size(h));
     }
     return true;
+}
+
+bool qcow2_header_check_features(const Qcow2Header *h, GError **error)
+{
+    return qcow2_header_check_format(h, error) && check_crypt(h, error) &&
+           check_compression(h, error);
 }
 
 /* Tables */

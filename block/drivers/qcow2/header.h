@@ -114,6 +114,9 @@ GBytes *qcow2_header_known_features(void);
 void qcow2_header_free(Qcow2Header *header);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Header, qcow2_header_free)
 
+/* Whether the tables of an image with this header are as we know them, whatever its data is. */
+bool qcow2_header_check_format(const Qcow2Header *header, GError **error);
+
 /* Whether this build can do all that the header asks for; encryption it cannot. */
 bool qcow2_header_check_features(const Qcow2Header *header, GError **error);
 

@@ -25,7 +25,7 @@ static bool co_fn co_read(BlockChild *file, uint64_t offset, void *buffer, size_
 
 /* Header */
 
-static Qcow2Header *co_fn co_load_header(BlockChild *file, GError **error)
+Qcow2Header *co_fn qcow2_image_co_read_header(BlockChild *file, GError **error)
 {
     uint64_t length = block_child_length(file);
     uint8_t start[QCOW2_HEADER_MIN] = {0};
@@ -46,17 +46,28 @@ static Qcow2Header *co_fn co_load_header(BlockChild *file, GError **error)
                : NULL;
 }
 
-Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, GError **error)
+static bool check_header(const Qcow2Header *header, BlockChild *file, bool for_check,
+                         GError **error)
+{
+    if (for_check) {
+        return qcow2_header_check_format(header, error);
+    }
+    return qcow2_header_check_features(header, error) &&
+           qcow2_header_check_tables(header, block_child_length(file), error);
+}
+
+Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, bool for_check,
+                                             GError **error)
 {
     g_autoptr(Qcow2Image) image = g_new0(Qcow2Image, 1);
 
-    image->header = co_load_header(file, error);
-    if (!image->header || !qcow2_header_check_features(image->header, error) ||
-        !qcow2_header_check_tables(image->header, block_child_length(file), error)) {
+    image->header = qcow2_image_co_read_header(file, error);
+    if (!image->header || !check_header(image->header, file, for_check, error)) {
         g_prefix_error(error, "image '%s': ", name);
         return NULL;
     }
     qcow2_layout_init(&image->layout, image->header);
+    image->snapshots = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_snapshot_free);
     return g_steal_pointer(&image);
 }
 
@@ -140,27 +151,28 @@ static Qcow2Snapshot *co_fn reader_co_next(TableReader *r, GError **error)
     return snapshot;
 }
 
-static bool co_fn co_load_snapshots(Qcow2Image *image, BlockChild *file, GError **error)
+bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *h, GPtrArray *snapshots,
+                                   uint64_t *end, GError **error)
 {
-    const Qcow2Header *h = image->header;
     uint64_t length = block_child_length(file);
+    uint32_t n = MIN(h->n_snapshots, QCOW2_MAX_SNAPSHOTS);
     g_autofree uint8_t *buffer = NULL;
     TableReader r = {.file = file, .offset = h->snapshots_offset, .size = QCOW2_SNAPSHOT_MAX_BYTES};
 
-    image->snapshots = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_snapshot_free);
-    if (h->n_snapshots == 0) {
+    if (n == 0) {
         return true;
     }
     /* The padding of the last entry may be a hole that the file does not reach. */
     r.end = MIN((length + 7) & ~UINT64_C(7), h->snapshots_offset + QCOW2_SNAPSHOTS_MAX_BYTES);
     r.buffer = buffer = g_malloc(r.size);
-    for (uint32_t i = 0; i < h->n_snapshots; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         Qcow2Snapshot *snapshot = reader_co_next(&r, error);
 
         if (!snapshot) {
             return false;
         }
-        g_ptr_array_add(image->snapshots, snapshot);
+        g_ptr_array_add(snapshots, snapshot);
+        *end = r.offset;
     }
     return true;
 }
@@ -168,7 +180,10 @@ static bool co_fn co_load_snapshots(Qcow2Image *image, BlockChild *file, GError 
 bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const char *name,
                                       GError **error)
 {
-    if (co_load_l1(image, file, error) && co_load_snapshots(image, file, error)) {
+    uint64_t end;
+
+    if (co_load_l1(image, file, error) &&
+        qcow2_snapshots_co_load(file, image->header, image->snapshots, &end, error)) {
         return true;
     }
     g_prefix_error(error, "image '%s': ", name);

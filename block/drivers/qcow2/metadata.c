@@ -148,6 +148,9 @@ int co_fn qcow2_co_begin_writing(BlockNode *node)
     Qcow2Metadata *m = &s->metadata;
     int r = 0;
 
+    if (G_UNLIKELY(!s->writable)) { /* after a repair that could not be completed */
+        return -EIO;
+    }
     if (G_UNLIKELY(__atomic_load_n(&s->corrupt, __ATOMIC_RELAXED))) {
         CO_MUTEX_GUARD(&m->commit_lock);
         co_mark_corrupt(node);
@@ -675,8 +678,12 @@ int co_fn qcow2_co_commit(BlockNode *node)
 int co_fn qcow2_co_flush(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
-    int r = qcow2_co_commit(node);
+    int r;
 
+    if (!s->writable) {
+        return 0; /* nothing can have been written */
+    }
+    r = qcow2_co_commit(node);
     /* What was counted down just now; nobody has to wait for that to be durable. */
     return r < 0 ? r : qcow2_refcounts_co_write(&s->metadata.refcounts);
 }

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "block/drivers/qcow2/check.h"
 #include "block/drivers/qcow2/state.h"
 #include "util/error.h"
 
@@ -133,23 +134,86 @@ static void clean_caches(void *opaque)
 
 /* Writing */
 
-/* Whether the image may be written to. */
-static bool check_writable(const Qcow2State *s, GError **error)
+static bool has_feature(const Qcow2State *s, uint64_t incompatible)
 {
-    const Qcow2Header *h = s->image->header;
+    return s->image->header->incompatible & incompatible;
+}
+
+/* Whether the image may be written to; while it is somebody else's it may well be dirty. */
+static bool check_writable(BlockNode *node, const Qcow2State *s, GError **error)
+{
     const char *what = NULL;
 
-    if (h->incompatible & QCOW2_INCOMPATIBLE_CORRUPT) {
+    if (has_feature(s, QCOW2_INCOMPATIBLE_CORRUPT)) {
         what = "is marked as corrupt";
-    } else if (h->incompatible & QCOW2_INCOMPATIBLE_DIRTY) {
+    } else if (has_feature(s, QCOW2_INCOMPATIBLE_DIRTY) && block_node_active(node)) {
         what = "was not closed in order";
     }
     if (what) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                    "image '%s' %s; repair it (qemu-img check -r), or set 'read-only' to true",
+                    "image '%s' %s; repair it (wharfctl check -r all), or set 'read-only' to true",
                     s->name, what);
     }
     return !what;
+}
+
+/* The header as it is now, of an image that a repair has changed. */
+static bool co_fn co_load_header_anew(Qcow2State *s, GError **error)
+{
+    Qcow2Image *image = qcow2_image_co_load_header(s->file, s->name, s->for_check, error);
+
+    if (image) {
+        qcow2_image_free(s->image);
+        s->image = image;
+    }
+    return image != NULL;
+}
+
+/* Count anew what is in use, since whoever wrote to the image last has left without saying it. */
+static bool co_fn co_repair_dirty(Qcow2State *s, GError **error)
+{
+    g_autoptr(ImageCheck) found = g_new0(ImageCheck, 1);
+    bool ok;
+
+    found->findings = g_ptr_array_new_with_free_func(g_free);
+    g_message("image '%s' was not closed in order: its refcounts are being made anew", s->name);
+    ok = qcow2_check_co_run(s->file, IMAGE_REPAIR_ALL, found, error);
+    if (!ok) {
+        g_prefix_error(error,
+                       "image '%s' was not closed in order, and cannot be repaired: ", s->name);
+    }
+    return ok;
+}
+
+/* Whether the node is going to be writable, as far as it is up to the options and the file. */
+static bool is_for_writing(BlockNode *node, const Qcow2State *s)
+{
+    const BlockNodeFlags *flags = block_node_flags(node);
+
+    return !flags->read_only && block_node_active(node) &&
+           !(flags->auto_read_only && block_node_read_only(block_child_node(s->file)));
+}
+
+/* Repair the image with this header if it needs that before it is written to. */
+static bool co_fn co_settle_dirty(BlockNode *node, Qcow2State *s, const Qcow2Header *header,
+                                  GError **error)
+{
+    uint64_t marks = header->incompatible & (QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT);
+
+    if (marks != QCOW2_INCOMPATIBLE_DIRTY || !is_for_writing(node, s)) {
+        return true;
+    }
+    if (block_node_flags(node)->auto_read_only) {
+        co_repair_dirty(s, NULL); /* it can be read, whatever has become of that */
+        return true;
+    }
+    return co_repair_dirty(s, error);
+}
+
+static bool co_fn co_settle_header(BlockNode *node, Qcow2State *s, GError **error)
+{
+    return co_settle_dirty(node, s, s->image->header, error) &&
+           (!has_feature(s, QCOW2_INCOMPATIBLE_DIRTY) || co_load_header_anew(s, error));
 }
 
 static void take_options(Qcow2State *s, const BlockdevOptionsQcow2 *o, const BlockNodeFlags *flags)
@@ -177,11 +241,11 @@ static bool co_fn co_open_writing(BlockNode *node, Qcow2State *s, const Blockdev
         return false;
     }
     if (flags->auto_read_only && (o->snapshot || block_node_read_only(block_child_node(s->file)) ||
-                                  !check_writable(s, &local))) {
+                                  !check_writable(node, s, &local))) {
         block_node_set_read_only(node, true);
         return true;
     }
-    return check_writable(s, error) && qcow2_metadata_co_init(node, s->refcount_bytes, error);
+    return check_writable(node, s, error) && qcow2_metadata_co_init(node, s->refcount_bytes, error);
 }
 
 /* Open, close */
@@ -204,6 +268,15 @@ static bool co_fn co_load_tables(Qcow2Image *image, const Qcow2State *s,
            (!o->snapshot || qcow2_image_co_go_to(image, s->file, s->name, o->snapshot, error));
 }
 
+/* Nothing but the header is needed, which may be missing after an error. */
+static bool co_open_for_check(BlockNode *node, Qcow2State *s)
+{
+    if (block_node_flags(node)->auto_read_only && block_node_read_only(block_child_node(s->file))) {
+        block_node_set_read_only(node, true);
+    }
+    return s->image != NULL;
+}
+
 /*
  * The tables, which may be large, are read after the children are open: a chain of images without
  * end is refused for its length before it takes up memory.
@@ -216,9 +289,14 @@ static bool co_fn co_open(BlockNode *node, Qcow2State *s, const BlockdevOptionsQ
     if (!s->file) {
         return false;
     }
+    s->for_check = o->for_check;
     s->name = image_name(s->file);
-    s->image = qcow2_image_co_load_header(s->file, s->name, error);
-    return s->image && co_open_data_file(node, s, s->image->header, o, error) &&
+    s->image = qcow2_image_co_load_header(s->file, s->name, s->for_check, error);
+    if (!s->image || s->for_check) {
+        return co_open_for_check(node, s);
+    }
+    return co_settle_header(node, s, error) &&
+           co_open_data_file(node, s, s->image->header, o, error) &&
            co_open_backing(node, s, s->image->header, o, error) &&
            co_load_tables(s->image, s, o, error) &&
            make_caches(o, s->image, &s->l2, &s->clean_ns, &s->refcount_bytes, error) &&
@@ -232,6 +310,9 @@ static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GE
     if (!co_open(node, s, &opts->u.qcow2, error)) {
         state_clear(s);
         return false;
+    }
+    if (s->for_check) {
+        return true;
     }
     s->unpacked = qcow2_unpacked_new(qcow2_cluster_size(&s->image->layout));
     s->clean_timer = aio_timer_new(aio_context_current(), clean_caches, s);
@@ -279,7 +360,9 @@ static bool check_children(BlockReopen *reopen, GError **error)
     const BlockdevOptionsQcow2 *o = &reopen->opts->u.qcow2;
     const char *name = NULL;
 
-    if (block_reopen_child(reopen, "file") != block_child_node(s->file)) {
+    if (s->for_check || o->for_check) {
+        name = "for-check";
+    } else if (block_reopen_child(reopen, "file") != block_child_node(s->file)) {
         name = "file";
     } else if (s->data != s->file &&
                block_reopen_child(reopen, "data-file") != block_child_node(s->data)) {
@@ -318,8 +401,8 @@ static bool co_fn co_prepare_writing(BlockReopen *reopen, Qcow2Reopen *r, GError
                     "image '%s': a snapshot can only be read; set 'read-only' to true", s->name);
         return false;
     }
-    r->made_writable =
-        check_writable(s, error) && qcow2_metadata_co_init(reopen->node, r->refcount_bytes, error);
+    r->made_writable = check_writable(reopen->node, s, error) &&
+                       qcow2_metadata_co_init(reopen->node, r->refcount_bytes, error);
     return r->made_writable;
 }
 
@@ -394,10 +477,11 @@ static bool check_same_names(const Qcow2State *s, const Qcow2Header *header, GEr
     return false;
 }
 
-static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
+/* Take up what the image is now, which has changed behind our back. Not yet ready for writing. */
+static bool co_fn co_load_anew(BlockNode *node, GError **error)
 {
     Qcow2State *s = block_node_state(node);
-    g_autoptr(Qcow2Image) image = qcow2_image_co_load_header(s->file, s->name, error);
+    g_autoptr(Qcow2Image) image = qcow2_image_co_load_header(s->file, s->name, false, error);
     Qcow2L2 l2;
 
     if (!image || !check_same_names(s, image->header, error) ||
@@ -414,7 +498,61 @@ static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
     s->image = g_steal_pointer(&image);
     s->l2 = l2;
     __atomic_store_n(&s->corrupt, false, __ATOMIC_RELAXED);
-    return co_open_writing(node, s, &block_node_options(node)->u.qcow2, error);
+    return true;
+}
+
+static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
+{
+    Qcow2State *s = block_node_state(node);
+    g_autoptr(Qcow2Header) header = NULL;
+
+    if (s->for_check) {
+        return co_load_header_anew(s, error);
+    }
+    header = qcow2_image_co_read_header(s->file, error);
+    return header && co_settle_dirty(node, s, header, error) && co_load_anew(node, error) &&
+           co_open_writing(node, s, &block_node_options(node)->u.qcow2, error);
+}
+
+/* Check */
+
+/* An image that has been repaired, in part maybe, is another one than that in memory. */
+static bool co_fn co_take_up_repaired(BlockNode *node, bool writable, GError **error)
+{
+    Qcow2State *s = block_node_state(node);
+
+    if (s->for_check) {
+        return co_load_header_anew(s, error);
+    }
+    if (!co_load_anew(node, error) ||
+        (writable && !qcow2_metadata_co_init(node, s->refcount_bytes, error))) {
+        __atomic_store_n(&s->corrupt, true, __ATOMIC_RELAXED);
+        return false;
+    }
+    __atomic_store_n(&s->corrupt, has_feature(s, QCOW2_INCOMPATIBLE_CORRUPT), __ATOMIC_RELAXED);
+    return true;
+}
+
+static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, ImageCheck *result,
+                                 GError **error)
+{
+    Qcow2State *s = block_node_state(node);
+    bool writable = s->writable;
+    int r = writable ? qcow2_co_flush(node) : 0;
+    bool ok;
+
+    if (r < 0) {
+        wharf_set_error_errno(error, -r, "image '%s': cannot write what has changed", s->name);
+        return false;
+    }
+    ok = qcow2_check_co_run(s->file, repair, result, error);
+    if (!ok) {
+        g_prefix_error(error, "image '%s': ", s->name);
+    }
+    if (repair != IMAGE_REPAIR_NONE && !co_take_up_repaired(node, writable, ok ? error : NULL)) {
+        return false;
+    }
+    return ok;
 }
 
 /* What else there is to tell */
@@ -423,7 +561,7 @@ static int64_t co_fn qcow2_co_length(BlockNode *node)
 {
     const Qcow2State *s = block_node_state(node);
 
-    return qcow2_disk_size(s);
+    return s->for_check ? 0 : (int64_t)qcow2_disk_size(s);
 }
 
 static void qcow2_limits(BlockNode *node, BlockLimits *limits)
@@ -464,6 +602,7 @@ const BlockDriver block_driver_qcow2 = {
     .limits = qcow2_limits,
     .child_perm = qcow2_child_perm,
     .co_activate = qcow2_co_activate,
+    .co_check = qcow2_co_check,
     .filename = qcow2_filename,
     .co_create = qcow2_co_create,
     .co_snapshot_create = qcow2_co_snapshot_create,

@@ -2,7 +2,7 @@
 /*
  * block/drivers/qcow2/snapshot.h - entries of the table of internal snapshots.
  *
- * Threads   Any; nothing here has state or suspends.
+ * Threads   Any; nothing here has state, and only what is marked suspends.
  */
 #ifndef WHARF_BLOCK_DRIVERS_QCOW2_SNAPSHOT_H
 #define WHARF_BLOCK_DRIVERS_QCOW2_SNAPSHOT_H
@@ -10,6 +10,9 @@
 #include <glib.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "block/driver.h"
+#include "block/drivers/qcow2/header.h"
 
 /* What QEMU can keep of a name and an id; longer ones it would cut. */
 #define QCOW2_SNAPSHOT_MAX_NAME 255
@@ -65,5 +68,12 @@ int qcow2_snapshots_index(const GPtrArray *snapshots, const char *id, const char
 
 /* An id that none of them has: one more than the highest number. */
 char *qcow2_snapshots_new_id(const GPtrArray *snapshots);
+
+/*
+ * Append the snapshots that the header speaks of, but at most QCOW2_MAX_SNAPSHOTS, to @snapshots.
+ * *@end becomes the offset behind the last one. After an error those that could be read are there.
+ */
+bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *header,
+                                   GPtrArray *snapshots, uint64_t *end, GError **error);
 
 #endif

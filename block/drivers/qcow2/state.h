@@ -5,6 +5,7 @@
  *
  *   header, table, snapshot, compress   the format, as functions on plain structs
  *   cache, unpacked                     tables, and what compressed clusters held, in memory
+ *   check     whether an image is consistent, and repairs (with check-*, counts)
  *   image     what is read when an image is opened
  *   names     the files that an image names
  *   options   sizes of caches
@@ -99,6 +100,7 @@ typedef struct Qcow2State {
     /* Fixed after open; what the edges lead to changes with the node drained. */
     char *name;              /* of the image, for messages */
     bool follow_names;       /* of other files, in the image */
+    bool for_check;          /* nothing but the header was read, and nothing else can be done */
     BlockChild *file, *data; /* the same without an external data file */
     BlockChild *backing;     /* NULL: none */
 
@@ -130,10 +132,11 @@ static inline uint64_t qcow2_disk_size(const Qcow2State *s)
 
 /*
  * Read the image in @file: header, L1 table, list of snapshots. Messages begin with @name. The
- * first step alone gives what is needed to open the other children; image_co_load_tables() then
- * fills in the rest.
+ * first step alone gives what is needed to open the other children, and with @for_check accepts
+ * whatever can be checked; image_co_load_tables() then fills in the rest.
  */
-Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, GError **error);
+Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, bool for_check,
+                                             GError **error);
 bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const char *name,
                                       GError **error);
 /* Let @image, which is only read, be as it was at the snapshot with that id or name. */
@@ -146,6 +149,8 @@ uint64_t *co_fn qcow2_image_co_snapshot_l1(const Qcow2Image *image, BlockChild *
 uint64_t qcow2_image_snapshot_size(const Qcow2Image *image, const Qcow2Snapshot *snapshot);
 bool qcow2_image_check_snapshot_size(const Qcow2Image *image, const Qcow2Snapshot *snapshot,
                                      uint64_t *entries, GError **error);
+/* The header alone, as far as it can be parsed. */
+Qcow2Header *co_fn qcow2_image_co_read_header(BlockChild *file, GError **error);
 void qcow2_image_free(Qcow2Image *image);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Image, qcow2_image_free)
 

@@ -138,6 +138,12 @@ int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode preallo
     const Qcow2State *s = block_node_state(node);
     int r;
 
+    if (s->for_check) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': it was opened for a check, and for nothing else",
+                    block_node_name(node));
+        return -ENOTSUP;
+    }
     if (prealloc != PREALLOC_MODE_OFF) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
                     "block node '%s': driver 'qcow2' cannot allocate what is added yet",

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Checks of images: who may begin one, and what others may do meanwhile. */
+#include "block/block-internal.h"
+#include "block/query-internal.h"
+
+static ImageCheck *result_new(void)
+{
+    ImageCheck *result = g_new0(ImageCheck, 1);
+
+    result->findings = g_ptr_array_new_with_free_func(g_free);
+    return result;
+}
+
+static bool check_can(const BlockNode *node, GError **error)
+{
+    if (!node->drv->co_check) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': images of driver '%s' cannot be checked", node->name,
+                    node->drv->name);
+    }
+    return node->drv->co_check != NULL;
+}
+
+/* With the node drained, and nobody who could change it. */
+static bool co_fn co_check_drained(BlockNode *node, ImageRepair repair, ImageCheck *result,
+                                   GError **error)
+{
+    bool ok;
+
+    block_node_co_drain_begin(node);
+    ok = node->drv->co_check(node, repair, result, error);
+    if (result->corruptions_fixed > 0) {
+        block_notify_content(node);
+    }
+    block_node_co_drain_end(node);
+    return ok;
+}
+
+/* What does not depend on the driver. As in QEMU, what there is nothing of is left out. */
+static void complete(ImageCheck *result, BlockNode *node)
+{
+    result->filename = block_node_filename(node);
+    result->format = g_strdup(node->drv->name);
+    result->has_leaks = result->leaks > 0;
+    result->has_corruptions = result->corruptions > 0;
+    result->has_leaks_fixed = result->leaks_fixed > 0;
+    result->has_corruptions_fixed = result->corruptions_fixed > 0;
+    result->has_allocated_clusters = result->allocated_clusters > 0;
+    result->has_fragmented_clusters = result->fragmented_clusters > 0;
+    result->has_compressed_clusters = result->compressed_clusters > 0;
+}
+
+/* A repair has the node for itself, but for those who read. */
+static BlockBackend *co_fn co_hold(BlockNode *node, ImageRepair repair, GError **error)
+{
+    BlockPerm perm = BLOCK_PERM_CONSISTENT_READ, shared = BLOCK_PERM_ALL;
+    BlockBackend *blk;
+
+    if (repair != IMAGE_REPAIR_NONE) {
+        perm |= BLOCK_PERM_WRITE;
+        shared = BLOCK_PERM_CONSISTENT_READ;
+    }
+    blk = block_backend_co_new(node, "blockdev-check", perm, shared, error);
+    if (blk) {
+        blk->pins = true;
+    }
+    return blk;
+}
+
+ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, GError **error)
+{
+    g_autoptr(ImageCheck) result = NULL;
+    BlockBackend *blk = check_can(node, error) ? co_hold(node, repair, error) : NULL;
+    g_autoptr(GError) local = NULL;
+
+    if (!blk) {
+        return NULL;
+    }
+    result = result_new();
+    /* One that has come to an end too early has something to tell nevertheless. */
+    if (!co_check_drained(node, repair, result, &local)) {
+        if (result->check_errors == 0) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            g_clear_pointer(&result, image_check_free);
+        } else {
+            g_ptr_array_add(result->findings, g_strdup_printf("error: %s", local->message));
+        }
+    }
+    if (result) {
+        complete(result, node);
+    }
+    block_backend_co_free(blk);
+    return g_steal_pointer(&result);
+}
