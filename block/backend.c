@@ -308,6 +308,17 @@ int co_fn blk_co_block_status(BlockBackend *blk, uint64_t offset, uint64_t bytes
     return r;
 }
 
+int co_fn blk_co_allocation_depth(BlockBackend *blk, uint64_t offset, uint64_t bytes,
+                                  uint64_t *pnum, uint32_t *depth)
+{
+    int r;
+
+    block_backend_co_enter(blk);
+    r = block_node_co_allocation_depth(blk->root.node, offset, bytes, pnum, depth);
+    block_backend_leave(blk);
+    return r;
+}
+
 int64_t co_fn blk_co_allocated_size(BlockBackend *blk)
 {
     int64_t r;

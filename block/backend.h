@@ -147,6 +147,13 @@ int co_fn blk_co_block_status(BlockBackend *blk, uint64_t offset, uint64_t bytes
                               BlockStatus *status);
 
 /*
+ * How deep in the backing chain the storage of the range from @offset on lies: *@depth (1: in the
+ * node itself; filters do not count; 0: nowhere) holds for the first *@pnum bytes, at most @bytes.
+ */
+int co_fn blk_co_allocation_depth(BlockBackend *blk, uint64_t offset, uint64_t bytes,
+                                  uint64_t *pnum, uint32_t *depth);
+
+/*
  * Set the exact length. What is added reads as zeros with BLOCK_REQ_ZERO, else as the driver likes.
  * Holds RESIZE for the moment, where the backend does not hold it for good; a conflict with another
  * user is -EPERM. Waits for overlapping requests. @error (may be NULL) gets the reason in words.

@@ -308,5 +308,7 @@ int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode pr
                                  BlockRequestFlags flags, GError **error);
 int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
                                      uint64_t *pnum, BlockStatus *status);
+int co_fn block_node_co_allocation_depth(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                         uint64_t *pnum, uint32_t *depth);
 
 #endif

@@ -892,6 +892,47 @@ int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t 
     return 0;
 }
 
+/* The node whose storage shows where @node has none of its own; NULL: there are zeros. */
+static BlockNode *node_behind(BlockNode *node)
+{
+    BlockChild *backing =
+        passes_through(node) ? node->first_child : block_node_child(node, "backing");
+
+    return backing ? backing->node : NULL;
+}
+
+int co_fn block_node_co_allocation_depth(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                         uint64_t *pnum, uint32_t *depth)
+{
+    uint32_t layers = 0;
+
+    *pnum = bytes;
+    *depth = 0;
+    for (; node; node = node_behind(node)) {
+        BlockStatus status;
+        uint64_t n;
+        int r;
+
+        if (passes_through(node)) {
+            continue;
+        }
+        layers++;
+        r = block_node_co_block_status(node, offset, *pnum, &n, &status);
+        if (r < 0) {
+            return r;
+        }
+        if (n == 0) {
+            break; /* it is shorter than those above */
+        }
+        *pnum = n;
+        if (status & BLOCK_STATUS_ALLOCATED) {
+            *depth = layers;
+            break;
+        }
+    }
+    return 0;
+}
+
 /* Truncate */
 
 static int co_fn driver_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,

@@ -210,6 +210,7 @@ static void start_item_free(StartItem *item)
         monitor_options_free(item->u.monitor);
         break;
     case START_NBD_SERVER:
+        nbd_server_options_free(item->u.nbd_server);
         break;
     }
     g_clear_pointer(&item->value, qvalue_unref);
@@ -264,13 +265,6 @@ static bool read_chardev(StartItem *item, GError **error)
     return item->u.chardev != NULL;
 }
 
-static bool read_nbd_server(GError **error)
-{
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                "this build has no NBD export; leave the option out, or export through FUSE");
-    return false;
-}
-
 /* Turn the value into the typed options of its kind. */
 static bool read_typed(StartItem *item, GError **error)
 {
@@ -290,7 +284,8 @@ static bool read_typed(StartItem *item, GError **error)
         item->u.monitor = monitor_options_from_keyval(item->value, error);
         return item->u.monitor != NULL;
     case START_NBD_SERVER:
-        return read_nbd_server(error);
+        item->u.nbd_server = nbd_server_options_from_keyval(item->value, error);
+        return item->u.nbd_server != NULL;
     }
     g_assert_not_reached();
 }

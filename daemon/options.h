@@ -20,6 +20,7 @@
 #include "qapi/types-block-core.h"
 #include "qapi/types-block-export.h"
 #include "qapi/types-control.h"
+#include "qapi/types-nbd.h"
 #include "qapi/types-object.h"
 
 /* What the daemon is to set up at its start, in the order of doing where nothing else matters. */
@@ -44,6 +45,7 @@ typedef struct StartItem {
         BlockdevOptions *blockdev;
         BlockExportOptions *export;
         MonitorOptions *monitor;
+        NbdServerOptions *nbd_server;
     } u;
 } StartItem;
 

@@ -8,6 +8,7 @@
 #include "block/block.h"
 #include "daemon/plan.h"
 #include "export/export.h"
+#include "export/nbd/nbd.h"
 #include "job/job.h"
 #include "monitor/monitor.h"
 #include "object/object.h"
@@ -150,7 +151,7 @@ static bool co_fn server_co_start_item(Server *s, const StartItem *item, GError 
     case START_EXPORT:
         return export_registry_co_add(s->exports, item->u.export, error);
     case START_NBD_SERVER:
-        break; /* refused when the command line is read */
+        return nbd_server_co_start(s->exports, item->u.nbd_server, error);
     }
     g_assert_not_reached();
 }

@@ -56,6 +56,9 @@ typedef struct ExportDriver {
     void (*shared_init)(gpointer shared);
     void co_fn (*co_shared_clear)(gpointer shared);
 
+    /* May be NULL: for an end that cannot wait, remove what of the shared part others would see. */
+    void (*shared_abandon)(gpointer shared);
+
     /* What an export with these options needs on its node, and what it lets others do. */
     void (*permissions)(const BlockExportOptions *options, BlockPerm *perm, BlockPerm *shared);
 
@@ -203,6 +206,12 @@ static inline void export_request_end(ExportQueue *queue)
         export_queue_idle(queue);
     }
 }
+
+/*
+ * What all exports of the type of @driver in @registry share; made when it is first asked for. Main
+ * thread.
+ */
+gpointer export_registry_shared(ExportRegistry *registry, const ExportDriver *driver);
 
 /* The driver of @type, or NULL if this build has none. */
 const ExportDriver *export_driver_find(BlockExportType type);

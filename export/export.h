@@ -53,6 +53,18 @@ bool co_fn export_registry_co_add(ExportRegistry *registry, const BlockExportOpt
 bool co_fn export_registry_co_del(ExportRegistry *registry, const char *id,
                                   BlockExportRemoveMode mode, GError **error);
 
+/*
+ * Remove all exports of @type, newest first, waiting for what is in flight; after a while it is cut
+ * off from its clients. What then still hangs below goes on shutting down.
+ */
+void co_fn export_registry_co_del_type(ExportRegistry *registry, BlockExportType type);
+
+/* Whether there is an export @id of @type. */
+bool export_registry_has(ExportRegistry *registry, const char *id, BlockExportType type);
+
+/* The node @name (borrowed) of the graph that exports are made of. */
+BlockNode *export_registry_find_node(ExportRegistry *registry, const char *name, GError **error);
+
 /* All exports, newest first (BlockExportInfo). */
 GPtrArray *export_registry_query(ExportRegistry *registry);
 

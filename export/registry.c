@@ -71,8 +71,7 @@ void export_registry_free(ExportRegistry *registry)
     g_free(registry);
 }
 
-/* What all exports of one type share; made with the first of them. */
-static gpointer export_registry_shared(ExportRegistry *registry, const ExportDriver *driver)
+gpointer export_registry_shared(ExportRegistry *registry, const ExportDriver *driver)
 {
     gpointer shared = g_hash_table_lookup(registry->shared, driver);
 
@@ -306,6 +305,11 @@ static BlockNode *export_find_node(ExportRegistry *registry, const BlockExportOp
     return node;
 }
 
+BlockNode *export_registry_find_node(ExportRegistry *registry, const char *name, GError **error)
+{
+    return block_graph_find(registry->graph, name, error);
+}
+
 bool export_registry_co_add_as(ExportRegistry *registry, const ExportDriver *driver,
                                const BlockExportOptions *options, GError **error)
 {
@@ -420,6 +424,42 @@ bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExpor
     return true;
 }
 
+bool export_registry_has(ExportRegistry *registry, const char *id, BlockExportType type)
+{
+    const Export *exp = g_hash_table_lookup(registry->by_id, id);
+
+    return exp && exp->driver->type == type;
+}
+
+/* The exports there are, newest first (Export *, with a reference). */
+static GPtrArray *export_registry_snapshot(ExportRegistry *registry)
+{
+    GPtrArray *all = g_ptr_array_new_with_free_func((GDestroyNotify)export_unref);
+
+    for (GList *l = registry->exports.head; l; l = l->next) {
+        g_ptr_array_add(all, export_ref(l->data));
+    }
+    return all;
+}
+
+void export_registry_co_del_type(ExportRegistry *registry, BlockExportType type)
+{
+    g_autoptr(GPtrArray) all = export_registry_snapshot(registry);
+
+    for (unsigned i = 0; i < all->len; i++) {
+        Export *exp = g_ptr_array_index(all, i);
+
+        if (exp->driver->type != type) {
+            continue;
+        }
+        export_co_wait_started(exp);
+        if (exp->state == EXPORT_RUNNING) {
+            export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, EXPORT_DEL_WAIT_NS);
+        }
+        export_co_wait_end(exp, INT64_MAX);
+    }
+}
+
 /* Shut down one export for the end of the daemon. Returns whether it is gone. */
 static bool co_fn export_co_quit(Export *exp, int64_t start_deadline_ns, int64_t deadline_ns)
 {
@@ -449,6 +489,22 @@ static void export_warn_stuck(const Export *exp)
     }
 }
 
+/* What others could trip over is removed. */
+static void export_registry_abandon_shared(ExportRegistry *registry)
+{
+    GHashTableIter iter;
+    gpointer driver, shared;
+
+    g_hash_table_iter_init(&iter, registry->shared);
+    while (g_hash_table_iter_next(&iter, &driver, &shared)) {
+        const ExportDriver *d = driver;
+
+        if (d->shared_abandon) {
+            d->shared_abandon(shared);
+        }
+    }
+}
+
 bool export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wait_ns)
 {
     int64_t start_deadline_ns = aio_now_ns() + start_wait_ns;
@@ -475,6 +531,8 @@ bool export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wai
     }
     if (gone) {
         export_registry_co_clear_shared(registry);
+    } else {
+        export_registry_abandon_shared(registry);
     }
     return gone;
 }
@@ -503,6 +561,7 @@ void export_registry_abandon(ExportRegistry *registry)
     int64_t deadline_ns = aio_now_ns() + NS_PER_S;
     pid_t pid;
 
+    export_registry_abandon_shared(registry);
     if (g_queue_is_empty(&registry->exports)) {
         return;
     }

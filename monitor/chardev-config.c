@@ -54,22 +54,6 @@ static SocketPlace *unix_address(const char *path, bool abstract, bool tight, co
     return g_steal_pointer(&address);
 }
 
-/* A flag that is absent leaves both families open; one that is on asks for its family alone. */
-static bool choose_family(bool has_ipv4, bool ipv4, bool has_ipv6, bool ipv6, int *ret,
-                          GError **error)
-{
-    bool want4 = has_ipv4 ? ipv4 : !(has_ipv6 && ipv6);
-    bool want6 = has_ipv6 ? ipv6 : !(has_ipv4 && ipv4);
-
-    if (!want4 && !want6) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
-                    "'ipv4' and 'ipv6' are both off, which leaves no address family");
-        return false;
-    }
-    *ret = want4 && want6 ? AF_UNSPEC : want4 ? AF_INET : AF_INET6;
-    return true;
-}
-
 static SocketPlace *inet_address(const char *host, const char *port, int family)
 {
     SocketPlace *address = g_new0(SocketPlace, 1);
@@ -83,12 +67,10 @@ static SocketPlace *inet_address(const char *host, const char *port, int family)
 
 static SocketPlace *fd_address(const char *text, GError **error)
 {
+    int fd = socket_parse_fd(text, error);
     SocketPlace *address;
-    guint64 fd;
 
-    if (!g_ascii_string_to_unsigned(text, 10, 0, G_MAXINT, &fd, NULL)) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
-                    "'%s' is not the number of an inherited descriptor", text);
+    if (fd < 0) {
         return NULL;
     }
     address = g_new0(SocketPlace, 1);
@@ -174,7 +156,7 @@ static SocketPlace *address_from_options(const ChardevSocketOptions *o, GError *
     if (o->fd) {
         return fd_address(o->fd, error);
     }
-    if (!choose_family(o->has_ipv4, o->ipv4, o->has_ipv6, o->ipv6, &family, error)) {
+    if (!socket_choose_family(o->has_ipv4, o->ipv4, o->has_ipv6, o->ipv6, &family, error)) {
         return NULL;
     }
     return inet_address(o->host, o->port, family);
@@ -222,7 +204,7 @@ static SocketPlace *address_from_backend(const ChardevSocket *socket, GError **e
     case CHARDEV_SOCKET_ADDRESS_KIND_INET: {
         const ChardevInetAddress *i = addr->u.inet.data;
 
-        if (!choose_family(i->has_ipv4, i->ipv4, i->has_ipv6, i->ipv6, &family, error)) {
+        if (!socket_choose_family(i->has_ipv4, i->ipv4, i->has_ipv6, i->ipv6, &family, error)) {
             return NULL;
         }
         return inet_address(i->host, i->port, family);

@@ -20,6 +20,9 @@
 
 #define LISTEN_BACKLOG 128
 
+/* Where the descriptors that a service manager passes begin. */
+#define FIRST_PASSED_FD 3
+
 /* How long another process may hold the directory before we go on without its lock. */
 #define DIR_LOCK_TRIES 40
 
@@ -91,6 +94,53 @@ bool socket_parse_mode(const char *text, mode_t *ret_mode, GError **error)
     }
     *ret_mode = value;
     return true;
+}
+
+bool socket_choose_family(bool has_ipv4, bool ipv4, bool has_ipv6, bool ipv6, int *ret_family,
+                          GError **error)
+{
+    bool want4 = has_ipv4 ? ipv4 : !(has_ipv6 && ipv6);
+    bool want6 = has_ipv6 ? ipv6 : !(has_ipv4 && ipv4);
+
+    if (!want4 && !want6) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'ipv4' and 'ipv6' are both off, which leaves no address family");
+        return false;
+    }
+    *ret_family = want4 && want6 ? AF_UNSPEC : want4 ? AF_INET : AF_INET6;
+    return true;
+}
+
+/* The names of the descriptors that a service manager has passed to this process, or NULL. */
+static GStrv passed_names(void)
+{
+    const char *pid = g_getenv("LISTEN_PID");
+    const char *names = g_getenv("LISTEN_FDNAMES");
+
+    if (!pid || !names || g_ascii_strtoull(pid, NULL, 10) != (guint64)getpid()) {
+        return NULL;
+    }
+    return g_strsplit(names, ":", -1);
+}
+
+int socket_parse_fd(const char *text, GError **error)
+{
+    g_auto(GStrv) names = passed_names();
+    guint64 fd;
+
+    if (g_ascii_string_to_unsigned(text, 10, 0, G_MAXINT, &fd, NULL)) {
+        return fd;
+    }
+    for (int i = 0; names && names[i]; i++) {
+        if (g_str_equal(names[i], text)) {
+            return FIRST_PASSED_FD + i;
+        }
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                "'%s' is neither the number of an inherited descriptor nor the name of one that "
+                "the service manager has passed",
+                text);
+    return -1;
 }
 
 /* Returns the length of the address, or 0. */
@@ -392,7 +442,7 @@ static struct addrinfo *resolve(const SocketPlace *address, bool passive, GError
     struct addrinfo hints = {
         .ai_family = address->family,
         .ai_socktype = SOCK_STREAM,
-        .ai_flags = passive ? AI_PASSIVE : 0,
+        .ai_flags = (passive ? AI_PASSIVE : 0) | (address->numeric ? AI_NUMERICHOST : 0),
     };
     const char *host = *address->host ? address->host : NULL;
     struct addrinfo *list = NULL;
@@ -433,25 +483,52 @@ static int listen_at(const struct addrinfo *ai)
     return fd;
 }
 
-static int listen_inet(const SocketPlace *address, GError **error)
+/* Listen at one of the addresses in @list. Returns a descriptor or -errno. */
+static int listen_at_any(const struct addrinfo *list, bool all_addresses)
 {
-    struct addrinfo *list = resolve(address, true, error);
-    g_autofree char *what = NULL;
     int fd = -EADDRNOTAVAIL;
 
-    if (!list) {
-        return -1;
-    }
     /*
      * "All addresses" is one IPv6 socket that serves both families, where there is IPv6. A host
      * that has both kinds is served at its IPv4 address, which is what most clients try.
      */
     for (int pass = 0; pass < 2 && fd < 0; pass++) {
-        for (struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
-            if ((ai->ai_family == AF_INET6) == (pass == (*address->host ? 1 : 0))) {
+        for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+            if ((ai->ai_family == AF_INET6) == (pass == (all_addresses ? 0 : 1))) {
                 fd = listen_at(ai);
             }
         }
+    }
+    return fd;
+}
+
+/* Make the port of each address the one after. */
+static void advance_ports(struct addrinfo *list)
+{
+    for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+        /* It is at the same place in both families. */
+        struct sockaddr_in *addr = (struct sockaddr_in *)ai->ai_addr;
+
+        addr->sin_port = htons(ntohs(addr->sin_port) + 1);
+    }
+}
+
+G_STATIC_ASSERT(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port));
+
+static int listen_inet(const SocketPlace *address, GError **error)
+{
+    struct addrinfo *list = resolve(address, true, error);
+    guint64 port = g_ascii_strtoull(address->port, NULL, 10);
+    g_autofree char *what = NULL;
+    int fd;
+
+    if (!list) {
+        return -1;
+    }
+    fd = listen_at_any(list, !*address->host);
+    while (fd == -EADDRINUSE && port && port++ < address->last_port) {
+        advance_ports(list);
+        fd = listen_at_any(list, !*address->host);
     }
     freeaddrinfo(list);
     if (fd < 0) {

@@ -15,6 +15,7 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 typedef enum SocketPlaceKind {
@@ -26,13 +27,16 @@ typedef enum SocketPlaceKind {
 
 typedef struct SocketPlace {
     SocketPlaceKind kind;
-    char *path;  /* UNIX: path, counted from the working directory; ABSTRACT: name */
-    mode_t mode; /* UNIX: permissions of the socket when it is made */
-    bool padded; /* ABSTRACT: the name fills the whole address, the rest being zeros */
-    char *host;  /* INET; empty to listen on all addresses */
-    char *port;  /* INET: number or service name */
-    int family;  /* INET: AF_UNSPEC, AF_INET, AF_INET6 */
-    int fd;      /* FD */
+    char *path;         /* UNIX: path, counted from the working directory; ABSTRACT: name */
+    mode_t mode;        /* UNIX: permissions of the socket when it is made */
+    bool padded;        /* ABSTRACT: the name fills the whole address, the rest being zeros */
+    char *host;         /* INET; empty to listen on all addresses */
+    char *port;         /* INET: number or service name */
+    int family;         /* INET: AF_UNSPEC, AF_INET, AF_INET6 */
+    bool numeric;       /* INET: the host is an address; nothing is looked up */
+    uint16_t last_port; /* INET, to listen: where @port, a number, is taken, the next one is tried,
+                           up to this one; 0: no other */
+    int fd;             /* FD */
 } SocketPlace;
 
 SocketPlace *socket_place_copy(const SocketPlace *address);
@@ -76,6 +80,19 @@ int socket_accept(int listen_fd);
 
 /* Where the listening TCP socket @fd really is: "tcp:HOST:PORT", or NULL. The caller frees it. */
 char *socket_describe_local(int fd);
+
+/*
+ * What ipv4= and ipv6= of an address come to: a flag that is absent leaves both families open; one
+ * that is on asks for its family alone. False where both are off.
+ */
+bool socket_choose_family(bool has_ipv4, bool ipv4, bool has_ipv6, bool ipv6, int *ret_family,
+                          GError **error);
+
+/*
+ * An inherited descriptor: by its number, or by the name that a service manager has given it for
+ * this process (LISTEN_FDNAMES, see sd_listen_fds(3)). Returns it, or -1.
+ */
+int socket_parse_fd(const char *text, GError **error);
 
 /* Permissions in octal ("0660"). Returns false where @text is none. */
 bool socket_parse_mode(const char *text, mode_t *ret_mode, GError **error);

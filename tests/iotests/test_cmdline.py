@@ -157,8 +157,10 @@ class Forms(CommandLine):
                 ('--monitor', f'c,path={image}.sock', 'chardev'), ('--monitor', 'path=', ''),
                 ('--monitor', f'path={image}.sock,socket-mode=9', 'octal'),
                 ('--monitor', f'path={image}.sock,id=0', '0'), ('--monitor', f'path={"x" * 108}', '107'),
-                ('--nbd-server', f'addr.type=unix,addr.path={image}.nbd', 'NBD'),
-                ('--nbd-server', 'addr.type=nope', ''), ('--log', 'loud', 'loud'), ('--log', 'format=xml', 'xml'),
+                ('--nbd-server', f'addr.type=unix,addr.path={image}/nbd', 'NBD server'),
+                ('--nbd-server', 'addr.type=vsock,addr.cid=2,addr.port=1', 'vsock'),
+                ('--nbd-server', 'addr.type=fd,addr.str=nope', 'nope'), ('--nbd-server', 'addr.type=nope', ''),
+                ('--log', 'loud', 'loud'), ('--log', 'format=xml', 'xml'),
                 ('--log', 'nope=1', 'nope'), ('--log', 'file=/no/such/dir/log', '/no/such/dir/log'),
                 ('--aio', 'threads', 'io_uring'), ('--pidfile', '', ''),
                 ('--pidfile', '/no/such/dir/pid', '/no/such/dir/pid'), ('--pidfile', '.', '')):

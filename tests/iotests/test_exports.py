@@ -118,11 +118,9 @@ class Adding(ExportTest):
         self.add(id='A-b.c_9')
 
     def test_types_this_build_does_not_have(self):
-        for options in ({'type': 'nbd'}, {'type': 'vhost-user-blk', 'addr': {'type': 'unix', 'path': '/x'}},
+        for options in ({'type': 'vhost-user-blk', 'addr': {'type': 'unix', 'path': '/x'}},
                         {'type': 'vduse-blk', 'name': 'x'}):
             self.refused('block-export-add', {'id': 'e0', 'node-name': 'n0', **options}, 'build', options['type'])
-        self.refused('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': '/x'}}}, 'NBD')
-        self.refused('nbd-server-stop', None, 'NBD')
 
     def test_many_exports_of_a_node(self):
         for i in range(5):

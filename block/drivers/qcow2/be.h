@@ -1,54 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/*
- * block/drivers/qcow2/be.h - numbers as they stand in an image: big-endian, at any address.
- */
+/* block/drivers/qcow2/be.h - numbers as they stand in an image. */
 #ifndef WHARF_BLOCK_DRIVERS_QCOW2_BE_H
 #define WHARF_BLOCK_DRIVERS_QCOW2_BE_H
 
-#include <glib.h>
-#include <stdint.h>
-#include <string.h>
-
-static inline uint16_t be16_get(const void *p)
-{
-    uint16_t n;
-
-    memcpy(&n, p, sizeof(n));
-    return GUINT16_FROM_BE(n);
-}
-
-static inline uint32_t be32_get(const void *p)
-{
-    uint32_t n;
-
-    memcpy(&n, p, sizeof(n));
-    return GUINT32_FROM_BE(n);
-}
-
-static inline uint64_t be64_get(const void *p)
-{
-    uint64_t n;
-
-    memcpy(&n, p, sizeof(n));
-    return GUINT64_FROM_BE(n);
-}
-
-static inline void be16_put(void *p, uint16_t n)
-{
-    n = GUINT16_TO_BE(n);
-    memcpy(p, &n, sizeof(n));
-}
-
-static inline void be32_put(void *p, uint32_t n)
-{
-    n = GUINT32_TO_BE(n);
-    memcpy(p, &n, sizeof(n));
-}
-
-static inline void be64_put(void *p, uint64_t n)
-{
-    n = GUINT64_TO_BE(n);
-    memcpy(p, &n, sizeof(n));
-}
+#include "util/be.h"
 
 #endif

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The commands of module nbd, and --nbd-server. */
+#include "export/nbd/server.h"
+#include "qapi/commands-nbd.h"
+#include "util/error.h"
+
+#define SOCKET_MODE 0600
+
+static NbdShared *registry_nbd(ExportRegistry *registry)
+{
+    return export_registry_shared(registry, export_driver_find(BLOCK_EXPORT_TYPE_NBD));
+}
+
+/* ---- addresses ---- */
+
+static SocketPlace *unix_place(const UnixSocketAddress *addr)
+{
+    SocketPlace *place = g_new0(SocketPlace, 1);
+
+    place->kind = addr->abstract ? SOCKET_ABSTRACT : SOCKET_UNIX;
+    place->path = g_strdup(addr->path);
+    place->padded = !addr->tight;
+    place->mode = SOCKET_MODE;
+    return place;
+}
+
+static SocketPlace *inet_place(const InetSocketAddress *addr, GError **error)
+{
+    SocketPlace *place;
+    int family;
+
+    if (addr->mptcp) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "this build has no Multipath TCP; leave 'mptcp' out");
+        return NULL;
+    }
+    if (!socket_choose_family(addr->has_ipv4, addr->ipv4, addr->has_ipv6, addr->ipv6, &family,
+                              error)) {
+        return NULL;
+    }
+    place = g_new0(SocketPlace, 1);
+    place->kind = SOCKET_INET;
+    place->host = g_strdup(addr->host);
+    place->port = g_strdup(addr->port);
+    place->family = family;
+    place->numeric = addr->numeric;
+    place->last_port = addr->has_to ? addr->to : 0;
+    return place;
+}
+
+static SocketPlace *fd_place(const FdSocketAddress *addr, GError **error)
+{
+    int fd = socket_parse_fd(addr->str, error);
+    SocketPlace *place;
+
+    if (fd < 0) {
+        return NULL;
+    }
+    place = g_new0(SocketPlace, 1);
+    place->kind = SOCKET_FD;
+    place->fd = fd;
+    return place;
+}
+
+static SocketPlace *no_vsock(GError **error)
+{
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                "the NBD server listens on 'unix', 'inet' and 'fd' addresses only, not on 'vsock'");
+    return NULL;
+}
+
+static SocketPlace *place_from_flat(const SocketAddress *addr, GError **error)
+{
+    switch (addr->type) {
+    case SOCKET_ADDRESS_TYPE_UNIX:
+        return unix_place(&addr->u.q_unix);
+    case SOCKET_ADDRESS_TYPE_INET:
+        return inet_place(&addr->u.inet, error);
+    case SOCKET_ADDRESS_TYPE_FD:
+        return fd_place(&addr->u.fd, error);
+    default:
+        return no_vsock(error);
+    }
+}
+
+static SocketPlace *place_from_nested(const SocketAddressLegacy *addr, GError **error)
+{
+    switch (addr->type) {
+    case SOCKET_ADDRESS_TYPE_UNIX:
+        return unix_place(addr->u.q_unix.data);
+    case SOCKET_ADDRESS_TYPE_INET:
+        return inet_place(addr->u.inet.data, error);
+    case SOCKET_ADDRESS_TYPE_FD:
+        return fd_place(addr->u.fd.data, error);
+    default:
+        return no_vsock(error);
+    }
+}
+
+/* ---- start and stop ---- */
+
+static bool check_tls(const char *creds, const char *authz, GError **error)
+{
+    if (authz && !creds) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'tls-authz' goes with 'tls-creds' only");
+        return false;
+    }
+    if (creds) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "the NBD server of this build has no TLS; leave 'tls-creds' out");
+        return false;
+    }
+    return true;
+}
+
+bool nbd_server_co_start(ExportRegistry *registry, const NbdServerOptions *options, GError **error)
+{
+    g_auto(NbdServerConfig) config = {
+        .handshake_max_s = options->handshake_max_seconds,
+        .max_connections = options->max_connections,
+    };
+
+    if (!check_tls(options->tls_creds, options->tls_authz, error)) {
+        return false;
+    }
+    config.place = place_from_flat(options->addr, error);
+    return config.place && nbd_server_co_listen(registry_nbd(registry), &config, error);
+}
+
+bool qmp_nbd_server_start(QapiCall *call, const SocketAddressLegacy *addr,
+                          uint32_t handshake_max_seconds, const char *tls_creds,
+                          const char *tls_authz, uint32_t max_connections, GError **error)
+{
+    g_auto(NbdServerConfig) config = {
+        .handshake_max_s = handshake_max_seconds,
+        .max_connections = max_connections,
+    };
+
+    if (!check_tls(tls_creds, tls_authz, error)) {
+        return false;
+    }
+    config.place = place_from_nested(addr, error);
+    return config.place && nbd_server_co_listen(registry_nbd(call->self), &config, error);
+}
+
+static bool check_running(const NbdShared *shared, GError **error)
+{
+    if (shared->server && !shared->busy) {
+        return true;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                shared->busy ? "the NBD server is just being started or stopped"
+                             : "the NBD server is not running; nbd-server-start starts it");
+    return false;
+}
+
+bool qmp_nbd_server_stop(QapiCall *call, GError **error)
+{
+    NbdShared *shared = registry_nbd(call->self);
+
+    if (!check_running(shared, error)) {
+        return false;
+    }
+    shared->busy = true;
+    nbd_server_close(shared->server);
+    export_registry_co_del_type(call->self, BLOCK_EXPORT_TYPE_NBD);
+    nbd_server_co_end(g_steal_pointer(&shared->server));
+    shared->busy = false;
+    return true;
+}
+
+NbdServerInfo *qmp_query_nbd_server(QapiCall *call, GError **error)
+{
+    return nbd_server_info(registry_nbd(call->self));
+}
+
+/* ---- the older way to export ---- */
+
+static void add_bitmap(BlockExportOptionsNbd *options, const char *name)
+{
+    BlockDirtyBitmapOrStr *bitmap = g_new0(BlockDirtyBitmapOrStr, 1);
+
+    bitmap->type = QVALUE_STRING;
+    bitmap->u.local = g_strdup(name);
+    options->bitmaps =
+        g_ptr_array_new_with_free_func((GDestroyNotify)block_dirty_bitmap_or_str_free);
+    g_ptr_array_add(options->bitmaps, bitmap);
+}
+
+bool qmp_nbd_server_add(QapiCall *call, const char *name, const char *description,
+                        const char *device, bool writable, const char *bitmap, GError **error)
+{
+    ExportRegistry *registry = call->self;
+    g_autoptr(BlockExportOptions) options = NULL;
+    BlockNode *node;
+
+    if (!check_running(registry_nbd(registry), error)) {
+        return false;
+    }
+    node = export_registry_find_node(registry, device, error);
+    if (!node) {
+        return false;
+    }
+    options = g_new0(BlockExportOptions, 1);
+    options->type = BLOCK_EXPORT_TYPE_NBD;
+    options->id = g_strdup(name ? name : device);
+    options->node_name = g_strdup(device);
+    options->writable = writable && !block_node_read_only(node);
+    options->u.nbd.name = g_strdup(options->id);
+    options->u.nbd.description = g_strdup(description);
+    if (bitmap) {
+        add_bitmap(&options->u.nbd, bitmap);
+    }
+    return export_registry_co_add(registry, options, error);
+}
+
+bool qmp_nbd_server_remove(QapiCall *call, const char *name, BlockExportRemoveMode mode,
+                           GError **error)
+{
+    ExportRegistry *registry = call->self;
+
+    if (!check_running(registry_nbd(registry), error)) {
+        return false;
+    }
+    if (!export_registry_has(registry, name, BLOCK_EXPORT_TYPE_NBD)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND,
+                    "there is no NBD export with the id '%s'; query-block-exports lists them",
+                    name);
+        return false;
+    }
+    return export_registry_co_del(registry, name, mode, error);
+}

@@ -1,0 +1,625 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The transmission with one client, in the context of one queue.
+ *
+ * What comes is received into a buffer, many small requests at once; the payload of a write goes
+ * straight into the request's own buffer where it is not there yet. Each request is served by a
+ * coroutine of its own. Answers that are ready at the same time go out in one call.
+ *
+ * A client gets no further request begun while it has too many or too large ones in flight, or
+ * while it does not take its answers; so what it makes us keep is bounded.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "export/nbd/nbd-internal.h"
+
+#define CONN_INPUT     (64 * 1024)
+#define CONN_MAX_CALLS 256                /* in flight, answers that are not sent included */
+#define CONN_MAX_COST  (32 * 1024 * 1024) /* bytes of their buffers; one more may exceed it */
+#define CONN_ROUND     16                 /* answers after which the client gets them at once */
+#define CONN_ROUND_OUT (64 * 1024)        /* the same for their bytes */
+#define CONN_BATCH     256 /* requests taken before other work of the context gets its turn */
+#define CONN_RECEIVES  16  /* the same for what is received */
+#define CONN_MAX_IOV   256 /* of one system call */
+#define CONN_MAX_DRAIN (1024 * 1024) /* bytes of input thrown away at the end */
+
+struct NbdConnection {
+    NbdQueue *queue;
+    NbdExport *ne;
+    NbdSeat *seat;
+    NbdTerms terms;
+    uint32_t *context_ids;
+    GList link; /* in queue->active */
+
+    int fd; /* -1: closed */
+    AioWatch *watch;
+    AioBh *kick;    /* see conn_on_kick() */
+    bool working;   /* conn_work() is under way */
+    bool ended;     /* nothing more comes */
+    bool broken;    /* nor goes */
+    bool refusing;  /* what comes now is too late */
+    bool probed;    /* received in a busy-wait, not looked at yet */
+    bool blocked;   /* the client does not take its answers just now */
+    unsigned calls; /* in flight */
+    size_t cost;    /* of their buffers */
+
+    NbdCall *receiving; /* its payload is not complete yet */
+    uint64_t skip;      /* bytes of payload that nobody wants */
+    uint8_t *input;     /* of CONN_INPUT bytes */
+    size_t in_at, in_end;
+
+    NbdCall *out, **out_tail; /* answers to be sent */
+    unsigned out_calls;
+    size_t out_bytes;
+    size_t out_sent; /* bytes of the first of them that have gone */
+};
+
+static void conn_work(NbdConnection *conn, bool readable);
+
+/* ---- life ---- */
+
+static void conn_free(NbdConnection *conn)
+{
+    NbdQueue *queue = conn->queue;
+
+    aio_bh_free(conn->kick);
+    g_queue_unlink(&queue->active, &conn->link);
+    __atomic_fetch_sub(&queue->connections, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&conn->ne->connections, 1, __ATOMIC_RELEASE);
+    nbd_server_seat_leave(conn->seat);
+    g_free(conn->context_ids);
+    g_free(conn->input);
+    g_free(conn);
+    export_request_end(&queue->common); /* the last that touches the queue */
+}
+
+static void conn_release(NbdConnection *conn, NbdCall *call)
+{
+    conn->calls--;
+    conn->cost -= call->cost;
+    nbd_pool_give(conn->queue->pool, call);
+}
+
+static void conn_drop_output(NbdConnection *conn)
+{
+    while (conn->out) {
+        NbdCall *call = conn->out;
+
+        conn->out = call->next;
+        conn_release(conn, call);
+    }
+    conn->out_tail = &conn->out;
+    conn->out_calls = 0;
+    conn->out_bytes = 0;
+    conn->out_sent = 0;
+}
+
+/* Requests run on, and nobody learns of it. The connection is freed with the last of them. */
+static void conn_close(NbdConnection *conn)
+{
+    if (conn->fd < 0) {
+        return;
+    }
+    g_clear_pointer(&conn->watch, aio_watch_free);
+    shutdown(conn->fd, SHUT_RDWR);
+    close(conn->fd);
+    conn->fd = -1;
+    conn->ended = true;
+    if (conn->receiving) {
+        conn_release(conn, g_steal_pointer(&conn->receiving));
+    }
+    conn_drop_output(conn);
+}
+
+static bool conn_is_over(const NbdConnection *conn)
+{
+    return conn->fd < 0 && conn->calls == 0;
+}
+
+/* ---- answers ---- */
+
+/* Describe what is to be sent. Returns the number of elements. */
+static unsigned conn_gather(const NbdConnection *conn, struct iovec *iov, size_t *bytes)
+{
+    size_t skip = conn->out_sent;
+    unsigned n = 0;
+
+    *bytes = 0;
+    for (NbdCall *call = conn->out; call; call = call->next) {
+        for (unsigned i = 0; i < call->n_iov; i++) {
+            size_t gone = MIN(skip, call->iov[i].iov_len);
+
+            if (n == CONN_MAX_IOV) {
+                return n;
+            }
+            skip -= gone;
+            if (gone == call->iov[i].iov_len) {
+                continue;
+            }
+            iov[n++] =
+                (struct iovec){(char *)call->iov[i].iov_base + gone, call->iov[i].iov_len - gone};
+            *bytes += call->iov[i].iov_len - gone;
+        }
+    }
+    return n;
+}
+
+/* @bytes of what was to be sent have gone. */
+static void conn_sent(NbdConnection *conn, size_t bytes)
+{
+    conn->out_bytes -= bytes;
+    conn->out_sent += bytes;
+    while (conn->out && conn->out_sent >= conn->out->answer_bytes) {
+        NbdCall *call = conn->out;
+
+        conn->out_sent -= call->answer_bytes;
+        conn->out = call->next;
+        conn->out_calls--;
+        conn_release(conn, call);
+    }
+    if (!conn->out) {
+        conn->out_tail = &conn->out;
+    }
+}
+
+/* Send what there is, as far as the client takes it. Returns whether it has taken something. */
+static bool conn_send(NbdConnection *conn)
+{
+    bool any = false;
+
+    conn->blocked = false;
+    while (conn->out && !conn->blocked) {
+        struct iovec iov[CONN_MAX_IOV];
+        struct msghdr message = {.msg_iov = iov};
+        size_t bytes;
+        ssize_t n;
+
+        message.msg_iovlen = conn_gather(conn, iov, &bytes);
+        n = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0 && errno != EAGAIN) {
+            conn_close(conn);
+            return false;
+        }
+        conn->blocked = n < (ssize_t)bytes;
+        any |= n > 0;
+        conn_sent(conn, MAX(n, 0));
+    }
+    return any;
+}
+
+/* Its answer is there. */
+static void conn_answered(NbdConnection *conn, NbdCall *call)
+{
+    if (conn->fd < 0) {
+        conn_release(conn, call);
+        return;
+    }
+    call->next = NULL;
+    *conn->out_tail = call;
+    conn->out_tail = &call->next;
+    conn->out_calls++;
+    conn->out_bytes += call->answer_bytes;
+}
+
+static void co_fn call_co_run(void *opaque)
+{
+    NbdCall *call = opaque;
+    NbdConnection *conn = call->conn;
+    ExportQueue *queue = &conn->queue->common;
+
+    export_request_data_begin(queue);
+    nbd_call_co_serve(call);
+    export_request_data_end(queue);
+    conn_answered(conn, call);
+    if (!conn->working) {
+        aio_bh_schedule(conn->kick);
+    }
+}
+
+/* ---- requests ---- */
+
+static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, size_t bytes)
+{
+    NbdCall *call = nbd_pool_take(conn->queue->pool, bytes);
+
+    if (!call) {
+        return NULL;
+    }
+    call->conn = conn;
+    call->ne = conn->ne;
+    call->terms = &conn->terms;
+    call->context_ids = conn->context_ids;
+    call->request = *request;
+    call->payload = 0;
+    call->received = 0;
+    call->cost = call->buffer_size;
+    conn->calls++;
+    conn->cost += call->cost;
+    return call;
+}
+
+static void conn_refuse(NbdConnection *conn, const NbdRequest *request, NbdError error,
+                        const char *why)
+{
+    NbdCall *call = conn_take_call(conn, request, 0);
+
+    conn->skip = nbd_wire_payload(&conn->terms, request);
+    if (!call) {
+        conn_close(conn);
+        return;
+    }
+    nbd_call_answer(call, error, why);
+    conn_answered(conn, call);
+}
+
+static void conn_serve(NbdConnection *conn, const NbdRequest *request)
+{
+    NbdCall *call = conn_take_call(conn, request, nbd_call_buffer_bytes(&conn->terms, request));
+
+    if (!call) {
+        conn_refuse(conn, request, NBD_ENOMEM, "no memory");
+        return;
+    }
+    call->payload = nbd_wire_payload(&conn->terms, request);
+    if (call->payload) {
+        conn->receiving = call;
+    } else {
+        coroutine_enter(coroutine_create(call_co_run, call));
+    }
+}
+
+static void conn_begin_request(NbdConnection *conn, const NbdRequest *request)
+{
+    NbdError error;
+    const char *why;
+
+    switch (nbd_wire_check_request(&conn->terms, request, &error, &why)) {
+    case NBD_VERDICT_SERVE:
+        if (conn->refusing) {
+            conn_refuse(conn, request, NBD_ESHUTDOWN, "the export is being shut down");
+        } else {
+            conn_serve(conn, request);
+        }
+        break;
+    case NBD_VERDICT_REFUSE:
+        conn_refuse(conn, request, error, why);
+        break;
+    case NBD_VERDICT_END:
+        conn->ended = true;
+        break;
+    case NBD_VERDICT_BREAK:
+        conn_close(conn);
+        break;
+    }
+}
+
+/* @bytes bytes of the payload of conn->receiving are there. */
+static void conn_payload_received(NbdConnection *conn, size_t bytes)
+{
+    NbdCall *call = conn->receiving;
+
+    call->received += bytes;
+    if (call->received == call->payload) {
+        conn->receiving = NULL;
+        coroutine_enter(coroutine_create(call_co_run, call));
+    }
+}
+
+/* Take payload, wanted or not, off the input. False if there is more to come first. */
+static bool conn_take_payload(NbdConnection *conn)
+{
+    size_t there = conn->in_end - conn->in_at;
+
+    if (conn->skip) {
+        size_t bytes = MIN(conn->skip, there);
+
+        conn->skip -= bytes;
+        conn->in_at += bytes;
+        there -= bytes;
+    }
+    if (conn->receiving) {
+        NbdCall *call = conn->receiving;
+        size_t bytes = MIN(call->payload - call->received, there);
+
+        memcpy(call->buffer + call->received, conn->input + conn->in_at, bytes);
+        conn->in_at += bytes;
+        conn_payload_received(conn, bytes);
+    }
+    return !conn->skip && !conn->receiving;
+}
+
+static bool conn_is_full(const NbdConnection *conn)
+{
+    return conn->calls >= CONN_MAX_CALLS || conn->cost >= CONN_MAX_COST;
+}
+
+/* Whether further requests may be begun. */
+static bool conn_may_take(const NbdConnection *conn)
+{
+    return conn->fd >= 0 && !conn->ended && !conn->blocked && !conn_is_full(conn);
+}
+
+/* Take one request off the input. False if there is none, or not now. */
+static bool conn_take_request(NbdConnection *conn)
+{
+    size_t head = nbd_wire_request_bytes(&conn->terms);
+    NbdRequest request;
+
+    if (!conn_take_payload(conn) || !conn_may_take(conn) || conn->in_end - conn->in_at < head) {
+        return false;
+    }
+    if (!nbd_wire_get_request(&conn->terms, conn->input + conn->in_at, &request)) {
+        conn_close(conn); /* nobody knows where the next one begins */
+        return false;
+    }
+    conn->in_at += head;
+    conn_begin_request(conn, &request);
+    return true;
+}
+
+/* Begin the requests that are there, up to @max, and send answers as they come up. */
+static unsigned conn_take_requests(NbdConnection *conn, unsigned max)
+{
+    unsigned n = 0;
+
+    while (n < max && conn_take_request(conn)) {
+        n++;
+        if (conn->out_calls >= CONN_ROUND || conn->out_bytes >= CONN_ROUND_OUT) {
+            conn_send(conn);
+        }
+    }
+    return n;
+}
+
+/* ---- input ---- */
+
+/* Whether something may be received: there is a place for it. */
+static bool conn_may_receive(const NbdConnection *conn)
+{
+    return conn->fd >= 0 && !conn->ended && (conn->receiving || conn_may_take(conn));
+}
+
+/* Make room for more behind what is left of a request. */
+static void conn_compact(NbdConnection *conn)
+{
+    size_t left = conn->in_end - conn->in_at;
+
+    if (conn->in_at && left) {
+        memmove(conn->input, conn->input + conn->in_at, left);
+    }
+    conn->in_at = 0;
+    conn->in_end = left;
+}
+
+static ssize_t conn_recv(NbdConnection *conn, struct iovec *iov, unsigned n)
+{
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = n};
+    ssize_t bytes;
+
+    do {
+        bytes = n == 1 ? recv(conn->fd, iov->iov_base, iov->iov_len, MSG_DONTWAIT)
+                       : recvmsg(conn->fd, &message, MSG_DONTWAIT);
+    } while (bytes < 0 && errno == EINTR);
+    return bytes < 0 ? -errno : bytes;
+}
+
+/*
+ * Receive once. Returns whether there may be more: what there was room for has come. The end of the
+ * connection is noted, no more; a probe may do this.
+ */
+static bool conn_receive(NbdConnection *conn)
+{
+    NbdCall *call = conn->receiving;
+    struct iovec iov[2];
+    unsigned n = 0;
+    size_t wanted, payload = 0;
+    ssize_t bytes;
+
+    conn_compact(conn);
+    if (call) {
+        payload = call->payload - call->received;
+        iov[n++] = (struct iovec){call->buffer + call->received, payload};
+    }
+    iov[n++] = (struct iovec){conn->input + conn->in_end, CONN_INPUT - conn->in_end};
+    wanted = payload + CONN_INPUT - conn->in_end;
+
+    bytes = conn_recv(conn, iov, n);
+    if (bytes == -EAGAIN) {
+        return false;
+    }
+    if (bytes <= 0) {
+        conn->broken = bytes < 0;
+        conn->ended = true;
+        return false;
+    }
+    conn->in_end += MAX((size_t)bytes, payload) - payload;
+    if (call) {
+        conn_payload_received(conn, MIN((size_t)bytes, payload));
+    }
+    return (size_t)bytes == wanted;
+}
+
+/* ---- work ---- */
+
+/* What the watch is to tell of. */
+static void conn_update(NbdConnection *conn)
+{
+    short events = (conn_may_receive(conn) ? POLLIN : 0) | (conn->out ? POLLOUT : 0);
+
+    if (conn->fd >= 0) {
+        aio_watch_set_events(conn->watch, events);
+    }
+}
+
+/* The client has nothing more to expect. */
+static bool conn_is_done(const NbdConnection *conn)
+{
+    unsigned open = conn->calls - (conn->receiving ? 1 : 0);
+
+    return (conn->ended || conn->refusing) && open == 0;
+}
+
+/*
+ * The end that was to be expected. What is unread then would make the system reset the connection,
+ * and over TCP the client could lose answers by that.
+ */
+static void conn_finish(NbdConnection *conn)
+{
+    size_t drained = 0;
+    ssize_t n;
+
+    if (conn->fd < 0) {
+        return;
+    }
+    shutdown(conn->fd, SHUT_WR);
+    do {
+        n = recv(conn->fd, conn->input, CONN_INPUT, MSG_DONTWAIT);
+        drained += MAX(n, 0);
+    } while (n > 0 && drained < CONN_MAX_DRAIN);
+    conn_close(conn);
+}
+
+/* Whatever can go on goes on. @readable: something has come. May free @conn. */
+static void conn_work(NbdConnection *conn, bool readable)
+{
+    unsigned left = CONN_BATCH, receives = 0;
+    bool more = readable;
+    bool progress;
+
+    conn->working = true;
+    do {
+        unsigned taken;
+
+        progress = conn_send(conn);
+        if (more && conn_may_receive(conn)) {
+            more = conn_receive(conn) && ++receives < CONN_RECEIVES;
+            progress = true;
+        }
+        taken = conn_take_requests(conn, left);
+        left -= taken;
+        progress |= taken > 0;
+    } while (progress && left);
+    conn_send(conn);
+    conn->working = false;
+    if (conn->broken) {
+        conn_close(conn);
+    } else if (left == 0) {
+        aio_bh_schedule(conn->kick);
+    } else if (conn_is_done(conn)) {
+        conn_finish(conn);
+    }
+    if (conn_is_over(conn)) {
+        conn_free(conn);
+    } else {
+        conn_update(conn);
+    }
+}
+
+/* A request has ended meanwhile, or there was too much to be done at once. */
+static void conn_on_kick(void *opaque)
+{
+    conn_work(opaque, false);
+}
+
+static void conn_on_ready(void *opaque, short revents)
+{
+    NbdConnection *conn = opaque;
+    bool readable = revents & (POLLIN | POLLHUP | POLLERR);
+
+    if (conn->probed) {
+        conn->probed = false;
+        readable = false;
+    }
+    conn_work(conn, readable);
+}
+
+/* In the context's busy-wait: asking is as dear as receiving, so receive. */
+static bool conn_probe(void *opaque)
+{
+    NbdConnection *conn = opaque;
+    size_t before = conn->in_end - conn->in_at;
+
+    if (conn->probed) {
+        return true;
+    }
+    if (conn->receiving || !conn_may_receive(conn)) {
+        return false;
+    }
+    conn_receive(conn);
+    conn->probed = conn->in_end - conn->in_at != before || conn->ended;
+    return conn->probed;
+}
+
+void nbd_connection_begin(NbdQueue *queue, const NbdClient *client)
+{
+    NbdConnection *conn = g_new0(NbdConnection, 1);
+    AioContext *ctx = queue->common.ctx;
+
+    export_request_begin(&queue->common);
+    conn->queue = queue;
+    conn->ne = (NbdExport *)queue->common.exp;
+    conn->seat = client->seat;
+    conn->fd = client->fd;
+    conn->terms = client->terms;
+    conn->context_ids = client->context_ids;
+    conn->link.data = conn;
+    conn->out_tail = &conn->out;
+    conn->input = g_malloc(CONN_INPUT);
+    conn->kick = aio_bh_new(ctx, conn_on_kick, conn);
+    conn->watch = aio_watch_new(ctx, conn->fd, POLLIN, conn_on_ready, conn_probe, conn);
+    g_queue_push_tail_link(&queue->active, &conn->link);
+    if (!queue->running) {
+        conn_close(conn);
+        conn_free(conn);
+    }
+}
+
+void nbd_connections_look(NbdQueue *queue)
+{
+    GList *next;
+
+    for (GList *l = queue->active.head; l; l = next) {
+        next = l->next;
+        conn_work(l->data, true);
+    }
+}
+
+/* Answer what has come too late, and go when all that has begun is answered. */
+static void conn_stop(NbdConnection *conn)
+{
+    conn->refusing = true;
+    if (conn->receiving) {
+        NbdCall *call = g_steal_pointer(&conn->receiving);
+
+        conn_refuse(conn, &call->request, NBD_ESHUTDOWN, "the export is being shut down");
+        conn->skip = call->payload - call->received;
+        conn_release(conn, call);
+    }
+    conn_work(conn, true);
+}
+
+void nbd_connections_stop(NbdQueue *queue, bool cut)
+{
+    GList *next;
+
+    for (GList *l = queue->active.head; l; l = next) {
+        NbdConnection *conn = l->data;
+
+        next = l->next;
+        if (!cut) {
+            conn_stop(conn);
+            continue;
+        }
+        conn_close(conn);
+        if (conn_is_over(conn)) {
+            conn_free(conn);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * export/nbd/nbd-internal.h - the parts of the NBD server and the seams between them.
+ *
+ *   wire.c        the protocol's bytes; pure
+ *   haggle.c      what the options of a handshake mean; pure
+ *   server.c      the socket: listens, accepts, counts clients; the exports by name
+ *   handshake.c   a new client, from its greeting to the export that it chooses; main thread
+ *   connection.c  the transmission: requests in, replies out; the context of one queue
+ *   pool.c        memory of requests, of one queue
+ *   call.c        what each request means for the node
+ *   status.c      metadata contexts: what BLOCK_STATUS tells
+ *   export.c      the export driver, which ties them together
+ *   commands.c    nbd-server-*
+ *
+ * One NbdServer at most runs in a registry of exports. A client belongs to the server, in the main
+ * thread, until it has chosen an export; then its socket moves to one of the export's queues and is
+ * served there to its end. Until it has ended it counts as a request of the queue, so that the
+ * export outlives it.
+ */
+#ifndef WHARF_EXPORT_NBD_INTERNAL_H
+#define WHARF_EXPORT_NBD_INTERNAL_H
+
+#include <sys/uio.h>
+
+#include "export/driver.h"
+#include "export/nbd/haggle.h"
+#include "export/nbd/nbd.h"
+#include "export/nbd/wire.h"
+#include "export/waiter.h"
+
+typedef struct NbdServer NbdServer;
+typedef struct NbdShared NbdShared;
+typedef struct NbdExport NbdExport;
+typedef struct NbdQueue NbdQueue;
+typedef struct NbdConnection NbdConnection;
+typedef struct NbdCall NbdCall;
+typedef struct NbdContext NbdContext;
+
+/* The server */
+
+/* What all NBD exports of a registry share. Main thread. */
+struct NbdShared {
+    NbdServer *server;   /* NULL: none runs */
+    bool busy;           /* one is just being started or stopped */
+    GHashTable *by_name; /* NbdExport.face.name -> NbdExport, borrowed; those being added, too */
+    GQueue exports;      /* the same, oldest first */
+};
+
+/*
+ * A place on the server, for one client. Main thread but for nbd_server_seat_leave().
+ */
+typedef struct NbdSeat NbdSeat;
+
+/* The client has gone, its socket is closed. Frees @seat. Any thread. */
+void nbd_server_seat_leave(NbdSeat *seat);
+
+/* The exports that clients may find. */
+const NbdDirectory *nbd_server_directory(NbdServer *server);
+bool nbd_server_ending(const NbdServer *server);
+AioContext *nbd_server_context(NbdServer *server);
+
+/* Whether several connections of one client are possible. */
+bool nbd_server_multi_conn(const NbdShared *shared);
+
+/* Handshake */
+
+typedef struct NbdHandshake NbdHandshake;
+
+/*
+ * A new client at @fd, which becomes the handshake's, as @seat. Nothing happens before it is run.
+ * It tells @gone (@opaque) when it is over, and is freed then: the client has left, or has been
+ * handed over to an export. @max_s: seconds it may take; 0: any.
+ */
+NbdHandshake *nbd_handshake_new(NbdServer *server, NbdSeat *seat, int fd, unsigned max_s,
+                                void (*gone)(gpointer opaque, NbdHandshake *handshake),
+                                gpointer opaque);
+void nbd_handshake_run(NbdHandshake *handshake);
+
+/* End it soon. */
+void nbd_handshake_cancel(NbdHandshake *handshake);
+
+/* Exports */
+
+struct NbdExport {
+    Export common;
+
+    /* fixed once started */
+    NbdFace face;             /* what clients see of it */
+    char *name;               /* face.name */
+    char *description;        /* face.description */
+    GPtrArray *contexts;      /* NbdContext *, in the order of face.contexts */
+    GPtrArray *context_names; /* face.contexts */
+
+    /* main thread */
+    bool published;    /* clients find it */
+    unsigned entering; /* clients on their way to a queue */
+    ExportWaiter *entered_waiter;
+
+    /* any thread; atomic */
+    unsigned connections; /* of clients that have chosen it */
+};
+
+struct NbdQueue {
+    ExportQueue common;
+
+    unsigned connections; /* atomic: with this queue's; chosen in the main thread */
+
+    /* the queue's context */
+    bool running;
+    GQueue active; /* NbdConnection */
+    struct NbdPool *pool;
+};
+
+/*
+ * A client begins to use @ne, which is published: returns the queue that it belongs to. It cannot
+ * end before nbd_export_entered(), by which time that queue has the client. Main thread.
+ */
+NbdQueue *nbd_export_enter(NbdExport *ne);
+void nbd_export_entered(NbdExport *ne);
+
+/* Transmission */
+
+/* What a handshake hands over. */
+typedef struct NbdClient {
+    int fd;
+    NbdTerms terms;
+    uint32_t *context_ids; /* terms.n_contexts of them; owned */
+    NbdSeat *seat;
+} NbdClient;
+
+/*
+ * Serve @client, whose members become the connection's, in @queue's context, which is the current
+ * one. If the queue does not run any more, the client is sent away.
+ */
+void nbd_connection_begin(NbdQueue *queue, const NbdClient *client);
+
+/* Look what the clients of @queue have sent meanwhile: some may have gone. The queue's context. */
+void nbd_connections_look(NbdQueue *queue);
+
+/* See ExportDriver.stop. */
+void nbd_connections_stop(NbdQueue *queue, bool cut);
+
+/* Pool: see pool.c. The queue's context; when it is stopped and idle, the main thread. */
+
+typedef struct NbdPool NbdPool;
+
+NbdPool *nbd_pool_new(AioContext *ctx);
+void nbd_pool_free(NbdPool *pool);
+
+/* A call with a buffer of at least @bytes bytes (0: none), or NULL if there is no memory. */
+NbdCall *nbd_pool_take(NbdPool *pool, size_t bytes);
+void nbd_pool_give(NbdPool *pool, NbdCall *call);
+
+/* Give what is not used back to the system soon, from begin to stop. */
+void nbd_pool_begin(NbdPool *pool);
+void nbd_pool_stop(NbdPool *pool);
+
+/* Calls */
+
+#define NBD_CALL_CHUNKS 16 /* of one answer to a read, at most */
+
+/* One request and its answer. */
+struct NbdCall {
+    NbdCall *next;      /* in whatever list it is in */
+    NbdPool *pool;      /* it comes from */
+    uint8_t *buffer;    /* payload of the request or of the answer; aligned to a page */
+    size_t buffer_size; /* room in it */
+    unsigned size_class;
+
+    NbdConnection *conn;
+    NbdExport *ne;
+    const NbdTerms *terms;
+    const uint32_t *context_ids;
+    NbdRequest request;
+    size_t payload;  /* bytes that come along */
+    size_t received; /* of them are in the buffer */
+    size_t cost;     /* bytes counted against the connection's limit */
+
+    /* the answer */
+    unsigned n_iov;
+    unsigned heads_bytes; /* of heads in use */
+    size_t answer_bytes;
+    struct iovec iov[2 * NBD_CALL_CHUNKS + 1];
+    uint8_t heads[NBD_CALL_CHUNKS * NBD_HEAD_MAX + NBD_END_MAX];
+};
+
+/* Bytes of buffer that serving @request takes. */
+size_t nbd_call_buffer_bytes(const NbdTerms *terms, const NbdRequest *request);
+
+/* Serve the request and leave the answer in @call. */
+void co_fn nbd_call_co_serve(NbdCall *call);
+
+/* Answer with an error, or success, alone. */
+void nbd_call_answer(NbdCall *call, NbdError error, const char *why);
+
+/* Where the next head of the answer goes: room for NBD_END_MAX bytes. */
+uint8_t *nbd_call_head(NbdCall *call);
+
+/* Append to the answer the @head_bytes bytes put there, and data; either may be nothing. */
+void nbd_call_add(NbdCall *call, size_t head_bytes, const void *data, size_t data_bytes);
+
+/* Metadata contexts */
+
+/* A run of bytes with one status. */
+typedef struct NbdExtent {
+    uint64_t bytes;
+    uint32_t status;
+} NbdExtent;
+
+/*
+ * A kind of metadata. A type of its own for each export that has it, so that it may keep state.
+ */
+struct NbdContext {
+    char *name;
+    /*
+     * What holds from @offset on: @extent describes at most @bytes bytes. 0 or -errno. The queue's
+     * context.
+     */
+    int co_fn (*co_status)(NbdContext *context, NbdExport *ne, uint64_t offset, uint64_t bytes,
+                           NbdExtent *extent);
+    void (*free)(NbdContext *context);
+};
+
+void nbd_context_free(NbdContext *context);
+
+/* Most contexts that an export has. */
+#define NBD_CONTEXTS_MAX 256
+
+/* "base:allocation" and "qemu:allocation-depth". */
+NbdContext *nbd_context_new_allocation(void);
+NbdContext *nbd_context_new_depth(void);
+
+/* Bytes of buffer for a BLOCK_STATUS with @payload bytes of payload. */
+size_t nbd_status_buffer_bytes(uint64_t payload);
+
+/* Serve BLOCK_STATUS. */
+void co_fn nbd_status_co_serve(NbdCall *call);
+
+#endif
