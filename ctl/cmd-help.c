@@ -137,6 +137,21 @@ static void describe_member(const CtlSchema *schema, const CtlMember *member, co
     append_described(out, line, doc);
 }
 
+char *ctl_help_members(const CtlSchema *schema, const QValue *type, const char *const *hidden)
+{
+    g_autoptr(GArray) members = ctl_type_members(schema, type);
+    GString *out = g_string_new(NULL);
+
+    for (guint i = 0; i < members->len; i++) {
+        const CtlMember *member = &g_array_index(members, CtlMember, i);
+
+        if (!g_strv_contains(hidden, member->name)) {
+            describe_member(schema, member, "", 0, out);
+        }
+    }
+    return g_string_free(out, FALSE);
+}
+
 static void describe_members(const CtlSchema *schema, const QValue *type, const char *prefix,
                              unsigned depth, GString *out)
 {

@@ -14,9 +14,17 @@ const CtlOption ctl_global_options[] = {
 };
 
 const CtlCommand *const ctl_commands[] = {
-    &ctl_command_mount,  &ctl_command_umount, &ctl_command_export,
-    &ctl_command_rm,     &ctl_command_ls,     &ctl_command_graph,
-    &ctl_command_events, &ctl_command_help,   NULL,
+    &ctl_command_create,
+    &ctl_command_info,
+    &ctl_command_mount,
+    &ctl_command_umount,
+    &ctl_command_export,
+    &ctl_command_rm,
+    &ctl_command_ls,
+    &ctl_command_graph,
+    &ctl_command_events,
+    &ctl_command_help,
+    NULL,
 };
 
 const CtlCommand *ctl_command_find(const char *name)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "ctl/ctl.h"
+#include "ctl/json.h"
 
 #define PROBE_SIZE 512
 
@@ -84,11 +85,11 @@ static bool is_known(const char *format)
     return strcmp(format, "raw") == 0 || strcmp(format, "qcow2") == 0;
 }
 
-static bool check_format(const char *path, GError **error)
+/* What @path looks like: *@found is NULL for nothing known. */
+static bool probe(const char *path, const char **found, GError **error)
 {
     char start[PROBE_SIZE];
     ssize_t n = read_start(path, start, sizeof(start));
-    const char *found;
 
     if (n == -EACCES || n == -EPERM) {
         g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
@@ -102,7 +103,17 @@ static bool check_format(const char *path, GError **error)
                     g_strerror(-n));
         return false;
     }
-    found = ctl_image_probe(start, n);
+    *found = ctl_image_probe(start, n);
+    return true;
+}
+
+static bool check_format(const char *path, GError **error)
+{
+    const char *found;
+
+    if (!probe(path, &found, error)) {
+        return false;
+    }
     if (found) {
         g_autofree char *way =
             is_known(found)
@@ -123,4 +134,25 @@ static bool check_format(const char *path, GError **error)
 bool ctl_image_check(const char *path, const char *format, bool *is_device, GError **error)
 {
     return check_kind(path, is_device, error) && (format || check_format(path, error));
+}
+
+const char *ctl_image_recognise(const char *path, bool *is_device, GError **error)
+{
+    const char *found;
+
+    if (!check_kind(path, is_device, error) || !probe(path, &found, error)) {
+        return NULL;
+    }
+    return found ? found : "raw";
+}
+
+QValue *ctl_image_node(const char *name, const char *path, const char *format, bool is_device)
+{
+    QValue *node = ctl_json_strings("driver", format, "node-name", name, NULL);
+
+    qvalue_object_set(node, "read-only", qvalue_bool(true));
+    qvalue_object_set(
+        node, "file",
+        ctl_json_strings("driver", is_device ? "host_device" : "file", "filename", path, NULL));
+    return node;
 }

@@ -338,7 +338,10 @@ static bool co_fn co_write_table(Creation *c, uint64_t offset, uint64_t clusters
         uint64_t n = MIN(bytes - at, WRITE_CHUNK);
 
         table(&c->plan, at / 8, n / 8, buffer);
-        if (!co_write(c, offset + at, buffer, n, what, error)) {
+        /* There are zeros already. */
+        if (iov_is_zero(IOV_LOCAL(buffer, n))) {
+            job_progress_advance(c->job, n);
+        } else if (!co_write(c, offset + at, buffer, n, what, error)) {
             return false;
         }
         at += n;

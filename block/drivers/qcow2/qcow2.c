@@ -557,6 +557,16 @@ static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, ImageCheck
 
 /* What else there is to tell */
 
+/* The backing file takes space of its own. */
+static int64_t co_fn qcow2_co_allocated_size(BlockNode *node)
+{
+    const Qcow2State *s = block_node_state(node);
+    int64_t file = block_child_co_allocated_size(s->file);
+    int64_t data = file >= 0 && s->data != s->file ? block_child_co_allocated_size(s->data) : 0;
+
+    return data < 0 ? data : file + data;
+}
+
 static int64_t co_fn qcow2_co_length(BlockNode *node)
 {
     const Qcow2State *s = block_node_state(node);
@@ -599,6 +609,7 @@ const BlockDriver block_driver_qcow2 = {
     .co_truncate = qcow2_co_truncate,
     .co_block_status = qcow2_co_block_status,
     .co_length = qcow2_co_length,
+    .co_allocated_size = qcow2_co_allocated_size,
     .limits = qcow2_limits,
     .child_perm = qcow2_child_perm,
     .co_activate = qcow2_co_activate,

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""wharfctl create and info, next to qemu-img."""
+
+import json
+import os
+import signal
+import subprocess
+
+from wharf import *
+from wharf.ctl import REFUSED, USAGE, CtlTest
+from wharf.qcow2 import KIB, MIB
+
+
+class ImageTest(CtlTest):
+    def setUp(self):
+        super().setUp()
+        self.qemu_img = find_tool('qemu-img')
+        self.image = self.path('new.img')
+
+    def make(self, *args):
+        """In the test's directory."""
+        return self.ctl('create', *args, cwd=self.dir)
+
+    def not_made(self, *args, status=REFUSED):
+        before = sorted(os.listdir(self.dir))
+        message = self.refused('create', *args, status=status, cwd=self.dir)
+        self.assertEqual(sorted(os.listdir(self.dir)), before)
+        return message
+
+    def theirs(self, path, *options):
+        return json.loads(run(self.qemu_img, 'info', '--output=json', *options, path).stdout)
+
+    def zeros(self, path, size):
+        run(self.qemu_img, 'check', '-f', 'qcow2', path)
+        model = self.make_file('zeros', size=size)
+        run(self.qemu_img, 'compare', '-f', 'raw', '-F', 'qcow2', model, path)
+        os.unlink(model)
+
+
+class CreateTest(ImageTest):
+    def test_raw(self):
+        for text, size in (('1000', 1000), ('3k', 3 * KIB), ('1.5M', 3 * MIB // 2), ('0', 0)):
+            self.make('new.img', text)
+            self.assertEqual(os.stat(self.image).st_size, size)
+        self.make('-f', 'raw', '-o', 'preallocation=falloc', 'new.img', '1M')
+        self.assertGreaterEqual(os.stat(self.image).st_blocks, 2048)
+        self.make('-o', 'size=5', 'new.img')
+        self.assertEqual(os.stat(self.image).st_size, 5)
+        self.make('a,b', '4')
+        self.assertEqual(os.stat(self.path('a,b')).st_size, 4)
+
+    def test_qcow2(self):
+        self.assertIn('qcow2', self.make('-f', 'qcow2', 'new.img', '10M').stdout)
+        self.zeros(self.image, 10 * MIB)
+        for option, key, value in (
+                ('cluster_size=4k', 'cluster-size', 4096), ('refcount_bits=1', 'refcount-bits', 1),
+                ('compat=0.10', 'compat', '0.10'), ('compat=1.1', 'compat', '1.1'),
+                ('lazy_refcounts=on', 'lazy-refcounts', True), ('extended-l2=on', 'extended-l2', True),
+                ('compression_type=zstd', 'compression-type', 'zstd')):
+            self.make('-f', 'qcow2', '-o', option, 'new.img', '1M')
+            info = self.theirs(self.image)
+            self.assertEqual({**info, **info['format-specific']['data']}[key], value, option)
+            self.zeros(self.image, MIB)
+
+    def test_rounded_up(self):
+        self.make('-f', 'qcow2', 'new.img', '1000')
+        self.assertEqual(self.theirs(self.image)['virtual-size'], 1024)
+
+    def test_preallocation_and_what_concerns_the_file(self):
+        self.make('-f', 'qcow2', '-o', 'preallocation=full,nocow=on,extent_size_hint=64k', 'new.img', '4M')
+        self.assertGreaterEqual(os.stat(self.image).st_blocks, 8192)
+        self.zeros(self.image, 4 * MIB)
+
+    def test_backing(self):
+        self.make('-f', 'qcow2', 'base', '3M')
+        os.mkdir(self.path('sub'))
+        self.make('-f', 'qcow2', '-b', '../base', '-F', 'qcow2', 'sub/top')
+        info = self.theirs(self.path('sub/top'))
+        self.assertEqual(info['virtual-size'], 3 * MIB)
+        self.assertEqual((info['backing-filename'], info['backing-filename-format']), ('../base', 'qcow2'))
+        self.make('-f', 'qcow2', '-o', 'backing_file=base,backing_fmt=qcow2', 'top', '8M')
+        self.assertEqual(self.theirs(self.path('top'))['virtual-size'], 8 * MIB)
+        self.zeros(self.path('top'), 8 * MIB)
+        self.make('-f', 'qcow2', '-u', '-b', 'missing', '-F', 'raw', 'new.img', '1M')
+        self.assertEqual(self.theirs(self.image)['backing-filename'], 'missing')
+
+    def test_data_file(self):
+        self.make('-f', 'qcow2', '-o', 'data_file=data,data_file_raw=on', 'new.img', '2M')
+        data = self.theirs(self.image)['format-specific']['data']
+        self.assertEqual((data['data-file'], data['data-file-raw']), (self.path('data'), True))
+        self.assertEqual(os.stat(self.path('data')).st_size, 2 * MIB)
+        self.zeros(self.image, 2 * MIB)
+
+    def test_json(self):
+        facts = json.loads(self.ctl('create', '--json', '-f', 'qcow2', self.image, '1M').stdout)
+        self.assertEqual(facts, {'image': self.image, 'format': 'qcow2', 'size': MIB})
+        self.assertEqual(self.make('-q', 'other', '1M').stdout, '')
+
+    def test_errors(self):
+        self.make_file('raw', size=MIB)
+        rows = (
+            ((), 'IMAGE'), (('new.img',), 'large'), (('new.img', 'ten'), 'ten'), (('new.img', '-1'), '-1'),
+            (('-f', 'vmdk', 'new.img', '1M'), 'vmdk'), (('-b', 'raw', '-F', 'raw', 'new.img'), 'raw'),
+            (('-f', 'qcow2', '-b', 'raw', 'new.img'), '--backing-format'),
+            (('-f', 'qcow2', '-F', 'raw', 'new.img', '1M'), '--backing'),
+            (('-f', 'qcow2', '-u', 'new.img', '1M'), '--backing'),
+            (('-f', 'qcow2', '-u', '-b', 'x', '-F', 'raw', 'new.img'), 'large'),
+            (('-f', 'qcow2', '-o', 'cluster', 'new.img', '1M'), 'cluster'),
+            (('-f', 'qcow2', '-o', 'cluter_size=1', 'new.img', '1M'), "'cluster-size'"),
+            (('-f', 'qcow2', '-o', 'preallocation=some', 'new.img', '1M'), 'some'),
+            (('-s', 'x', 'new.img', '1M'), '--socket'),
+        )
+        for args, word in rows:
+            self.assertIn(word, self.not_made(*args, status=USAGE), args)
+        rows = (
+            (('-f', 'qcow2', '-o', 'cluster_size=3', 'new.img', '1M'), 'cluster-size'),
+            (('-f', 'qcow2', '-b', 'missing', '-F', 'raw', 'new.img'), 'missing'),
+            (('-f', 'qcow2', '-b', 'raw', '-F', 'qcow2', 'new.img'), 'qcow2'),
+            (('-f', 'qcow2', '-o', 'data_file=data,compat=0.10', 'new.img', '1M'), 'data-file'),
+            (('-o', 'preallocation=metadata', 'new.img', '1M'), 'metadata'),
+            (('missing/new.img', '1M'), 'missing'), (('.', '1M'), 'directory'),
+        )
+        for args, word in rows:
+            self.assertIn(word, self.not_made(*args), args)
+
+    def test_what_is_there_survives_a_mistake(self):
+        content = os.urandom(1000)
+        path = self.make_file('new.img', content=content)
+        self.not_made('-f', 'qcow2', '-o', 'refcount_bits=3', 'new.img', '1M')
+        with open(path, 'rb') as f:
+            self.assertEqual(f.read(), content)
+
+    def test_in_use(self):
+        self.make('-f', 'qcow2', 'new.img', '1M')
+        daemon = self.wharfd()
+        daemon.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q',
+                                        'file': {'driver': 'file', 'filename': self.image}})
+        for form in ('raw', 'qcow2'):
+            self.assertIn('lock', self.not_made('-f', form, 'new.img', '2M'))
+        self.assertEqual(self.theirs(self.image, '-U')['virtual-size'], MIB)
+
+    def test_interrupted(self):
+        """Ctrl-C, and the death of wharfctl."""
+        for form in ('raw', 'qcow2'):
+            for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+                path = self.path(f'{form}{sig}')
+                process = subprocess.Popen(
+                    [os.environ['WHARFCTL'], 'create', '-f', form, '-o', 'preallocation=full', path, '1T'],
+                    env=self.env, stderr=subprocess.DEVNULL)
+                daemon = wait_until(lambda pid=process.pid: self.busy_child(pid))
+                process.send_signal(sig)
+                self.assertNotEqual(process.wait(TIMEOUT), 0)
+                wait_until(lambda pid=daemon: not os.path.exists(f'/proc/{pid}'))
+                if sig != signal.SIGKILL or form == 'raw':
+                    self.assertFalse(os.path.exists(path))
+                else:
+                    self.assertEqual(os.stat(path).st_size, 0)
+
+    def busy_child(self, pid):
+        """Its daemon, if that has written something worth mentioning."""
+        with open(f'/proc/{pid}/task/{pid}/children', encoding='ascii') as f:
+            children = f.read().split()
+        if not children:
+            return None
+        try:
+            with open(f'/proc/{children[0]}/io', encoding='ascii') as f:
+                written = next(line for line in f if line.startswith('wchar')).split()[1]
+        except FileNotFoundError:
+            return None
+        return children[0] if int(written) > 4 * MIB else None
+
+    def test_help(self):
+        self.assertIn('cluster-size', self.ctl('create', '-f', 'qcow2', '-o', 'help').stdout)
+        self.assertIn('nocow', self.ctl('create', '-o', 'help').stdout)
+        self.assertIn('--backing', self.ctl('create', '--help').stdout)
+
+    @normal_build_only
+    def test_without_privileges(self):
+        self.need_root()
+        os.chmod(self.dir, 0o777)
+        env = {**self.env, 'WHARFD': self.copy_for_all(os.environ['WHARFD'])}
+        ctl = self.copy_for_all(os.environ['WHARFCTL'])
+        run('setpriv', '--reuid=65534', '--regid=65534', '--clear-groups',
+            ctl, 'create', '-f', 'qcow2', self.image, '1M', env=env)
+        self.assertEqual(os.stat(self.image).st_uid, 65534)
+        run('setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', ctl, 'info', self.image, env=env)
+
+
+class InfoTest(ImageTest):
+    def info(self, *args):
+        return json.loads(self.ctl('info', '--output=json', *args, cwd=self.dir).stdout)
+
+    def test_like_qemu_img(self):
+        """All that it tells is here, too, and the same."""
+        run(self.qemu_img, 'create', '-q', '-f', 'qcow2', self.path('base'), '2M')
+        for options in ('cluster_size=64k', 'compat=0.10,cluster_size=4k', 'extended_l2=on,lazy_refcounts=on',
+                        f'data_file={self.path("data")}', 'compression_type=zstd,refcount_bits=1'):
+            for backing in ((), ('-b', 'base', '-F', 'qcow2')):
+                run(self.qemu_img, 'create', '-q', '-f', 'qcow2', '-o', options, *backing, self.image, '3M')
+                if 'refcount_bits=1' not in options and 'data_file' not in options:
+                    run(self.qemu_img, 'snapshot', '-c', 'first', self.image)
+                self.compare(self.theirs(self.image), self.info(self.image))
+
+    def compare(self, theirs, ours):
+        for key, value in theirs.items():
+            if key == 'children' or key == 'actual-size' and 'data-file' in ours['format-specific']['data']:
+                continue  # of a data file they do not look at
+            if key == 'snapshots':
+                self.assertEqual([s['name'] for s in ours[key]], [s['name'] for s in value])
+            elif key == 'format-specific':
+                self.assertEqual({**ours[key]['data'], **value['data']}, ours[key]['data'])
+            else:
+                self.assertEqual(ours.get(key), value, key)
+
+    def test_chain(self):
+        run(self.qemu_img, 'create', '-q', '-f', 'raw', self.path('bottom'), '1000k')
+        run(self.qemu_img, 'create', '-q', '-f', 'qcow2', '-b', 'bottom', '-F', 'raw', self.path('middle'))
+        run(self.qemu_img, 'create', '-q', '-f', 'qcow2', '-b', 'middle', '-F', 'qcow2', self.image)
+        chain = self.info('--backing-chain', 'new.img')
+        self.assertEqual([i['format'] for i in chain], ['qcow2', 'qcow2', 'raw'])
+        self.assertEqual([os.path.basename(i['filename']) for i in chain], ['new.img', 'middle', 'bottom'])
+        self.assertEqual(chain[0]['actual-size'], os.stat(self.image).st_blocks * 512)
+        self.assertEqual(self.ctl('info', '--backing-chain', self.image).stdout.count('virtual size'), 3)
+        # Without being asked nothing is opened but the image itself.
+        os.unlink(self.path('middle'))
+        self.assertEqual(self.info('new.img')['backing-filename'], 'middle')
+        self.assertIn('middle', self.refused('info', '--backing-chain', self.image, status=REFUSED))
+
+    def test_text(self):
+        run(self.qemu_img, 'create', '-q', '-f', 'qcow2', self.image, '1G')
+        run(self.qemu_img, 'snapshot', '-c', 'esc\x1b[0m', self.image)
+        text = self.ctl('info', self.image).stdout
+        for line in (f'image: {self.image}', 'file format: qcow2', 'virtual size: 1 GiB (1073741824 bytes)',
+                     'cluster_size: 65536', 'Snapshot list:', '    compat: 1.1'):
+            self.assertIn(line + '\n', text)
+        self.assertNotIn('\x1b', text)
+
+    def test_raw_and_others(self):
+        path = self.make_file('odd', size=1001)
+        self.assertIn('1001 bytes', self.ctl('info', path).stdout)
+        self.assertEqual(self.info(path)['format'], 'raw')
+        path = self.make_file('vmdk', content=b'KDMV' + bytes(1000))
+        self.assertIn('vmdk', self.refused('info', path, status=REFUSED))
+        self.assertEqual(self.info('-f', 'raw', path)['virtual-size'], 1024)
+        self.refused('info', self.path('missing'), status=REFUSED)
+        self.refused('info', self.dir, status=REFUSED)
+        self.refused('info', status=USAGE)
+
+    def test_in_use(self):
+        run(self.qemu_img, 'create', '-q', '-f', 'qcow2', self.image, '1M')
+        daemon = self.wharfd()
+        daemon.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q',
+                                        'file': {'driver': 'file', 'filename': self.image}})
+        self.assertIn('lock', self.refused('info', self.image, status=REFUSED))
+        self.assertEqual(self.info('-U', self.image)['virtual-size'], MIB)
+
+
+if __name__ == '__main__':
+    main()
