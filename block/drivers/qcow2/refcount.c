@@ -12,7 +12,7 @@
 #define MAX_BLOCKS_PAST_END 1024
 
 /* By how much the file is made longer at a time. */
-#define MIN_STEP (UINT64_C(1) << 20)
+#define MIN_STEP (UINT64_C(4) << 20)
 #define MAX_STEP (UINT64_C(64) << 20)
 
 /* Entries of any width */
@@ -65,7 +65,7 @@ void qcow2_refcount_set(void *block, unsigned order, uint64_t index, uint64_t va
 
 /* Blocks */
 
-typedef struct Block {
+typedef struct Qcow2Refblock {
     uint64_t index; /* of its entry in the table */
     bool dirty;
     uint64_t data[]; /* one cluster */
@@ -86,6 +86,35 @@ static uint64_t block_mask(const Qcow2Refcounts *r)
 {
     return (UINT64_C(1) << block_bits(r)) - 1;
 }
+
+/* Locking: nobody takes the quick way while somebody is here, who may suspend */
+
+typedef Qcow2Refcounts WholeGuard;
+
+static WholeGuard *co_fn co_enter(Qcow2Refcounts *r)
+{
+    co_mutex_lock(&r->whole);
+    g_mutex_lock(&r->quick);
+    r->locked = true;
+    g_mutex_unlock(&r->quick);
+    return r;
+}
+
+static void leave(Qcow2Refcounts *r)
+{
+    uint64_t index = r->hint >> block_bits(r);
+
+    g_mutex_lock(&r->quick);
+    r->near = g_hash_table_lookup(r->blocks, &index);
+    r->locked = false;
+    g_mutex_unlock(&r->quick);
+    co_mutex_unlock(&r->whole);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(WholeGuard, leave)
+
+/* To the end of the scope. */
+#define WHOLE_GUARD(r) g_autoptr(WholeGuard) whole_guard G_GNUC_UNUSED = co_enter(r)
 
 static Block *block_new(Qcow2Refcounts *r, uint64_t index)
 {
@@ -207,7 +236,8 @@ bool co_fn qcow2_refcounts_co_load(Qcow2Refcounts *r, BlockNode *node, BlockChil
         .fresh = end,
         .keep = MAX(cache_bytes >> header->cluster_bits, 4),
     };
-    co_mutex_init(&r->lock);
+    co_mutex_init(&r->whole);
+    g_mutex_init(&r->quick);
     r->table = g_try_malloc(bytes);
     ret = r->table
               ? block_child_co_preadv(file, header->reftable_offset, IOV_LOCAL(r->table, bytes), 0)
@@ -227,6 +257,7 @@ void qcow2_refcounts_clear(Qcow2Refcounts *r)
     g_clear_pointer(&r->blocks, g_hash_table_unref);
     g_clear_pointer(&r->new_entries, g_array_unref);
     g_clear_pointer(&r->table, g_free);
+    g_mutex_clear(&r->quick);
 }
 
 static int co_fn co_write_entry(Qcow2Refcounts *r, uint64_t index)
@@ -512,9 +543,20 @@ static int co_fn co_take_locked(Qcow2Refcounts *r, uint64_t n, uint64_t *offset,
         }
         count(r, b, cluster + i, 1);
     }
-    r->hint = cluster + *got;
     *offset = cluster << r->cluster_bits;
     return 0;
+}
+
+/* Clusters were taken. Whether the file has zeros there. */
+static bool note_taken(Qcow2Refcounts *r, uint64_t offset, uint64_t n)
+{
+    uint64_t end = offset + (n << r->cluster_bits);
+    bool fresh = offset >= r->fresh;
+
+    r->hint = end >> r->cluster_bits;
+    r->fresh = MAX(r->fresh, end);
+    r->end = MAX(r->end, end);
+    return fresh;
 }
 
 /*
@@ -535,7 +577,7 @@ static void co_fn co_extend_file(Qcow2Refcounts *r)
 
 void co_fn qcow2_refcounts_co_trim(Qcow2Refcounts *r)
 {
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     if (r->extends && r->end < (uint64_t)block_child_length(r->file)) {
         block_child_co_truncate(r->file, r->end, PREALLOC_MODE_OFF, 0, NULL);
     }
@@ -550,19 +592,63 @@ static int co_fn co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64
         ret = co_take_locked(r, n, offset, got);
     } while (ret == 0 && *got == 0); /* a block was made where the cluster was found */
     if (ret == 0) {
-        *fresh = *offset >= r->fresh;
-        r->fresh = MAX(r->fresh, *offset + (*got << r->cluster_bits));
-        r->end = MAX(r->end, *offset + (*got << r->cluster_bits));
+        *fresh = note_taken(r, *offset, *got);
         co_extend_file(r);
     }
     return ret;
 }
 
+/*
+ * Take clusters that @b, which counts the hint, counts, and that the file has. Returns how many; 0:
+ * there is more to be done than that.
+ */
+static uint64_t take_from(Qcow2Refcounts *r, Block *b, uint64_t n, uint64_t *offset)
+{
+    uint64_t first = find_zero(r, b, r->hint & block_mask(r));
+    uint64_t end = first;
+
+    while (end <= block_mask(r) && end - first < n &&
+           qcow2_refcount_get(b->data, r->order, end) == 0) {
+        end++;
+    }
+    n = end - first;
+    *offset = ((b->index << block_bits(r)) + first) << r->cluster_bits;
+    if (*offset + (n << r->cluster_bits) > (uint64_t)block_child_length(r->file) ||
+        qcow2_overlaps_tables(block_node_state(r->node), *offset, n << r->cluster_bits)) {
+        return 0;
+    }
+    for (uint64_t i = first; i < end; i++) {
+        count(r, b, i, 1);
+    }
+    return n;
+}
+
+/* Take clusters if that needs nothing but memory. */
+static bool take_quickly(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
+                         bool *fresh)
+{
+    bool taken = false;
+
+    g_mutex_lock(&r->quick);
+    if (!r->locked && r->near && r->near->index == r->hint >> block_bits(r)) {
+        *got = take_from(r, r->near, n, offset);
+        taken = *got > 0;
+        if (taken) {
+            *fresh = note_taken(r, *offset, *got);
+        }
+    }
+    g_mutex_unlock(&r->quick);
+    return taken;
+}
+
 int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
                                   bool *fresh)
 {
-    CO_MUTEX_GUARD(&r->lock);
-    return co_take(r, n, offset, got, fresh);
+    if (!take_quickly(r, n, offset, got, fresh)) {
+        WHOLE_GUARD(r);
+        return co_take(r, n, offset, got, fresh);
+    }
+    return 0;
 }
 
 /* Bytes, for compressed clusters: several share a cluster of the image */
@@ -633,7 +719,7 @@ int co_fn qcow2_refcounts_co_take_bytes(Qcow2Refcounts *r, uint64_t bytes, uint6
 {
     int ret;
 
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     ret = co_take_packed(r, bytes, offset);
     if (ret == 0 && *offset == 0) {
         ret = co_take_next(r, offset);
@@ -673,7 +759,7 @@ static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
 
 int co_fn qcow2_refcounts_co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
 {
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     return co_take_run(r, n, offset);
 }
 
@@ -709,7 +795,7 @@ int co_fn qcow2_refcounts_co_get(Qcow2Refcounts *r, uint64_t offset, uint64_t *r
 {
     Block *b;
 
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     return co_get(r, offset >> r->cluster_bits, &b, refcount);
 }
 
@@ -762,7 +848,7 @@ static int co_fn co_release_locked(Qcow2Refcounts *r, uint64_t offset, uint64_t 
 int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
                                      bool discard)
 {
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     return co_release_locked(r, offset, bytes, discard);
 }
 
@@ -772,7 +858,7 @@ int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r)
 {
     int ret;
 
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     ret = co_write_all(r);
     if (ret == 0) {
         trim_blocks(r);
@@ -808,7 +894,7 @@ int co_fn qcow2_shadow_co_begin(Qcow2Refcounts *r)
     const Qcow2Header *h = s->image->header;
     g_autofree Qcow2Shadow *shadow = g_new0(Qcow2Shadow, 1);
 
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     *shadow =
         (Qcow2Shadow){.entries = r->entries,
                       .offset = h->reftable_offset,
@@ -963,13 +1049,13 @@ static int co_fn shadow_co_count_all(Qcow2Refcounts *r, uint64_t offset, uint64_
 
 int co_fn qcow2_shadow_co_add(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
 {
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     return shadow_co_count_all(r, offset, bytes, shadow_co_count_up);
 }
 
 int co_fn qcow2_shadow_co_drop(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
 {
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     return shadow_co_count_all(r, offset, bytes, shadow_co_count_down);
 }
 
@@ -1015,7 +1101,7 @@ int co_fn qcow2_shadow_co_write(Qcow2Refcounts *r, uint64_t *table_offset, uint3
     uint64_t clusters;
     int ret;
 
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     ret = shadow_co_place_table(r, table_offset, &clusters);
     if (ret == 0) {
         ret = co_write_blocks(r);
@@ -1031,6 +1117,9 @@ void qcow2_shadow_abort(Qcow2Refcounts *r)
 {
     Qcow2Shadow *shadow = g_steal_pointer(&r->shadow);
 
+    g_mutex_lock(&r->quick);
+    r->near = NULL;
+    g_mutex_unlock(&r->quick);
     g_hash_table_remove_all(r->blocks);
     g_array_set_size(r->new_entries, 0);
     g_free(r->table);
@@ -1073,7 +1162,7 @@ void co_fn qcow2_shadow_co_commit(Qcow2Refcounts *r, bool discard)
     Qcow2Shadow *shadow = g_steal_pointer(&r->shadow);
     uint64_t table_bytes = (uint64_t)shadow->clusters << r->cluster_bits;
 
-    CO_MUTEX_GUARD(&r->lock);
+    WHOLE_GUARD(r);
     g_array_set_size(r->new_entries, 0);
     for (uint64_t i = 0; i < shadow->entries; i++) {
         if (shadow->table[i] && shadow->table[i] != r->table[i]) {

@@ -5,7 +5,8 @@
  * The refcount table names refcount blocks of one cluster each. The table is in memory as a whole,
  * blocks are as they are needed. Changes stay in memory until they are written.
  *
- * Threads   Any; a lock of coroutines is taken inside, and nothing else is locked meanwhile.
+ * Threads   Any. Who takes clusters where that needs nothing but memory holds a mutex for that
+ *           moment. Else a lock of coroutines is taken inside, and others wait meanwhile.
  * Errors    0 or -errno. What is wrong in the image is reported, and -EIO.
  */
 #ifndef WHARF_BLOCK_DRIVERS_QCOW2_REFCOUNT_H
@@ -25,7 +26,7 @@ typedef struct Qcow2Refcounts {
     BlockNode *node;
     BlockChild *file;
     unsigned cluster_bits, order;
-    CoMutex lock;        /* of what follows */
+    CoMutex whole;       /* of what follows, together with quick */
     uint64_t *table;     /* offsets of blocks, 0: none */
     uint64_t entries;    /* of the table */
     GHashTable *blocks;  /* those in memory */
@@ -37,6 +38,9 @@ typedef struct Qcow2Refcounts {
     bool extends;        /* the file can be made longer ahead of that */
     size_t keep;         /* how many blocks are kept in memory when they have been written */
     Qcow2Shadow *shadow; /* NULL: none */
+    GMutex quick;        /* enough for all that, where nobody has the whole */
+    bool locked;         /* quick; somebody has the whole */
+    struct Qcow2Refblock *near; /* quick; the block that counts the hint, if it is in memory */
 } Qcow2Refcounts;
 
 /* Read the table. Clears @r first; to be freed by qcow2_refcounts_clear() in any case. */

@@ -296,20 +296,21 @@ static int co_fn co_write_new(BlockNode *node, uint64_t offset, const IoVector *
     uint64_t end = offset + bytes;
     uint64_t first = offset >> bits;
     uint64_t last = MIN(((end - 1) >> bits) + 1, MIN(qcow2_slice_end(s, first), first + MAX_RUN));
-    g_autofree NewWrite *w = g_new0(NewWrite, 1);
+    NewWrite w; /* with room for more clusters than are ever looked at, so it is not cleared */
     int r;
 
     *done = 0;
-    if (!qcow2_claim_co_begin(s, &w->claim, first, last)) {
+    if (!qcow2_claim_co_begin(s, &w.claim, first, last)) {
         return 0;
     }
-    w->node = node;
-    w->s = s;
-    w->n = w->claim.end - first;
-    w->start = offset;
-    w->end = MIN(end, w->claim.end << bits);
-    r = co_write_claimed(w, iov, skip, done);
-    qcow2_claim_end(s, &w->claim);
+    w.node = node;
+    w.s = s;
+    w.n = w.claim.end - first;
+    w.taken = w.fresh = false;
+    w.start = offset;
+    w.end = MIN(end, w.claim.end << bits);
+    r = co_write_claimed(&w, iov, skip, done);
+    qcow2_claim_end(s, &w.claim);
     return r;
 }
 
