@@ -27,12 +27,18 @@
 #define REQUESTS    300000
 #define WARM_UP     10000
 
+/* Of a graph whose requests each go to a cluster that was not there before. */
+#define CLUSTER      65536
+#define NEW_REQUESTS 20000
+#define NEW_BYTES    (UINT64_C(4) * (NEW_REQUESTS + WARM_UP) * CLUSTER)
+
 /* A graph; %s is the path of a file. */
 typedef struct BenchGraph {
     const char *name;
     const char *json;
     bool file;
     bool qcow2; /* which is an image with all clusters allocated */
+    bool empty; /* or with none; only written to */
 } BenchGraph;
 
 #define JSON_NULL   "'driver': 'null-co', 'size': 4194304"
@@ -46,6 +52,8 @@ static const BenchGraph graphs[] = {
     {"file", "{'node-name': 'top', " JSON_FILE "}", true},
     {"raw-file", "{'node-name': 'top', 'driver': 'raw', 'file': {" JSON_FILE "}}", true},
     {"qcow2-file", "{'node-name': 'top', 'driver': 'qcow2', 'file': {" JSON_FILE "}}", true, true},
+    {"qcow2-new", "{'node-name': 'top', 'driver': 'qcow2', 'file': {" JSON_FILE "}}", true, true,
+     true},
 };
 
 static const unsigned depths[] = {1, 32};
@@ -53,6 +61,7 @@ static const unsigned depths[] = {1, 32};
 /* Requests of coroutines in one iothread. */
 typedef struct Load {
     BlockBackend *blk;
+    unsigned *next; /* cluster that is not there yet; NULL: all are */
     bool write;
     unsigned depth;   /* coroutines */
     unsigned left;    /* requests to begin */
@@ -75,9 +84,14 @@ static void report(const char *name, double ns)
     fflush(stdout);
 }
 
-static uint64_t next_offset(unsigned *seed)
+static uint64_t random_offset(unsigned *seed)
 {
     return (uint64_t)(rand_r(seed) % NODE_BLOCKS) * BLOCK_SIZE;
+}
+
+static uint64_t next_offset(Load *load, unsigned *seed)
+{
+    return load->next ? (uint64_t)(*load->next)++ * CLUSTER : random_offset(seed);
 }
 
 static void co_fn load_loop(void *opaque)
@@ -91,8 +105,8 @@ static void co_fn load_loop(void *opaque)
     memset(buffer, 1, BLOCK_SIZE);
     while (load->left > 0 && ret == 0) {
         load->left--;
-        ret = load->write ? blk_co_pwritev(load->blk, next_offset(&seed), iov, 0)
-                          : blk_co_preadv(load->blk, next_offset(&seed), iov, 0);
+        ret = load->write ? blk_co_pwritev(load->blk, next_offset(load, &seed), iov, 0)
+                          : blk_co_preadv(load->blk, next_offset(load, &seed), iov, 0);
     }
     g_assert_cmpint(ret, ==, 0);
     free(buffer);
@@ -115,9 +129,10 @@ static void co_fn load_start(void *opaque)
 }
 
 /* CPU time of @n requests in an iothread. */
-static int64_t run_load(Fixture *f, BlockBackend *blk, bool write, unsigned depth, unsigned n)
+static int64_t run_load(Fixture *f, BlockBackend *blk, unsigned *next, bool write, unsigned depth,
+                        unsigned n)
 {
-    Load load = {.blk = blk, .write = write, .depth = depth, .left = n};
+    Load load = {.blk = blk, .next = next, .write = write, .depth = depth, .left = n};
 
     aio_co_enter(fixture_thread(f, 0), load_start, &load);
     fixture_wait_count(f, &load.done, 1);
@@ -125,9 +140,10 @@ static int64_t run_load(Fixture *f, BlockBackend *blk, bool write, unsigned dept
 }
 
 /* @n requests in this thread, the only one. */
-static void run_load_alone(Fixture *f, BlockBackend *blk, bool write, unsigned depth, unsigned n)
+static void run_load_alone(Fixture *f, BlockBackend *blk, unsigned *next, bool write,
+                           unsigned depth, unsigned n)
 {
-    Load load = {.blk = blk, .write = write, .depth = depth, .left = n};
+    Load load = {.blk = blk, .next = next, .write = write, .depth = depth, .left = n};
 
     aio_co_enter(f->main, load_start, &load);
     while (!load.done) {
@@ -155,11 +171,11 @@ static char *make_raw(void)
     return make_file(content, NODE_BYTES);
 }
 
-static char *make_qcow2(void)
+static char *make_qcow2(bool empty)
 {
-    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, NODE_BYTES);
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, empty ? NEW_BYTES : NODE_BYTES);
 
-    for (unsigned i = 0; i < NODE_BYTES >> 16; i++) {
+    for (unsigned i = 0; !empty && i < NODE_BYTES / CLUSTER; i++) {
         qcow2_builder_data(b, i, i);
     }
     qcow2_builder_count(b);
@@ -171,7 +187,7 @@ static char *make_image(const BenchGraph *graph)
     if (!graph->file) {
         return NULL;
     }
-    return graph->qcow2 ? make_qcow2() : make_raw();
+    return graph->qcow2 ? make_qcow2(graph->empty) : make_raw();
 }
 
 /* CPU time of a plain system call. */
@@ -183,7 +199,7 @@ static double bare_ns(const char *path, bool write)
     int64_t start = thread_cpu_ns();
 
     for (unsigned i = 0; i < REQUESTS; i++) {
-        uint64_t offset = next_offset(&seed);
+        uint64_t offset = random_offset(&seed);
         ssize_t n =
             write ? pwrite(fd, buffer, BLOCK_SIZE, offset) : pread(fd, buffer, BLOCK_SIZE, offset);
 
@@ -201,15 +217,16 @@ static char *row_name(const BenchGraph *graph, bool write, unsigned depth)
                            depth > 1 ? "-32" : "");
 }
 
-static void bench_row(Fixture *f, BlockBackend *blk, const BenchGraph *graph, bool write,
-                      unsigned depth, double bare)
+static void bench_row(Fixture *f, BlockBackend *blk, const BenchGraph *graph, unsigned *next,
+                      bool write, unsigned depth, double bare)
 {
+    unsigned requests = next ? NEW_REQUESTS : REQUESTS;
     g_autofree char *name = row_name(graph, write, depth);
     g_autofree char *beyond = g_strdup_printf("%s-beyond", name);
     double each;
 
-    run_load(f, blk, write, depth, WARM_UP);
-    each = (double)run_load(f, blk, write, depth, REQUESTS) / REQUESTS;
+    run_load(f, blk, next, write, depth, WARM_UP);
+    each = (double)run_load(f, blk, next, write, depth, requests) / requests;
     report(name, each);
     if (graph->file) {
         report(beyond, each - bare);
@@ -242,15 +259,17 @@ static void with_graph(const BenchGraph *graph,
 static void bench_graph(Fixture *f, BlockBackend *blk, const BenchGraph *graph, const char *path,
                         void *unused)
 {
+    unsigned next = 0;
+
     fixture_start_threads(f);
-    for (int write = 0; write < 2; write++) {
+    for (int write = graph->empty; write < 2; write++) {
         double bare = path ? bare_ns(path, write) : 0;
 
         if (path && g_str_equal(graph->name, "file")) {
             report(write ? "pwrite" : "pread", bare);
         }
         for (unsigned i = 0; i < G_N_ELEMENTS(depths); i++) {
-            bench_row(f, blk, graph, write, depths[i], bare);
+            bench_row(f, blk, graph, graph->empty ? &next : NULL, write, depths[i], bare);
         }
     }
 }
@@ -267,13 +286,14 @@ static void bench_single(Fixture *f, BlockBackend *blk, const BenchGraph *graph,
                          void *opaque)
 {
     SingleRow *single = opaque;
+    unsigned next = 0;
 
-    for (int write = 0; write < 2; write++) {
+    for (int write = graph->empty; write < 2; write++) {
         for (unsigned i = 0; i < G_N_ELEMENTS(depths); i++) {
             g_autofree char *name = row_name(graph, write, depths[i]);
 
             if (g_str_equal(name, single->name)) {
-                run_load_alone(f, blk, write, depths[i], single->n);
+                run_load_alone(f, blk, graph->empty ? &next : NULL, write, depths[i], single->n);
                 single->found = true;
             }
         }
@@ -283,7 +303,7 @@ static void bench_single(Fixture *f, BlockBackend *blk, const BenchGraph *graph,
 static void list_rows(void)
 {
     for (unsigned g = 0; g < G_N_ELEMENTS(graphs); g++) {
-        for (int write = 0; write < 2; write++) {
+        for (int write = graphs[g].empty; write < 2; write++) {
             for (unsigned i = 0; i < G_N_ELEMENTS(depths); i++) {
                 g_autofree char *name = row_name(&graphs[g], write, depths[i]);
 
