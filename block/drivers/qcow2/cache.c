@@ -18,13 +18,21 @@
 #define WAYS  8
 #define EMPTY 0 /* a place's key is its table's number + 1 */
 
+/* What is written of a table is a multiple of that, as disks like it. */
+#define WRITE_UNIT 4096
+
+/* Bytes of a table; empty with @from == @to. */
+typedef struct Range {
+    uint32_t from, to;
+} Range;
+
 typedef struct Place {
     uint32_t sequence; /* atomic */
     uint32_t stamp;    /* atomic; of the last look */
     /* lock */
     bool loading;
-    bool changed; /* waits to be written */
-    bool writing; /* is being written, as it was some time ago */
+    Range changed; /* waits to be written */
+    Range writing; /* is being written, as it was some time ago */
 } Place;
 
 struct Qcow2Cache {
@@ -186,10 +194,25 @@ static ssize_t find_place(const Qcow2Cache *c, uint64_t key)
     return -1;
 }
 
+static bool is_empty(const Range *r)
+{
+    return r->from == r->to;
+}
+
+static void widen(Range *r, const Range *more)
+{
+    if (is_empty(r)) {
+        *r = *more;
+        return;
+    }
+    r->from = MIN(r->from, more->from);
+    r->to = MAX(r->to, more->to);
+}
+
 /* What has to stay where it is. */
 static bool is_held(const Place *place)
 {
-    return place->loading || place->changed || place->writing;
+    return place->loading || !is_empty(&place->changed) || !is_empty(&place->writing);
 }
 
 /* No place now; wait for another one that is being loaded, or do without. */
@@ -299,7 +322,8 @@ int co_fn qcow2_cache_co_look(Qcow2Cache *c, uint64_t key, Qcow2CacheLoad *load,
 /* Changing */
 
 /* Returns whether the table was there. */
-static bool change_if_there(Qcow2Cache *c, uint64_t key, Qcow2CacheChange *change, void *opaque)
+static bool change_if_there(Qcow2Cache *c, uint64_t key, const Range *range,
+                            Qcow2CacheChange *change, void *opaque)
 {
     ssize_t i;
 
@@ -310,8 +334,8 @@ static bool change_if_there(Qcow2Cache *c, uint64_t key, Qcow2CacheChange *chang
         change(table_at(c, i), opaque);
         change_end(c, i);
         touch(c, i);
-        c->n_changed += !c->places[i].changed;
-        c->places[i].changed = true;
+        c->n_changed += is_empty(&c->places[i].changed);
+        widen(&c->places[i].changed, range);
         g_mutex_unlock(&c->lock);
         return true;
     }
@@ -319,10 +343,12 @@ static bool change_if_there(Qcow2Cache *c, uint64_t key, Qcow2CacheChange *chang
     return false;
 }
 
-int co_fn qcow2_cache_co_change(Qcow2Cache *c, uint64_t key, Qcow2CacheLoad *load,
-                                Qcow2CacheChange *change, void *opaque)
+int co_fn qcow2_cache_co_change(Qcow2Cache *c, uint64_t key, size_t from, size_t bytes,
+                                Qcow2CacheLoad *load, Qcow2CacheChange *change, void *opaque)
 {
-    while (!change_if_there(c, key, change, opaque)) {
+    const Range range = {from, from + bytes};
+
+    while (!change_if_there(c, key, &range, change, opaque)) {
         ssize_t i = place_co_take(c, key);
         int r;
 
@@ -344,7 +370,7 @@ int co_fn qcow2_cache_co_change(Qcow2Cache *c, uint64_t key, Qcow2CacheLoad *loa
 
 static void copy_clear(gpointer copy)
 {
-    g_free(((Qcow2CacheCopy *)copy)->table);
+    g_free(((Qcow2CacheCopy *)copy)->part);
 }
 
 GArray *qcow2_cache_copies_new(void)
@@ -362,19 +388,31 @@ static int by_key(gconstpointer a, gconstpointer b)
     return x < y ? -1 : x > y;
 }
 
+static bool copy_place(Qcow2Cache *c, size_t i, Qcow2CacheCopy *copy)
+{
+    size_t unit = MIN(WRITE_UNIT, c->table_size);
+    const Range *changed = &c->places[i].changed;
+
+    *copy = (Qcow2CacheCopy){.key = c->keys[i] - 1, .from = changed->from & ~(unit - 1)};
+    copy->bytes = ((changed->to + unit - 1) & ~(unit - 1)) - copy->from;
+    copy->part = g_try_malloc(copy->bytes);
+    if (copy->part) { /* who changes it has the lock */
+        memcpy(copy->part, (char *)table_at(c, i) + copy->from, copy->bytes);
+    }
+    return copy->part != NULL;
+}
+
 static bool copy_changed(Qcow2Cache *c, GArray *copies)
 {
     for (size_t i = 0; i < n_places(c); i++) {
-        Qcow2CacheCopy copy = {.key = c->keys[i] - 1};
+        Qcow2CacheCopy copy;
 
-        if (!c->places[i].changed) {
+        if (is_empty(&c->places[i].changed)) {
             continue;
         }
-        copy.table = g_try_malloc(c->table_size);
-        if (!copy.table) {
+        if (!copy_place(c, i, &copy)) {
             return false;
         }
-        memcpy(copy.table, table_at(c, i), c->table_size); /* who changes it has the lock */
         g_array_append_val(copies, copy);
     }
     return true;
@@ -388,7 +426,7 @@ bool qcow2_cache_take_changed(Qcow2Cache *c, GArray *copies)
     ok = copy_changed(c, copies);
     for (size_t i = 0; ok && i < n_places(c); i++) {
         c->places[i].writing = c->places[i].changed;
-        c->places[i].changed = false;
+        c->places[i].changed = (Range){0, 0};
     }
     if (ok) {
         c->n_changed = 0;
@@ -402,16 +440,18 @@ bool qcow2_cache_take_changed(Qcow2Cache *c, GArray *copies)
 
 void qcow2_cache_written(Qcow2Cache *c, uint64_t key, bool ok)
 {
+    Place *place;
     ssize_t i;
 
     g_mutex_lock(&c->lock);
     i = find_place(c, key);
-    g_assert(i >= 0 && c->places[i].writing);
-    c->places[i].writing = false;
-    if (!ok && !c->places[i].changed) {
-        c->places[i].changed = true;
-        c->n_changed++;
+    g_assert(i >= 0 && !is_empty(&c->places[i].writing));
+    place = &c->places[i];
+    if (!ok) {
+        c->n_changed += is_empty(&place->changed);
+        widen(&place->changed, &place->writing);
     }
+    place->writing = (Range){0, 0};
     g_mutex_unlock(&c->lock);
 }
 

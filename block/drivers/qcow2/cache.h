@@ -53,19 +53,21 @@ int co_fn qcow2_cache_co_look(Qcow2Cache *cache, uint64_t key, Qcow2CacheLoad *l
                               Qcow2CacheLook *look, void *opaque);
 
 /*
- * Change table @key: @change, which must not suspend, gets it to store words by atomic stores with
- * release semantics. From then on it stays in memory until it has been written. What is not there
- * is fetched by @load. 0, or the error of @load, or -ENOBUFS: all places for that table hold some
- * that wait to be written, so write them and try again.
+ * Change the @bytes bytes from @from on of table @key: @change, which must not suspend, gets the
+ * table to store words there by atomic stores with release semantics. From then on it stays in
+ * memory until it has been written. What is not there is fetched by @load. 0, or the error of
+ * @load, or -ENOBUFS: all places for that table hold some that wait to be written, so write them
+ * and try again.
  */
 typedef void Qcow2CacheChange(uint64_t *table, void *opaque);
-int co_fn qcow2_cache_co_change(Qcow2Cache *cache, uint64_t key, Qcow2CacheLoad *load,
-                                Qcow2CacheChange *change, void *opaque);
+int co_fn qcow2_cache_co_change(Qcow2Cache *cache, uint64_t key, size_t from, size_t bytes,
+                                Qcow2CacheLoad *load, Qcow2CacheChange *change, void *opaque);
 
-/* A table as it was at one moment, to be written. */
+/* What has changed of a table, as it was at one moment, to be written; in whole blocks of 4 KiB. */
 typedef struct Qcow2CacheCopy {
     uint64_t key;
-    uint64_t *table; /* owned */
+    size_t from, bytes; /* in the table */
+    void *part;         /* owned */
 } Qcow2CacheCopy;
 
 /*

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "block/drivers/qcow2/compress.h"
+#include "block/drivers/qcow2/parts.h"
 #include "block/drivers/qcow2/state.h"
 
 /* Reading */
@@ -85,6 +86,7 @@ typedef struct Batch Batch;
 
 /* A cluster to be written. */
 typedef struct Piece {
+    Qcow2Part part;
     Batch *batch;
     const void *in; /* all of it */
     char *merged;   /* owned; @in, if it had to be put together */
@@ -103,8 +105,6 @@ struct Batch {
     unsigned n; /* clusters, from claim.first on */
     Qcow2Cluster old[MAX_BATCH], new[MAX_BATCH];
     Piece pieces[MAX_BATCH];
-    unsigned running; /* of the pieces that are being compressed */
-    Coroutine *waiter;
 };
 
 static uint64_t cluster_size(const Batch *b)
@@ -196,30 +196,23 @@ static void co_fn piece_co_compress(Piece *p)
     }
 }
 
-static void co_fn piece_co_entry(void *opaque)
+static int co_fn piece_co_run(Qcow2Part *part)
 {
-    Piece *p = opaque;
-    Batch *b = p->batch;
-
-    piece_co_compress(p);
-    b->running--;
-    if (b->running == 0 && b->waiter) {
-        aio_co_wake(g_steal_pointer(&b->waiter));
-    }
+    piece_co_compress((Piece *)part);
+    return 0;
 }
 
 /* All pieces side by side. */
 static void co_fn co_compress(Batch *b)
 {
+    Qcow2Parts parts = {.running = 0};
+
     for (unsigned i = 1; i < b->n; i++) {
-        b->running++;
-        aio_co_enter(aio_context_current(), piece_co_entry, &b->pieces[i]);
+        b->pieces[i].part.run = piece_co_run;
+        qcow2_parts_co_start(&parts, &b->pieces[i].part);
     }
     piece_co_compress(&b->pieces[0]);
-    if (b->running > 0) {
-        b->waiter = coroutine_self();
-        coroutine_yield();
-    }
+    qcow2_parts_co_end(&parts);
 }
 
 static void co_fn co_give_back(Batch *b, const Qcow2Cluster *c)

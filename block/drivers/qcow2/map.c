@@ -259,15 +259,18 @@ static void change_slice(uint64_t *table, void *opaque)
               q->change_opaque);
 }
 
-int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, Qcow2CacheChange *change,
-                                void *opaque)
+int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, unsigned n,
+                                Qcow2CacheChange *change, void *opaque)
 {
     const Qcow2State *s = block_node_state(node);
-    MapQuery q = query(s, first << s->image->layout.cluster_bits, 1);
+    const Qcow2Layout *layout = &s->image->layout;
+    MapQuery q = query(s, first << layout->cluster_bits, 1);
+    size_t entry = layout->entry_words * sizeof(uint64_t);
+    size_t from = ((q.offset - q.start) >> layout->cluster_bits) * entry;
     int r;
 
     q.change = change;
     q.change_opaque = opaque;
-    r = qcow2_cache_co_change(s->l2.cache, q.key, load_slice, change_slice, &q);
+    r = qcow2_cache_co_change(s->l2.cache, q.key, from, n * entry, load_slice, change_slice, &q);
     return q.fault ? qcow2_fault(node, q.fault, q.offset) : r;
 }

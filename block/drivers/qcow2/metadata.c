@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "block/drivers/qcow2/be.h"
+#include "block/drivers/qcow2/parts.h"
 #include "block/drivers/qcow2/state.h"
 #include "util/error.h"
 
@@ -473,7 +474,7 @@ int co_fn qcow2_co_set_entries(BlockNode *node, uint64_t first, unsigned n,
     if (r < 0) {
         return r;
     }
-    while ((r = qcow2_co_change_slice(node, first, store_entries, &change)) == -ENOBUFS) {
+    while ((r = qcow2_co_change_slice(node, first, n, store_entries, &change)) == -ENOBUFS) {
         r = qcow2_co_commit(node);
         if (r < 0) {
             return r;
@@ -498,7 +499,7 @@ typedef struct Commit {
     GArray *freed;  /* of Qcow2Freed */
     GArray *l1;     /* of L1Change */
     GArray *slices; /* of Qcow2CacheCopy */
-    guint done;     /* of them, in order */
+    bool *written;  /* which of them are */
 } Commit;
 
 static void take_l1(Commit *c)
@@ -523,8 +524,11 @@ static void give_back(Commit *c)
 {
     Qcow2Metadata *m = &c->s->metadata;
 
-    for (guint i = c->done; i < c->slices->len; i++) {
-        qcow2_cache_written(c->s->l2.cache, g_array_index(c->slices, Qcow2CacheCopy, i).key, false);
+    for (guint i = 0; i < c->slices->len; i++) {
+        if (!c->written[i]) {
+            qcow2_cache_written(c->s->l2.cache, g_array_index(c->slices, Qcow2CacheCopy, i).key,
+                                false);
+        }
     }
     g_mutex_lock(&m->lock);
     append_all(m->freed, c->freed);
@@ -550,15 +554,30 @@ static bool is_linked(const Commit *c, uint64_t key)
     return true;
 }
 
-static int co_fn co_write_slice(Commit *c, const Qcow2CacheCopy *copy)
+typedef struct SliceWrite {
+    Qcow2Part part;
+    Commit *commit;
+    guint number;
+} SliceWrite;
+
+static int co_fn slice_co_write(Qcow2Part *part)
 {
+    g_autofree SliceWrite *w = (SliceWrite *)part;
+    Commit *c = w->commit;
     const Qcow2State *s = c->s;
+    const Qcow2CacheCopy *copy = &g_array_index(c->slices, Qcow2CacheCopy, w->number);
     unsigned per_table_bits = s->image->layout.l2_bits - s->l2.slice_bits;
     uint64_t within = (copy->key & ((UINT64_C(1) << per_table_bits) - 1)) * s->l2.slice_bytes;
     uint64_t entry = __atomic_load_n(&s->image->l1[l1_index_of(s, copy->key)], __ATOMIC_ACQUIRE);
 
-    return block_child_co_pwritev(s->file, (entry & QCOW2_ENTRY_OFFSET) + within,
-                                  IOV_LOCAL(copy->table, s->l2.slice_bytes), 0);
+    int r = block_child_co_pwritev(s->file, (entry & QCOW2_ENTRY_OFFSET) + within + copy->from,
+                                   IOV_LOCAL(copy->part, copy->bytes), 0);
+
+    if (r == 0) {
+        qcow2_cache_written(s->l2.cache, copy->key, true);
+        c->written[w->number] = true;
+    }
+    return r;
 }
 
 /* Put those that the image does not know yet first. Returns how many. */
@@ -579,21 +598,18 @@ static guint sort_slices(Commit *c)
     return n;
 }
 
-/* Write slices up to the @n-th. */
-static int co_fn co_write_slices(Commit *c, guint n)
+/* Write slices @from to @end - 1, side by side. */
+static int co_fn co_write_slices(Commit *c, guint from, guint end)
 {
-    int r = 0;
+    Qcow2Parts parts = {.running = 0};
 
-    while (r == 0 && c->done < n) {
-        const Qcow2CacheCopy *copy = &g_array_index(c->slices, Qcow2CacheCopy, c->done);
+    for (guint i = from; i < end && parts.result == 0; i++) {
+        SliceWrite *w = g_new(SliceWrite, 1);
 
-        r = co_write_slice(c, copy);
-        if (r == 0) {
-            qcow2_cache_written(c->s->l2.cache, copy->key, true);
-            c->done++;
-        }
+        *w = (SliceWrite){.part.run = slice_co_write, .commit = c, .number = i};
+        qcow2_parts_co_start(&parts, &w->part);
     }
-    return r;
+    return qcow2_parts_co_end(&parts);
 }
 
 static int co_fn co_write_l1(Commit *c)
@@ -624,7 +640,7 @@ static int co_fn commit_co_write(Commit *c)
     int r = qcow2_refcounts_co_write(&m->refcounts);
 
     if (r == 0) {
-        r = co_write_slices(c, n_new);
+        r = co_write_slices(c, 0, n_new);
     }
     if (r < 0 || (c->slices->len == 0 && c->l1->len == 0 && !m->unflushed)) {
         return r;
@@ -632,7 +648,7 @@ static int co_fn commit_co_write(Commit *c)
     r = co_flush_data(c->s);
     m->unflushed = true;
     if (r == 0) {
-        r = co_write_slices(c, c->slices->len);
+        r = co_write_slices(c, n_new, c->slices->len);
     }
     if (r == 0) {
         r = co_write_l1(c);
@@ -651,11 +667,15 @@ int co_fn qcow2_co_commit_locked(BlockNode *node)
     g_autoptr(GArray) freed = g_array_new(FALSE, FALSE, sizeof(Qcow2Freed));
     g_autoptr(GArray) l1 = g_array_new(FALSE, FALSE, sizeof(L1Change));
     g_autoptr(GArray) slices = qcow2_cache_copies_new();
+    g_autofree bool *written = NULL;
     Commit c = {.node = node, .s = s, .freed = freed, .l1 = l1, .slices = slices};
-    int r;
+    int r = -ENOMEM;
 
     take_l1(&c);
-    r = qcow2_cache_take_changed(s->l2.cache, slices) ? commit_co_write(&c) : -ENOMEM;
+    if (qcow2_cache_take_changed(s->l2.cache, slices)) {
+        c.written = written = g_new0(bool, slices->len);
+        r = commit_co_write(&c);
+    }
     if (r < 0) {
         give_back(&c);
         return r;

@@ -4,12 +4,10 @@
  * with. Of several extents each is a request of its own, and they run side by side in the thread of
  * the whole.
  */
+#include "block/drivers/qcow2/parts.h"
 #include "block/drivers/qcow2/state.h"
 
 #include <errno.h>
-
-/* So many parts of a request may be under way at a time. */
-#define MAX_PARTS 16
 
 /* One extent */
 
@@ -46,21 +44,20 @@ static bool takes_time(const Qcow2State *s, const Qcow2Extent *extent)
 
 /* Several extents */
 
-/* A request in parts. Belongs to one thread, as its parts do. */
+/* A request in parts. */
 typedef struct Whole {
     BlockNode *node;
     const IoVector *iov;
     uint64_t offset;
-    unsigned parts;    /* under way */
-    int result;        /* of the first part that failed */
-    Coroutine *waiter; /* for a part to end */
+    Qcow2Parts parts;
 } Whole;
 
-typedef struct Part {
+typedef struct ReadPart {
+    Qcow2Part part;
     Whole *whole;
     Qcow2Extent extent;
     size_t skip;
-} Part;
+} ReadPart;
 
 static int co_fn co_read_part(Whole *w, const Qcow2Extent *extent, size_t skip)
 {
@@ -70,45 +67,19 @@ static int co_fn co_read_part(Whole *w, const Qcow2Extent *extent, size_t skip)
     return co_read_extent(w->node, extent, w->offset + skip, &part.iov);
 }
 
-static void note_result(Whole *w, int r)
+static int co_fn part_co_run(Qcow2Part *part)
 {
-    if (r < 0 && w->result == 0) {
-        w->result = r;
-    }
-}
+    g_autofree ReadPart *p = (ReadPart *)part;
 
-static void co_fn part_co_entry(void *opaque)
-{
-    Part *p = opaque;
-    Whole *w = p->whole;
-    Coroutine *waiter;
-
-    note_result(w, co_read_part(w, &p->extent, p->skip));
-    g_free(p);
-    w->parts--;
-    waiter = g_steal_pointer(&w->waiter);
-    if (waiter) {
-        aio_co_wake(waiter);
-    }
-}
-
-/* Wait until fewer than @n parts are under way. */
-static void co_fn whole_co_wait(Whole *w, unsigned n)
-{
-    while (w->parts >= n) {
-        w->waiter = coroutine_self();
-        coroutine_yield();
-    }
+    return co_read_part(p->whole, &p->extent, p->skip);
 }
 
 static void co_fn whole_co_start_part(Whole *w, const Qcow2Extent *extent, size_t skip)
 {
-    Part *p = g_new(Part, 1);
+    ReadPart *p = g_new(ReadPart, 1);
 
-    whole_co_wait(w, MAX_PARTS);
-    *p = (Part){.whole = w, .extent = *extent, .skip = skip};
-    w->parts++;
-    aio_co_enter(aio_context_current(), part_co_entry, p);
+    *p = (ReadPart){.part.run = part_co_run, .whole = w, .extent = *extent, .skip = skip};
+    qcow2_parts_co_start(&w->parts, &p->part);
 }
 
 /* The request from its second extent on; @extent is the first. */
@@ -117,11 +88,11 @@ static int co_fn co_read_parts(Whole *w, Qcow2Extent *extent)
     const Qcow2State *s = block_node_state(w->node);
     size_t skip = 0;
 
-    while (w->result == 0) {
+    while (w->parts.result == 0) {
         bool last = skip + extent->bytes == w->iov->bytes;
 
         if (last || !takes_time(s, extent)) {
-            note_result(w, co_read_part(w, extent, skip));
+            qcow2_parts_note(&w->parts, co_read_part(w, extent, skip));
         } else {
             whole_co_start_part(w, extent, skip);
         }
@@ -129,10 +100,10 @@ static int co_fn co_read_parts(Whole *w, Qcow2Extent *extent)
         if (last) {
             break;
         }
-        note_result(w, qcow2_co_map(w->node, w->offset + skip, w->iov->bytes - skip, extent));
+        qcow2_parts_note(&w->parts,
+                         qcow2_co_map(w->node, w->offset + skip, w->iov->bytes - skip, extent));
     }
-    whole_co_wait(w, 1);
-    return w->result;
+    return qcow2_parts_co_end(&w->parts);
 }
 
 static int co_fn co_read(BlockNode *node, uint64_t offset, const IoVector *iov)

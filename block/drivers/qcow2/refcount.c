@@ -11,8 +11,11 @@
 /* So many blocks may count clusters that the file does not have. */
 #define MAX_BLOCKS_PAST_END 1024
 
+/* What is written of a block is a multiple of that. */
+#define WRITE_UNIT 4096
+
 /* By how much the file is made longer at a time. */
-#define MIN_STEP (UINT64_C(4) << 20)
+#define MIN_STEP (UINT64_C(1) << 20)
 #define MAX_STEP (UINT64_C(64) << 20)
 
 /* Entries of any width */
@@ -66,9 +69,9 @@ void qcow2_refcount_set(void *block, unsigned order, uint64_t index, uint64_t va
 /* Blocks */
 
 typedef struct Qcow2Refblock {
-    uint64_t index; /* of its entry in the table */
-    bool dirty;
-    uint64_t data[]; /* one cluster */
+    uint64_t index;              /* of its entry in the table */
+    size_t dirty_from, dirty_to; /* bytes that have changed; the same: none */
+    uint64_t data[];             /* one cluster */
 } Block;
 
 static uint64_t cluster_size(const Qcow2Refcounts *r)
@@ -172,13 +175,28 @@ static int co_fn co_block(Qcow2Refcounts *r, uint64_t index, Block **block)
     return 0;
 }
 
+static bool is_dirty(const Block *b)
+{
+    return b->dirty_from < b->dirty_to;
+}
+
+static void make_dirty(Block *b, size_t from, size_t to)
+{
+    b->dirty_from = is_dirty(b) ? MIN(b->dirty_from, from) : from;
+    b->dirty_to = MAX(b->dirty_to, to);
+}
+
+/* Write what has changed, in blocks as disks like them. */
 static int co_fn block_co_write(Qcow2Refcounts *r, Block *b)
 {
-    int ret =
-        block_child_co_pwritev(r->file, r->table[b->index], IOV_LOCAL(b->data, cluster_size(r)), 0);
+    size_t unit = MIN(WRITE_UNIT, cluster_size(r));
+    size_t from = b->dirty_from & ~(unit - 1);
+    size_t to = (b->dirty_to + unit - 1) & ~(unit - 1);
+    int ret = block_child_co_pwritev(r->file, r->table[b->index] + from,
+                                     IOV_LOCAL((char *)b->data + from, to - from), 0);
 
     if (ret == 0) {
-        b->dirty = false;
+        b->dirty_from = b->dirty_to = 0;
     }
     return ret;
 }
@@ -192,7 +210,7 @@ static int co_fn co_write_blocks(Qcow2Refcounts *r)
     /* The lock is held, so none comes or goes meanwhile. */
     g_hash_table_iter_init(&iter, r->blocks);
     while (ret == 0 && g_hash_table_iter_next(&iter, NULL, &b)) {
-        if (((Block *)b)->dirty) {
+        if (is_dirty(b)) {
             ret = block_co_write(r, b);
         }
     }
@@ -201,7 +219,7 @@ static int co_fn co_write_blocks(Qcow2Refcounts *r)
 
 static gboolean is_clean(gpointer key, gpointer block, gpointer opaque)
 {
-    return !((Block *)block)->dirty;
+    return !is_dirty(block);
 }
 
 /* Forget blocks that have been written, if there are too many. */
@@ -299,8 +317,10 @@ static bool is_metadata(const Qcow2Refcounts *r, uint64_t cluster)
 
 static void count(Qcow2Refcounts *r, Block *b, uint64_t cluster, uint64_t refcount)
 {
-    qcow2_refcount_set(b->data, r->order, cluster & block_mask(r), refcount);
-    b->dirty = true;
+    uint64_t index = cluster & block_mask(r);
+
+    qcow2_refcount_set(b->data, r->order, index, refcount);
+    make_dirty(b, (index << r->order) / 8, (((index + 1) << r->order) + 7) / 8);
 }
 
 /* A block for entry @index, which has none: the first of the clusters that it counts. */
@@ -316,6 +336,7 @@ static int add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
         return -ENOMEM;
     }
     r->table[index] = index << (block_bits(r) + r->cluster_bits);
+    make_dirty(b, 0, cluster_size(r));
     count(r, b, index << block_bits(r), 1);
     g_array_append_val(r->new_entries, index);
     r->end = MAX(r->end, r->table[index] + cluster_size(r));
@@ -947,7 +968,7 @@ static GPtrArray *blocks_to_move(const Qcow2Refcounts *r)
 
     g_hash_table_iter_init(&iter, r->blocks);
     while (g_hash_table_iter_next(&iter, NULL, &b)) {
-        if (((Block *)b)->dirty && !is_moved(r, ((Block *)b)->index)) {
+        if (is_dirty(b) && !is_moved(r, ((Block *)b)->index)) {
             g_ptr_array_add(blocks, b);
         }
     }
@@ -964,7 +985,7 @@ static int co_fn shadow_co_move(Qcow2Refcounts *r)
             return 0;
         }
         for (guint i = 0; i < blocks->len; i++) {
-            const Block *b = g_ptr_array_index(blocks, i);
+            Block *b = g_ptr_array_index(blocks, i);
             uint64_t offset, got;
             bool fresh;
             int ret = co_take(r, 1, &offset, &got, &fresh);
@@ -973,6 +994,7 @@ static int co_fn shadow_co_move(Qcow2Refcounts *r)
                 return ret;
             }
             r->table[b->index] = offset;
+            make_dirty(b, 0, cluster_size(r));
         }
     }
 }

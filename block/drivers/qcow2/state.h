@@ -200,11 +200,12 @@ int co_fn qcow2_co_decode(BlockNode *node, uint64_t first, unsigned n, Qcow2Clus
 uint64_t qcow2_slice_end(const Qcow2State *s, uint64_t cluster);
 
 /*
- * Change the slice that describes cluster @first, whose L2 table is there: @change gets the entry
- * of that cluster, to store words by atomic stores with release semantics. -ENOBUFS: commit first.
+ * Change the @n entries from that of cluster @first on, within one slice, whose L2 table is there:
+ * @change gets the first of them, to store words by atomic stores with release semantics. -ENOBUFS:
+ * commit first.
  */
-int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, Qcow2CacheChange *change,
-                                void *opaque);
+int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, unsigned n,
+                                Qcow2CacheChange *change, void *opaque);
 
 /* metadata.c */
 
