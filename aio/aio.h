@@ -309,6 +309,19 @@ void aio_command_free(AioCommand *command);
 void *aio_command_area(AioCommand *command);
 
 /*
+ * Let the kernel keep @fd's file at hand for commands of the current context, which takes commands,
+ * instead of looking it up for each. Returns a number for aio_command_use_file(), or -1 where that
+ * is not to be had. The file stays open until aio_file_forget() in the same context.
+ */
+int aio_file_keep(int fd);
+
+/* No command in flight uses @file; -1 is fine. */
+void aio_file_forget(int file);
+
+/* From now on @command goes to @file (-1: to its descriptor), not while it is in flight. */
+void aio_command_use_file(AioCommand *command, int file);
+
+/*
  * Submit operation @op in the current context, which takes commands, with this turn's other I/O.
  * What @iov means is the driver's affair; it stays until the command is done.
  */

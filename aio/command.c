@@ -20,6 +20,7 @@ AioCommand *aio_command_new(int fd, AioCommandCallback *cb, void *opaque)
 
     command->req.op = AIO_OP_COMMAND;
     command->req.fd = fd;
+    command->req.file = -1;
     command->req.area = command->area;
     command->cb = cb;
     command->opaque = opaque;
@@ -47,6 +48,29 @@ void aio_command_submit(AioCommand *command, uint32_t op, const struct iovec *io
     command->req.iov = iov;
     command->req.n = n;
     ctx->ops->submit(ctx, &command->req);
+}
+
+int aio_file_keep(int fd)
+{
+    AioContext *ctx = aio_context_current();
+
+    g_assert(aio_context_takes_commands(ctx));
+    return ctx->ops->file_keep(ctx, fd);
+}
+
+void aio_file_forget(int file)
+{
+    AioContext *ctx = aio_context_current();
+
+    if (file >= 0) {
+        ctx->ops->file_forget(ctx, file);
+    }
+}
+
+void aio_command_use_file(AioCommand *command, int file)
+{
+    g_assert(!command->in_flight);
+    command->req.file = file;
 }
 
 bool aio_commands_settled(void)

@@ -149,6 +149,7 @@ struct AioRequest {
     ssize_t ret;
     AioRequest *next; /* while it waits for room in the ring */
     void *area;       /* of a command, AIO_COMMAND_AREA bytes */
+    int file;         /* of a command, see aio_file_keep(); -1: fd */
 };
 
 /* A command that was submitted is done; req->ret is set. */
@@ -222,6 +223,9 @@ struct AioBackendOps {
     void (*submit)(AioContext *ctx, AioRequest *req);
     /* See aio_commands_settled(). NULL: there are no commands. */
     bool (*settled)(AioContext *ctx);
+    /* See aio_file_keep(). NULL: there are no commands. */
+    int (*file_keep)(AioContext *ctx, int fd);
+    void (*file_forget)(AioContext *ctx, int file);
 };
 
 extern const AioBackendOps aio_backend_epoll;

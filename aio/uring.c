@@ -24,6 +24,8 @@
 
 #define STALE_LOOKS 8 /* of which one enters the kernel */
 
+#define KEPT_FILES 64
+
 /* The most that the kernel transfers in one call. */
 #define TRANSFER_MAX 0x7ffff000u
 
@@ -57,7 +59,11 @@ typedef struct UringState {
     unsigned uncancelled; /* how many of the orphans the kernel has not been told about */
     AioRequest *waiting;  /* found no room in the ring; oldest first */
     AioRequest **waiting_tail;
+    uint64_t kept_files; /* a bit for each place of the ring's table of files that is taken */
+    bool file_table;     /* it has one */
 } UringState;
+
+G_STATIC_ASSERT(KEPT_FILES == 64);
 
 /* Submission */
 
@@ -99,7 +105,10 @@ static void prep_rw(struct io_uring_sqe *sqe, const AioRequest *req)
 
 static void prep_command(struct io_uring_sqe *sqe, const AioRequest *req)
 {
-    io_uring_prep_rw(IORING_OP_URING_CMD, sqe, req->fd, req->iov, req->n, 0);
+    bool kept = req->file >= 0;
+
+    io_uring_prep_rw(IORING_OP_URING_CMD, sqe, kept ? req->file : req->fd, req->iov, req->n, 0);
+    sqe->flags = kept ? IOSQE_FIXED_FILE : 0;
     sqe->cmd_op = req->flags;
     memcpy(sqe->cmd, req->area, AIO_COMMAND_AREA);
 }
@@ -321,6 +330,33 @@ static bool uring_settled(AioContext *ctx)
     return (s->ring.flags & IORING_SETUP_DEFER_TASKRUN) && !s->waiting &&
            !io_uring_sq_ready(&s->ring) && !io_uring_cq_ready(&s->ring) &&
            !(IO_URING_READ_ONCE(*s->ring.sq.kflags) & IORING_SQ_CQ_OVERFLOW);
+}
+
+static bool table_init(UringState *s)
+{
+    s->file_table = s->file_table || io_uring_register_files_sparse(&s->ring, KEPT_FILES) == 0;
+    return s->file_table;
+}
+
+static int uring_file_keep(AioContext *ctx, int fd)
+{
+    UringState *s = ctx->backend;
+    int file = __builtin_ffsll(~s->kept_files) - 1;
+
+    if (file < 0 || !table_init(s) || io_uring_register_files_update(&s->ring, file, &fd, 1) != 1) {
+        return -1;
+    }
+    s->kept_files |= UINT64_C(1) << file;
+    return file;
+}
+
+static void uring_file_forget(AioContext *ctx, int file)
+{
+    UringState *s = ctx->backend;
+    int none = -1;
+
+    io_uring_register_files_update(&s->ring, file, &none, 1);
+    s->kept_files &= ~(UINT64_C(1) << file);
 }
 
 static int uring_fd(AioContext *ctx)
@@ -607,4 +643,6 @@ const AioBackendOps aio_backend_uring = {
     .watch_removed = uring_watch_removed,
     .submit = uring_submit,
     .settled = uring_settled,
+    .file_keep = uring_file_keep,
+    .file_forget = uring_file_forget,
 };

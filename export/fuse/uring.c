@@ -70,7 +70,8 @@ typedef struct UringEntry {
 
 struct FuseUring {
     FuseQueue *queue;
-    int fd; /* commands go there. Not the channel's: it stays open until the last one is done */
+    int fd;   /* commands go there. Not the channel's: it stays open until the last one is done */
+    int file; /* the same, as the context keeps it, or -1 */
     bool stopped;
     bool ended;           /* nothing is submitted any more */
     AioTimer *trim_timer; /* NULL: memory is not given back */
@@ -360,6 +361,7 @@ FuseUring *fuse_uring_new(FuseQueue *queue, int fd, unsigned n_cpus, unsigned de
     g_autofree FuseUring *uring = g_malloc0(sizeof(*uring) + n * sizeof(uring->entries[0]));
 
     uring->queue = queue;
+    uring->file = -1;
     uring->n_entries = n;
     uring->slots = slots_map(uring_slots_bytes(uring));
     if (!uring->slots) {
@@ -395,7 +397,9 @@ void fuse_uring_begin(FuseUring *uring)
         uring->trim_timer = aio_timer_new(ctx, uring_trim, uring);
     }
     uring_bind(uring);
+    uring->file = aio_file_keep(uring->fd);
     for (unsigned i = 0; i < uring->n_entries; i++) {
+        aio_command_use_file(uring->entries[i].command, uring->file);
         entry_submit(&uring->entries[i], URING_REGISTER, 0);
     }
 }
@@ -427,6 +431,8 @@ void co_fn fuse_uring_co_wait_returned(FuseUring *uring)
         export_waiter_co_wait(&waiter, INT64_MAX);
         uring->waiter = NULL;
     }
+    aio_file_forget(uring->file);
+    uring->file = -1;
     aio_co_reschedule_self(home);
 }
 
