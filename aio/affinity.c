@@ -5,7 +5,8 @@
  *
  * Who asks for one thing and waits for it is served soonest on its own CPU, for to wake another one
  * costs more than most requests. Who asks for many things at once is served faster by a CPU of the
- * server's own, where there is one to spare. How many events a sleep brings tells the two apart.
+ * server's own, where there is one to spare; there the server may also look for work as long as it
+ * does elsewhere. How many events a wait brings tells the two apart.
  */
 #include "aio/context-internal.h"
 
@@ -13,8 +14,8 @@
 #include <unistd.h>
 
 #define ADAPT_EVENTS 2048 /* looked at together */
-#define ADAPT_MANY   16   /* a bound thread is let go when a sleep brings so many */
-#define ADAPT_FEW    8    /* and bound again when it brings fewer than these */
+#define ADAPT_MANY   16   /* a bound thread is let go when a wait brings so many */
+#define ADAPT_FEW    4    /* and bound again when it brings fewer than these */
 
 struct AioBinding {
     AioContext *ctx;
@@ -122,13 +123,13 @@ void aio_affinity_adapt(AioContext *ctx)
     uint64_t events = ctx->events - ctx->events_seen;
     bool crowded;
 
-    ctx->sleeps++;
+    ctx->waits++;
     if (events < ADAPT_EVENTS) {
         return;
     }
-    crowded = events >= ctx->sleeps * (ctx->roaming ? ADAPT_FEW : ADAPT_MANY);
+    crowded = events >= ctx->waits * (ctx->roaming ? ADAPT_FEW : ADAPT_MANY);
     ctx->events_seen = ctx->events;
-    ctx->sleeps = 0;
+    ctx->waits = 0;
     if (crowded != ctx->roaming) {
         ctx->roaming = crowded;
         affinity_apply(ctx);

@@ -64,7 +64,7 @@ struct AioContext {
     GSList *bindings; /* AioBinding */
     bool bindable;    /* there are some, and nobody else has chosen where the thread runs */
     bool roaming;     /* they do not hold now */
-    uint64_t sleeps;  /* since events was events_seen */
+    uint64_t waits;   /* since events was events_seen */
     uint64_t events_seen;
     cpu_set_t free_cpus; /* where it may run without bindings */
     cpu_set_t cpus;      /* where it may run, if only we have a say */
@@ -163,7 +163,7 @@ int co_fn aio_co_nop(AioEngine engine);
 
 /* Bindings */
 
-/* Before each sleep of a bindable context: see whether the bindings are to hold. */
+/* Before each wait of a bindable context: see whether the bindings are to hold. */
 void aio_affinity_adapt(AioContext *ctx);
 
 /* Let the calling thread, if a context's binding holds it, run anywhere again, until restored. */

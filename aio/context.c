@@ -188,7 +188,7 @@ static uint64_t load_option(const uint64_t *option)
 
 static uint64_t poll_max(const AioContext *ctx)
 {
-    return ctx->bindable ? 0 : load_option(&ctx->poll_max_ns);
+    return ctx->bindable && !ctx->roaming ? 0 : load_option(&ctx->poll_max_ns);
 }
 
 static void poll_grow(AioContext *ctx, uint64_t max)
@@ -298,9 +298,6 @@ typedef enum TurnKind {
 /* Sleep until something comes or @timeout_ns (-1: none) have passed. */
 static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
 {
-    if (ctx->bindable) {
-        aio_affinity_adapt(ctx);
-    }
     __atomic_store_n(&ctx->sleeping, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&ctx->incoming, __ATOMIC_SEQ_CST)) {
         timeout_ns = 0;
@@ -312,11 +309,15 @@ static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
 /* Wait for events, at most @timeout_ns (-1: for ever). Returns whether a probe called back. */
 static bool wait_for_events(AioContext *ctx, TurnKind kind, int64_t timeout_ns)
 {
-    uint64_t max = poll_max(ctx);
     uint64_t spent_ns = 0;
     bool progress = false;
     int64_t start;
+    uint64_t max;
 
+    if (ctx->bindable) {
+        aio_affinity_adapt(ctx);
+    }
+    max = poll_max(ctx);
     if (busy_wait(ctx, timeout_ns, &progress, &spent_ns) || kind == TURN_AWAIT) {
         return progress;
     }
