@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Transport io-uring: for each CPU a thread, bound to it or not, with a ring of its own that holds
- * the entries of the kernel's queue for that CPU. A turn of its loop hands the answers over, asks
- * for the next requests and waits for them in one system call; the file is read and written in
- * between, by the thread itself.
+ * Transport io-uring: for each CPU a thread, bound to it or not, or fewer that share the CPUs. Each
+ * has a ring of its own that holds the entries of the kernel's queues for its CPUs. A turn of its
+ * loop hands the answers over, asks for the next requests and waits for them in one system call;
+ * the file is read and written in between, by the thread itself.
  */
 #include "tests/bench/fuse-probe.h"
 
@@ -20,13 +20,17 @@
 
 typedef struct UringProbeEntry {
     UringHeaders headers;
+    unsigned cpu;
     char *data;
     struct iovec buffers[2]; /* headers, data: looked at when the entry is registered */
 } UringProbeEntry;
 
 typedef struct UringProbeQueue {
     Probe *probe;
-    unsigned cpu;
+    unsigned first_cpu; /* of those it serves: every step-th up to n_cpus */
+    unsigned step;
+    unsigned n_cpus;
+    unsigned n_entries;
     struct io_uring ring;
     unsigned alive; /* entries */
     UringProbeEntry *entries;
@@ -36,7 +40,7 @@ static void entry_submit(UringProbeQueue *queue, UringProbeEntry *entry, uint32_
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&queue->ring);
     bool registers = op == URING_REGISTER;
-    UringArea area = {.commit_id = entry->headers.commit_id, .queue = queue->cpu};
+    UringArea area = {.commit_id = entry->headers.commit_id, .queue = entry->cpu};
 
     io_uring_prep_rw(IORING_OP_URING_CMD, sqe, 0, registers ? entry->buffers : NULL,
                      registers ? 2 : 0, 0);
@@ -117,7 +121,7 @@ static void queue_init_ring(UringProbeQueue *queue)
         .flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
                  IORING_SETUP_TASKRUN_FLAG,
     };
-    int ret = io_uring_queue_init_params(queue->probe->depth, &queue->ring, &params);
+    int ret = io_uring_queue_init_params(queue->n_entries, &queue->ring, &params);
 
     if (ret == 0) {
         ret = io_uring_register_files(&queue->ring, &queue->probe->fuse, 1);
@@ -128,12 +132,20 @@ static void queue_init_ring(UringProbeQueue *queue)
     io_uring_register_ring_fd(&queue->ring);
 }
 
+static unsigned queue_share(const UringProbeQueue *queue)
+{
+    return (queue->n_cpus - queue->first_cpu + queue->step - 1) / queue->step;
+}
+
 static void queue_register(UringProbeQueue *queue)
 {
-    queue->entries = calloc(queue->probe->depth, sizeof(*queue->entries));
-    for (unsigned i = 0; i < queue->probe->depth; i++) {
+    unsigned share = queue_share(queue);
+
+    queue->entries = calloc(queue->n_entries, sizeof(*queue->entries));
+    for (unsigned i = 0; i < queue->n_entries; i++) {
         UringProbeEntry *entry = &queue->entries[i];
 
+        entry->cpu = queue->first_cpu + i % share * queue->step;
         entry->data = probe_buffer(PROBE_MAX_IO);
         entry->buffers[0] = (struct iovec){&entry->headers, sizeof(entry->headers)};
         entry->buffers[1] = (struct iovec){entry->data, PROBE_MAX_IO};
@@ -143,13 +155,15 @@ static void queue_register(UringProbeQueue *queue)
     io_uring_submit(&queue->ring);
 }
 
-/* Fails for a CPU that is not there: nothing comes for it then. */
+/* Fails for CPUs that are not there: nothing comes for those then. */
 static void queue_pin(const UringProbeQueue *queue)
 {
     cpu_set_t cpus;
 
     CPU_ZERO(&cpus);
-    CPU_SET(queue->cpu, &cpus);
+    for (unsigned cpu = queue->first_cpu; cpu < queue->n_cpus; cpu += queue->step) {
+        CPU_SET(cpu, &cpus);
+    }
     pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus);
 }
 
@@ -174,13 +188,16 @@ static void *queue_run(void *opaque)
     return NULL;
 }
 
-void probe_uring_start(Probe *probe, unsigned n_cpus)
+void probe_uring_start(Probe *probe, unsigned threads, unsigned n_cpus)
 {
-    for (unsigned cpu = 0; cpu < n_cpus; cpu++) {
+    for (unsigned i = 0; i < threads; i++) {
         UringProbeQueue *queue = calloc(1, sizeof(*queue));
 
         queue->probe = probe;
-        queue->cpu = cpu;
+        queue->first_cpu = i;
+        queue->step = threads;
+        queue->n_cpus = n_cpus;
+        queue->n_entries = queue_share(queue) * probe->depth;
         probe_start_thread(queue_run, queue);
     }
 }

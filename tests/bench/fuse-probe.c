@@ -73,7 +73,7 @@ typedef struct ProbeBackingMap {
 /* Options */
 static char *option_transport = "dev";
 static char *option_cache = "direct";
-static int option_queues = 1;
+static int option_queues = -1; /* as many as suit the transport */
 static int option_batch = 32;
 static int option_depth = 16;
 static gint64 option_read_ahead;
@@ -285,9 +285,8 @@ static void serve(Probe *probe)
 
     sem_init(&probe->ready, 0, 0);
     if (probe_is_uring()) {
-        threads = 1 + probe_count_cpus();
         probe_dev_start(probe, 1); /* for FORGET, INTERRUPT, and to learn of the end */
-        probe_uring_start(probe, threads - 1);
+        probe_uring_start(probe, threads++, probe_count_cpus());
     } else {
         probe_dev_start(probe, threads);
     }
@@ -298,7 +297,8 @@ static void serve(Probe *probe)
 
 static const GOptionEntry option_entries[] = {
     {"transport", 0, 0, G_OPTION_ARG_STRING, &option_transport, "dev or io-uring", "NAME"},
-    {"queues", 0, 0, G_OPTION_ARG_INT, &option_queues, "dev: threads with a channel each", "N"},
+    {"queues", 0, 0, G_OPTION_ARG_INT, &option_queues,
+     "threads that serve (dev: 1, io-uring: one a CPU)", "N"},
     {"batch", 0, 0, G_OPTION_ARG_INT, &option_batch,
      "dev: requests read before the first is answered", "N"},
     {"depth", 0, 0, G_OPTION_ARG_INT, &option_depth, "io-uring: entries a CPU", "N"},
@@ -332,9 +332,20 @@ static void parse_options(int argc, char **argv)
     if (!g_str_equal(option_cache, "direct") && !g_str_equal(option_cache, "page")) {
         probe_die("no cache mode '%s'", option_cache);
     }
-    if (option_queues < 1 || option_batch < 1 || option_depth < 1 || option_read_ahead < 0) {
+    if (option_queues < -1 || option_queues == 0 || option_batch < 1 || option_depth < 1 ||
+        option_read_ahead < 0) {
         probe_die("a number is out of range");
     }
+}
+
+static unsigned choose_queues(void)
+{
+    unsigned most = probe_is_uring() ? probe_count_cpus() : G_MAXUINT;
+
+    if (option_queues < 0) {
+        return probe_is_uring() ? most : 1;
+    }
+    return MIN((unsigned)option_queues, most);
 }
 
 int main(int argc, char **argv)
@@ -344,7 +355,7 @@ int main(int argc, char **argv)
     int number;
 
     parse_options(argc, argv);
-    probe.queues = option_queues;
+    probe.queues = choose_queues();
     probe.batch = option_batch;
     probe.depth = option_depth;
     probe.pin = !option_no_pin;

@@ -31,7 +31,7 @@ typedef struct Probe {
     uint32_t open_flags;   /* of each answer to OPEN */
     int32_t backing_id;    /* with PROBE_FOPEN_PASSTHROUGH */
     struct fuse_attr attr; /* of the one file there is */
-    unsigned queues;       /* dev: threads */
+    unsigned queues;       /* threads that serve */
     unsigned batch;        /* dev: requests read before the first is answered, at the most */
     unsigned depth;        /* io-uring: entries a queue */
     bool pin;              /* io-uring: each thread to the CPU whose queue it serves */
@@ -71,8 +71,8 @@ int64_t probe_now_ns(void);
  */
 void probe_dev_start(Probe *probe, unsigned queues);
 
-/* Begin to serve ring queues, with a thread for each of @n_cpus. */
-void probe_uring_start(Probe *probe, unsigned n_cpus);
+/* Begin to serve the ring queues of @n_cpus CPUs with no more than so many threads. */
+void probe_uring_start(Probe *probe, unsigned threads, unsigned n_cpus);
 
 /* How many CPUs this machine may ever have. */
 unsigned probe_count_cpus(void);

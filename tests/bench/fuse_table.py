@@ -85,12 +85,16 @@ def stream(path, write, seconds):
 
 
 class Column:
-    """One of those compared. group: whose it is; transport: whose probe it is compared with."""
+    """One of those compared. group: whose it is; transport: whose probe it is compared with.
 
-    def __init__(self, name, group, transport, start):
+    threads: how many serve. The probes that an export is compared with have no more than it has.
+    """
+
+    def __init__(self, name, group, transport, threads, start):
         self.name = name
         self.group = group
         self.transport = transport
+        self.threads = threads
         self.start = start  # (column, images): begins to serve and sets paths
         self.paths = {}     # of the file to read and write, by cache mode
         self.stop = lambda: None
@@ -176,7 +180,7 @@ def _knows_passthrough(peer):
 
 def all_columns(peers, options, work):
     """Every column there is on this machine: those that are measured by default."""
-    columns = [Column('file', 'file', 'file', _start_file)]
+    columns = [Column('file', 'file', 'file', 0, _start_file)]
     uring = _uring_is_on()
     for peer in peers:
         own = peer.name == 'wharfd'
@@ -184,10 +188,10 @@ def all_columns(peers, options, work):
             extra = {'transport': transport} if own else {}
             for count in options.iothreads:
                 name = f'wharf-{transport}' if own else peer.name
-                columns.append(Column(f'{name}/{count}', 'wharf' if own else 'qsd', transport,
+                columns.append(Column(f'{name}/{count}', 'wharf' if own else 'qsd', transport, max(count, 1),
                                       _daemon_starter(peer, count, extra)))
         if own and _knows_passthrough(peer):
-            columns.append(Column('wharf-passthrough', 'wharf', 'file',
+            columns.append(Column('wharf-passthrough', 'wharf', 'file', 1,
                                   _daemon_starter(peer, 1, {'passthrough': 'on', 'growable': True})))
     return columns + _probe_columns(options, work, uring)
 
@@ -195,14 +199,17 @@ def all_columns(peers, options, work):
 def _probe_columns(options, work, uring):
     build = os.path.dirname(os.path.dirname(options.wharfd))
     binary = os.path.join(build, 'tests', 'bench', 'fuse-probe')
-    kinds = [('probe-dev/1', 'dev', ['--queues', '1']), ('probe-dev/2', 'dev', ['--queues', '2'])]
-    if uring:
-        kinds += [('probe-io-uring/pinned', 'io-uring', ['--transport', 'io-uring']),
-                  ('probe-io-uring/free', 'io-uring', ['--transport', 'io-uring', '--no-pin'])]
     if not os.path.exists(binary):
         print(f'{binary} is not built: no probes')
         return []
-    return [Column(name, 'probe', transport, _probe_starter(binary, work, args)) for name, transport, args in kinds]
+    counts = sorted({max(count, 1) for count in options.iothreads})
+    kinds = [(f'probe-dev/{count}', 'dev', count, []) for count in counts]
+    if uring:
+        kinds += [(f'probe-io-uring/{count}{mark}', 'io-uring', count, ['--transport', 'io-uring', *args])
+                  for count in counts for mark, args in (('', ['--no-pin']), ('-pinned', [])) if count > 1 or args]
+    return [Column(name, 'probe', transport, count,
+                   _probe_starter(binary, work, ['--queues', str(count), *args]))
+            for name, transport, count, args in kinds]
 
 
 def _uring_is_on():
@@ -290,7 +297,7 @@ class Results:
         parts = [f'{self.median(row, column):.0f}']
         if column.group in ('wharf', 'qsd'):
             parts.append(self.ratio(row, column, lambda other: other.transport == column.transport
-                                    and other.group in ('probe', 'file')))
+                                    and other.threads <= column.threads and other.group in ('probe', 'file')))
         if column.group == 'wharf':
             parts.append(self.ratio(row, column, lambda other: other.group == 'qsd'))
         return ' '.join(part if isinstance(part, str) else f'{mark}{part:.2f}'

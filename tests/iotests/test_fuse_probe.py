@@ -95,7 +95,8 @@ class OverDev(ProbeTest, IoTest):
 @normal_build_only
 class OverUring(ProbeTest, IoTest):
     MODES = ('--transport io-uring', '--transport io-uring --depth 1 --no-pin',
-             '--transport io-uring --poll-ns 20000', '--transport io-uring --cache page')
+             '--transport io-uring --queues 1', '--transport io-uring --poll-ns 20000',
+             '--transport io-uring --cache page')
 
     def setUp(self):
         super().setUp()
