@@ -70,7 +70,9 @@ static void conn_free(NbdConnection *conn)
     g_queue_unlink(&queue->active, &conn->link);
     __atomic_fetch_sub(&queue->connections, 1, __ATOMIC_RELAXED);
     __atomic_fetch_sub(&conn->ne->connections, 1, __ATOMIC_RELEASE);
-    nbd_server_seat_leave(conn->seat);
+    if (conn->seat) {
+        nbd_server_seat_leave(conn->seat);
+    }
     g_free(conn->context_ids);
     g_free(conn->input);
     g_free(conn);
@@ -171,7 +173,6 @@ static bool conn_send(NbdConnection *conn)
 {
     bool any = false;
 
-    conn->blocked = false;
     while (conn->out && !conn->blocked) {
         struct iovec iov[CONN_MAX_IOV];
         struct msghdr message = {.msg_iov = iov};
@@ -494,6 +495,7 @@ static void conn_work(NbdConnection *conn, bool readable)
     bool progress;
 
     conn->working = true;
+    conn->blocked = false;
     do {
         unsigned taken;
 

@@ -126,7 +126,7 @@ typedef struct NbdClient {
     int fd;
     NbdTerms terms;
     uint32_t *context_ids; /* terms.n_contexts of them; owned */
-    NbdSeat *seat;
+    NbdSeat *seat; /* NULL: it came from no server */
 } NbdClient;
 
 /*

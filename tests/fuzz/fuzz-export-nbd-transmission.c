@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The transmission of the NBD server: any bytes as requests, over a node in memory. The first byte
+ * of the input says what was agreed on; the rest is what the client sends, cut in pieces by the
+ * second byte. The input may leave out magic numbers: with bit 3 of the first byte they are put in
+ * front of each run of bytes that is as long as the rest of a header. What comes back must be
+ * replies.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../unit/nbd-fixture.h"
+#include "util/be.h"
+
+#define MEMORY "{'driver': 'memory', 'node-name': 'n0', 'size': 70000}"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+typedef struct Stream {
+    NbdFixture *fixture;
+    const NbdTerms *terms;
+    int fd;
+    GByteArray *answers;
+} Stream;
+
+/* Take what has come. False at the end of the connection. */
+static bool take_answers(Stream *stream)
+{
+    uint8_t buffer[65536];
+    ssize_t n;
+
+    do {
+        n = recv(stream->fd, buffer, sizeof(buffer), MSG_DONTWAIT);
+        if (n > 0) {
+            g_byte_array_append(stream->answers, buffer, n);
+        }
+    } while (n > 0);
+    return n < 0 && errno == EAGAIN;
+}
+
+static bool send_bytes(Stream *stream, const uint8_t *bytes, size_t size)
+{
+    while (size) {
+        ssize_t n = send(stream->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (n > 0) {
+            bytes += n;
+            size -= n;
+        } else if (errno != EAGAIN) {
+            return false;
+        }
+        nbd_fixture_poll(stream->fixture);
+        if (!take_answers(stream)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Each reply begins with the magic number of the kind agreed on. Simple ones to reads have data
+ * whose length cannot be told here, so only the first is looked at.
+ */
+static void check_answers(const Stream *stream)
+{
+    const GByteArray *all = stream->answers;
+    size_t at = 0;
+
+    while (all->len - at >= NBD_SIMPLE_BYTES) {
+        const uint8_t *reply = all->data + at;
+        uint32_t magic = be32_get(reply);
+
+        if (magic == NBD_SIMPLE_MAGIC) {
+            g_assert(!stream->terms->extended);
+            if (!stream->terms->structured) {
+                return;
+            }
+            at += NBD_SIMPLE_BYTES;
+        } else if (magic == NBD_STRUCTURED_MAGIC) {
+            g_assert(stream->terms->structured && !stream->terms->extended);
+            g_assert(all->len - at >= NBD_STRUCTURED_BYTES);
+            at += NBD_STRUCTURED_BYTES + be32_get(reply + 16);
+        } else {
+            g_assert(magic == NBD_EXT_REPLY && stream->terms->extended);
+            g_assert(all->len - at >= NBD_EXT_REPLY_BYTES);
+            at += NBD_EXT_REPLY_BYTES + be64_get(reply + 24);
+        }
+        if (at > all->len) {
+            return; /* the connection was closed in the middle */
+        }
+    }
+}
+
+/* The input as the client sends it. */
+static GByteArray *with_magics(const NbdTerms *terms, const uint8_t *data, size_t size)
+{
+    size_t head = nbd_wire_request_bytes(terms) - 4;
+    GByteArray *out = g_byte_array_new();
+
+    while (size) {
+        size_t n = MIN(head, size);
+
+        nbd_wire_add_u32(out, terms->extended ? NBD_EXT_REQUEST : NBD_REQUEST_MAGIC);
+        g_byte_array_append(out, data, n);
+        data += n;
+        size -= n;
+    }
+    return out;
+}
+
+static void run(NbdFixture *fixture, uint8_t kind, uint8_t piece, const uint8_t *data, size_t size)
+{
+    NbdTerms terms;
+    Stream stream = {.fixture = fixture, .terms = &terms, .answers = g_byte_array_new()};
+    g_autoptr(GByteArray) input = NULL;
+    size_t step = piece ? piece : SIZE_MAX;
+
+    stream.fd = nbd_fixture_connect(fixture, kind & 1, kind & 2, &terms);
+    if (kind & 8) {
+        input = with_magics(&terms, data, size);
+    } else {
+        input = g_byte_array_append(g_byte_array_new(), data, size);
+    }
+    for (size_t at = 0; at < input->len; at += MIN(step, input->len - at)) {
+        if (!send_bytes(&stream, input->data + at, MIN(step, input->len - at))) {
+            break;
+        }
+    }
+    shutdown(stream.fd, SHUT_WR);
+    while (take_answers(&stream)) {
+        aio_context_poll(fixture->ctx, false);
+    }
+    check_answers(&stream);
+    close(stream.fd);
+    g_byte_array_unref(stream.answers);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    NbdFixture *fixture;
+
+    if (size < 2) {
+        return 0;
+    }
+    fixture = nbd_fixture_new(MEMORY, !(data[0] & 4));
+    run(fixture, data[0], data[1], data + 2, size - 2);
+    nbd_fixture_free(fixture);
+    return 0;
+}

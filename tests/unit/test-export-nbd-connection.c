@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The transmission of the NBD server: limits, stopping in the middle, clients that go. */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "nbd-fixture.h"
+#include "util/be.h"
+
+#define SIZE   (4 * 1024 * 1024)
+#define MEMORY "{'driver': 'memory', 'node-name': 'n0', 'size': 4194304}"
+
+static size_t put_request(const NbdTerms *terms, uint8_t *out, unsigned type, uint64_t cookie,
+                          uint64_t offset, uint32_t length)
+{
+    be32_put(out, terms->extended ? NBD_EXT_REQUEST : NBD_REQUEST_MAGIC);
+    be16_put(out + 4, terms->extended && type == NBD_CMD_WRITE ? NBD_CMD_FLAG_PAYLOAD_LEN : 0);
+    be16_put(out + 6, type);
+    be64_put(out + 8, cookie);
+    be64_put(out + 16, offset);
+    if (terms->extended) {
+        be64_put(out + 24, length);
+        return NBD_EXT_REQUEST_BYTES;
+    }
+    be32_put(out + 24, length);
+    return NBD_REQUEST_BYTES;
+}
+
+static void send_request(int fd, const NbdTerms *terms, unsigned type, uint64_t cookie,
+                         uint64_t offset, uint32_t length)
+{
+    uint8_t out[NBD_EXT_REQUEST_BYTES];
+    size_t n = put_request(terms, out, type, cookie, offset, length);
+
+    g_assert_cmpint(send(fd, out, n, 0), ==, n);
+}
+
+/* So many requests with one call, with their number for a cookie. */
+static void send_requests(NbdFixture *f, int fd, const NbdTerms *terms, unsigned type,
+                          uint32_t length, unsigned count)
+{
+    g_autofree uint8_t *out = g_malloc(count * NBD_EXT_REQUEST_BYTES);
+    size_t bytes = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        bytes += put_request(terms, out + bytes, type, i, 0, length);
+    }
+    g_assert_cmpint(send(fd, out, bytes, 0), ==, bytes);
+    nbd_fixture_poll(f);
+}
+
+/* Exactly @bytes bytes from the server; false if it ends before. */
+static bool receive(NbdFixture *f, int fd, void *out, size_t bytes)
+{
+    while (bytes) {
+        ssize_t n = recv(fd, out, bytes, 0);
+
+        if (n < 0 && errno == EAGAIN) {
+            aio_context_poll(f->ctx, false);
+            continue;
+        }
+        if (n <= 0) {
+            return false;
+        }
+        out = (char *)out + n;
+        bytes -= n;
+    }
+    return true;
+}
+
+/* A simple reply without data: its error, or -1 at the end of the connection. */
+static int receive_simple(NbdFixture *f, int fd, uint64_t *cookie)
+{
+    uint8_t reply[NBD_SIMPLE_BYTES];
+
+    if (!receive(f, fd, reply, sizeof(reply))) {
+        return -1;
+    }
+    g_assert_cmphex(be32_get(reply), ==, NBD_SIMPLE_MAGIC);
+    *cookie = be64_get(reply + 8);
+    return be32_get(reply + 4);
+}
+
+static bool at_end(NbdFixture *f, int fd)
+{
+    uint8_t byte;
+
+    return !receive(f, fd, &byte, 1);
+}
+
+static unsigned in_flight(NbdFixture *f)
+{
+    return nbd_fixture_queue(f)->common.data_requests;
+}
+
+/* Flushes that wait at the gate of a drained node: no more than so many are begun. */
+static void test_limit_of_requests(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+    bool seen[1000] = {false};
+    uint64_t cookie;
+
+    nbd_fixture_drain(f);
+    send_requests(f, fd, &terms, NBD_CMD_TRIM, 4096, G_N_ELEMENTS(seen));
+    g_assert_cmpuint(in_flight(f), ==, 256);
+    nbd_fixture_undrain(f);
+    for (unsigned i = 0; i < G_N_ELEMENTS(seen); i++) {
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+        g_assert_cmpuint(cookie, <, G_N_ELEMENTS(seen));
+        g_assert_false(seen[cookie]);
+        seen[cookie] = true;
+    }
+    g_assert_cmpuint(in_flight(f), ==, 0);
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+/* The same for their bytes. */
+static void test_limit_of_bytes(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+    g_autofree uint8_t *data = g_malloc(SIZE);
+
+    nbd_fixture_drain(f);
+    send_requests(f, fd, &terms, NBD_CMD_READ, SIZE, 100);
+    g_assert_cmpuint(in_flight(f), ==, 8);
+    nbd_fixture_undrain(f);
+    for (unsigned i = 0; i < 100; i++) {
+        uint64_t cookie;
+
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+        g_assert_true(receive(f, fd, data, SIZE));
+    }
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+/* A client that takes no answers gets nothing begun, and everything once it does. */
+static void test_client_that_does_not_read(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, true, false, &terms);
+    int other = nbd_fixture_connect(f, false, false, &terms);
+    g_autofree uint8_t *data = g_malloc(SIZE);
+    uint64_t cookie;
+
+    terms.structured = true;
+    send_requests(f, fd, &terms, NBD_CMD_READ, 128 * 1024, 200);
+    send_request(other, &terms, NBD_CMD_TRIM, 7, 0, 4096);
+    g_assert_cmpint(receive_simple(f, other, &cookie), ==, 0);
+    g_assert_cmpuint(in_flight(f), ==, 0);
+    for (unsigned i = 0; i < 200; i++) {
+        /* All zeros: one chunk that says so. */
+        g_assert_true(receive(f, fd, data, NBD_STRUCTURED_BYTES + 12));
+        g_assert_cmpuint(be64_get(data + 8), ==, i);
+    }
+    close(fd);
+    close(other);
+    nbd_fixture_free(f);
+}
+
+/* What has begun when the queue stops is answered, what comes later is told so; then it ends. */
+static void test_stop(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+    uint64_t cookie;
+
+    nbd_fixture_drain(f);
+    send_request(fd, &terms, NBD_CMD_TRIM, 1, 0, 4096);
+    nbd_fixture_poll(f);
+    send_request(fd, &terms, NBD_CMD_TRIM, 2, 0, 4096);
+    nbd_fixture_stop(f, false);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, NBD_ESHUTDOWN);
+    g_assert_cmpuint(cookie, ==, 2);
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 1);
+    nbd_fixture_undrain(f);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+    g_assert_cmpuint(cookie, ==, 1);
+    g_assert_true(at_end(f, fd));
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
+    g_assert_cmpuint(f->ne->connections, ==, 0);
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+/* Cut off: the client is gone at once, the request runs on. */
+static void test_cut(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+
+    nbd_fixture_drain(f);
+    send_request(fd, &terms, NBD_CMD_TRIM, 1, 0, 4096);
+    nbd_fixture_poll(f);
+    nbd_fixture_stop(f, false);
+    nbd_fixture_poll(f);
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 1);
+    nbd_fixture_stop(f, true);
+    g_assert_true(at_end(f, fd));
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 1);
+    nbd_fixture_undrain(f);
+    while (nbd_fixture_queue(f)->common.requests) {
+        aio_context_poll(f->ctx, true);
+    }
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+/* A client that goes while its requests run, and one that goes in the middle of a write. */
+static void test_client_that_goes(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, true, &terms);
+    int other = nbd_fixture_connect(f, false, false, &terms);
+
+    nbd_fixture_drain(f);
+    send_request(other, &terms, NBD_CMD_WRITE, 1, 0, 1000);
+    g_assert_cmpint(send(other, "abc", 3, 0), ==, 3);
+    terms.extended = true;
+    send_request(fd, &terms, NBD_CMD_READ, 1, 0, 4096);
+    nbd_fixture_poll(f);
+    close(fd);
+    close(other);
+    nbd_fixture_poll(f);
+    g_assert_cmpuint(f->ne->connections, ==, 1); /* its request is held up */
+    nbd_fixture_undrain(f);
+    nbd_fixture_poll(f);
+    while (nbd_fixture_queue(f)->common.requests) {
+        aio_context_poll(f->ctx, true);
+    }
+    g_assert_cmpuint(f->ne->connections, ==, 0);
+    nbd_fixture_free(f);
+}
+
+/* A client that comes when the queue has been stopped is sent away. */
+static void test_too_late(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd;
+
+    nbd_fixture_stop(f, false);
+    fd = nbd_fixture_connect(f, false, false, &terms);
+    g_assert_true(at_end(f, fd));
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/nbd/connection/limit-of-requests", test_limit_of_requests);
+    g_test_add_func("/nbd/connection/limit-of-bytes", test_limit_of_bytes);
+    g_test_add_func("/nbd/connection/does-not-read", test_client_that_does_not_read);
+    g_test_add_func("/nbd/connection/stop", test_stop);
+    g_test_add_func("/nbd/connection/cut", test_cut);
+    g_test_add_func("/nbd/connection/goes", test_client_that_goes);
+    g_test_add_func("/nbd/connection/too-late", test_too_late);
+    return g_test_run();
+}
