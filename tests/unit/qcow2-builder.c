@@ -3,6 +3,7 @@
 
 #include <zlib.h>
 
+#include "block/drivers/qcow2/bitmap.h"
 #include "block/drivers/qcow2/refcount.h"
 #include "tests/unit/graph-rig.h"
 
@@ -157,6 +158,53 @@ void qcow2_builder_names(Qcow2Builder *b, const char *backing, const char *forma
     h->backing_file = g_strdup(backing);
     set_string(h, QCOW2_EXTENSION_BACKING_FORMAT, format);
     set_string(h, QCOW2_EXTENSION_DATA_FILE, data_file);
+    put_header(b, h);
+}
+
+/* A directory entry with a table of @entries entries, all of which are @entry. */
+static void append_bitmap(Qcow2Builder *b, GByteArray *directory, const char *name, uint32_t flags,
+                          uint32_t entries, uint64_t entry)
+{
+    uint64_t table = qcow2_builder_append(b, (entries * 8 - 1) / cluster_size(b) + 1);
+    uint8_t fixed[QCOW2_BITMAP_FIXED + 8] = {0};
+
+    for (uint32_t i = 0; i < entries; i++) {
+        be64_put(qcow2_builder_at(b, table + i * 8), entry);
+    }
+    be64_put(fixed, table);
+    be32_put(fixed + 8, entries);
+    be32_put(fixed + 12, flags);
+    fixed[16] = 1;
+    fixed[17] = 9;
+    be16_put(fixed + 18, strlen(name));
+    memcpy(fixed + QCOW2_BITMAP_FIXED, name, strlen(name));
+    g_assert_cmpuint(strlen(name), <=, 8);
+    g_byte_array_append(directory, fixed, sizeof(fixed));
+}
+
+void qcow2_builder_bitmaps(Qcow2Builder *b)
+{
+    g_autoptr(Qcow2Header) h = qcow2_header_parse(b->bytes->data, b->bytes->len, NULL);
+    g_autoptr(GByteArray) directory = g_byte_array_new();
+    uint32_t entries = qcow2_bitmap_entries(9, b->layout.cluster_bits, h->size);
+    uint64_t bits = qcow2_builder_append(b, 1);
+    uint64_t at, last;
+    uint8_t extension[24] = {0};
+
+    memset(qcow2_builder_at(b, bits), 0x55, cluster_size(b));
+    append_bitmap(b, directory, "auto", QCOW2_BITMAP_AUTO, entries, 0);
+    append_bitmap(b, directory, "kept", 0, entries, 1);
+    last = be64_get(directory->data + 32) + (entries - 1) * 8;
+    be64_put(qcow2_builder_at(b, last), bits);
+    append_bitmap(b, directory, "lost", QCOW2_BITMAP_AUTO | QCOW2_BITMAP_IN_USE, entries, 0);
+    at = qcow2_builder_append(b, (directory->len - 1) / cluster_size(b) + 1);
+    memcpy(qcow2_builder_at(b, at), directory->data, directory->len);
+    be32_put(extension, 3);
+    be64_put(extension + 8, directory->len);
+    be64_put(extension + 16, at);
+    qcow2_header_set_extension(h, QCOW2_EXTENSION_BITMAPS,
+                               g_bytes_new(extension, sizeof(extension)));
+    h->autoclear |= QCOW2_AUTOCLEAR_BITMAPS;
     put_header(b, h);
 }
 

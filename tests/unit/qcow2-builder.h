@@ -48,6 +48,12 @@ void qcow2_builder_compressed(Qcow2Builder *b, uint64_t cluster, unsigned seed,
 void qcow2_builder_names(Qcow2Builder *b, const char *backing, const char *format,
                          const char *data_file);
 
+/*
+ * Give it persistent bitmaps of parts of 512 bytes: "auto", empty and kept up; "kept", which is not,
+ * full but for its last table entry, where every other bit is set; and "lost", which is in use.
+ */
+void qcow2_builder_bitmaps(Qcow2Builder *b);
+
 /* Count all clusters that there are, each once: the image can be written to then. */
 void qcow2_builder_count(Qcow2Builder *b);
 

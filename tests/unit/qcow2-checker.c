@@ -2,6 +2,7 @@
 #include "tests/unit/qcow2-checker.h"
 
 #include "block/drivers/qcow2/be.h"
+#include "block/drivers/qcow2/bitmap.h"
 #include "block/drivers/qcow2/refcount.h"
 #include "block/drivers/qcow2/snapshot.h"
 #include "block/drivers/qcow2/table.h"
@@ -134,6 +135,103 @@ static void walk_snapshots(Walk *w)
     name(w, w->h->snapshots_offset, at - w->h->snapshots_offset, "the table of snapshots");
 }
 
+/* Bitmaps */
+
+/* The bitmaps that count, and their directory; NULL: there are none. */
+static GPtrArray *parse_bitmaps(const Qcow2Header *h, const uint8_t *bytes, uint64_t length,
+                                Qcow2BitmapsExtension *ext, GError **error)
+{
+    GBytes *data = qcow2_header_extension(h, QCOW2_EXTENSION_BITMAPS);
+
+    if (!data || !(h->autoclear & QCOW2_AUTOCLEAR_BITMAPS) ||
+        !qcow2_bitmaps_extension_parse(data, h->cluster_bits, ext, error)) {
+        return NULL;
+    }
+    g_assert_cmpuint(ext->offset + ext->bytes, <=, length);
+    return qcow2_bitmaps_parse(ext, bytes + ext->offset, h->cluster_bits, error);
+}
+
+static void walk_bitmap(Walk *w, const Qcow2Bitmap *b)
+{
+    int64_t entries = qcow2_bitmap_entries(b->granularity, w->layout.cluster_bits, w->h->size);
+
+    if (entries != b->table_entries) {
+        corrupt(w, "bitmap '%s' has a table of %u entries", b->name, b->table_entries);
+    }
+    name(w, b->table_offset, (uint64_t)b->table_entries * 8, "a table of a bitmap");
+    for (uint32_t i = 0; i < b->table_entries; i++) {
+        uint64_t entry = word_at(w, b->table_offset + (uint64_t)i * 8);
+        uint64_t offset;
+
+        switch (qcow2_bits_decode(entry, w->layout.cluster_bits, &offset)) {
+        case QCOW2_BITS_STORED:
+            name(w, offset, qcow2_cluster_size(&w->layout), "a cluster of a bitmap");
+            break;
+        case QCOW2_BITS_FAULTY:
+            corrupt(w, "an entry of a bitmap's table is wrong");
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void walk_bitmaps(Walk *w)
+{
+    g_autoptr(GError) error = NULL;
+    Qcow2BitmapsExtension ext;
+    g_autoptr(GPtrArray) bitmaps = parse_bitmaps(w->h, w->bytes, w->length, &ext, &error);
+
+    if (error) {
+        corrupt(w, "bitmaps: %s", error->message);
+    }
+    for (guint i = 0; bitmaps && i < bitmaps->len; i++) {
+        walk_bitmap(w, g_ptr_array_index(bitmaps, i));
+    }
+    if (bitmaps) {
+        name(w, ext.offset, ext.bytes, "the directory of bitmaps");
+    }
+}
+
+static GByteArray *read_bits(const uint8_t *bytes, const Qcow2Bitmap *b, unsigned cluster_bits)
+{
+    GByteArray *bits = g_byte_array_new();
+    uint32_t size = 1u << cluster_bits;
+
+    for (uint32_t i = 0; i < b->table_entries; i++) {
+        uint64_t offset;
+        Qcow2Bits kind =
+            qcow2_bits_decode(be64_get(bytes + b->table_offset + i * 8), cluster_bits, &offset);
+
+        g_byte_array_set_size(bits, (i + 1) * size);
+        memset(bits->data + i * size, kind == QCOW2_BITS_ONES ? 0xff : 0, size);
+        if (kind == QCOW2_BITS_STORED) {
+            memcpy(bits->data + i * size, bytes + offset, size);
+        }
+    }
+    return bits;
+}
+
+GByteArray *qcow2_check_bitmap(const uint8_t *bytes, uint64_t length, const char *name,
+                               uint32_t *flags)
+{
+    g_autoptr(Qcow2Header) h = qcow2_header_parse(bytes, length, NULL);
+    Qcow2BitmapsExtension ext;
+    g_autoptr(GPtrArray) bitmaps = parse_bitmaps(h, bytes, length, &ext, NULL);
+
+    for (guint i = 0; bitmaps && i < bitmaps->len; i++) {
+        const Qcow2Bitmap *b = g_ptr_array_index(bitmaps, i);
+
+        if (g_str_equal(b->name, name)) {
+            *flags = b->flags;
+            return read_bits(bytes, b, h->cluster_bits);
+        }
+    }
+    return NULL;
+}
+
+/* All */
+
 static void walk(Walk *w)
 {
     uint64_t size = qcow2_cluster_size(&w->layout);
@@ -154,6 +252,7 @@ static void walk(Walk *w)
     if (w->h->n_snapshots > 0) {
         walk_snapshots(w);
     }
+    walk_bitmaps(w);
 }
 
 static void compare(Walk *w)

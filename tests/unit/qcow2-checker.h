@@ -17,6 +17,13 @@ typedef struct Qcow2Check {
 } Qcow2Check;
 
 void qcow2_check(const uint8_t *bytes, uint64_t length, Qcow2Check *check);
+/*
+ * The bits of the persistent bitmap called @name, as in the image, and *@flags; NULL: there is none
+ * that counts.
+ */
+GByteArray *qcow2_check_bitmap(const uint8_t *bytes, uint64_t length, const char *name,
+                               uint32_t *flags);
+
 void qcow2_check_clear(Qcow2Check *check);
 
 #endif

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "block/block-internal.h"
+#include "block/drivers/qcow2/bitmap.h"
 #include "block/drivers/qcow2/refcount.h"
 #include "block/drivers/qcow2/snapshot.h"
 #include "qapi/commands-block-core.h"
@@ -192,6 +193,7 @@ static const Kind kinds[] = {
     {"tiny-cache", 3, 9, 4, 0, 300 * KIB, true,
      ", 'l2-cache-size': 1024, 'l2-cache-entry-size': 512, 'discard': 'unmap'"},
     {"no-unref", 3, 12, 4, 0, MIB, true, ", 'discard-no-unref': true, 'discard': 'unmap'"},
+    {"long-bitmaps", 3, 9, 4, 0, 1800 * KIB, false, ", 'discard': 'unmap'"},
     {"compressed", 3, 16, 4, 0, 2 * MIB, true, ", 'discard': 'unmap'", true},
     {"compressed-small", 3, 9, 4, 0, 300 * KIB, false, ", 'discard': 'unmap'", true},
     {"compressed-subclusters", 3, 14, 4, EXTENDED, MIB, true, ", 'discard': 'unmap'", true},
@@ -235,6 +237,7 @@ typedef struct Run {
     GRand *rand;
     BlockBackend *blk;
     uint8_t *model;
+    uint8_t *first;     /* the model, at the beginning */
     uint64_t size, max; /* of the disk: now, and at most */
     uint8_t *buffer;
     GArray *touches, *marks;
@@ -295,6 +298,49 @@ static void check_image(const uint8_t *bytes, uint64_t length, bool leaks, const
     qcow2_check_clear(&check);
 }
 
+/*
+ * A bitmap that may be trusted tells of all parts in which @disk is not what it was at the
+ * beginning. Others are as they were.
+ */
+static void check_bitmaps(const Run *run, const uint8_t *bytes, uint64_t length,
+                          const uint8_t *disk, uint64_t size)
+{
+    uint32_t flags = 0;
+    g_autoptr(GByteArray) kept_up = qcow2_check_bitmap(bytes, length, "auto", &flags);
+    g_autoptr(GByteArray) kept = NULL;
+
+    for (uint64_t i = 0; kept_up && !(flags & QCOW2_BITMAP_IN_USE) && i < size; i++) {
+        if (disk[i] != run->first[i] && !(kept_up->data[i / 512 / 8] & 1 << i / 512 % 8)) {
+            g_error("the bitmap does not tell of a change at %" G_GUINT64_FORMAT, i);
+        }
+    }
+    kept = qcow2_check_bitmap(bytes, length, "kept", &flags);
+    for (uint64_t i = 0; kept && i < MIN(size, run->kind->size) / 512 / 8; i++) {
+        uint64_t cluster = UINT64_C(1) << run->kind->cluster_bits;
+        uint64_t last = run->kind->size / 512 / 8 / cluster * cluster;
+
+        g_assert_cmpuint(flags, ==, 0);
+        g_assert_cmphex(kept->data[i], ==, i < last ? 0xff : 0x55);
+    }
+}
+
+/* With the image closed in order they are all there. */
+static void check_closed_bitmaps(const Run *run, const uint8_t *bytes, uint64_t length)
+{
+    uint32_t flags;
+    g_autoptr(GByteArray) bits = NULL;
+
+    if (run->kind->version < 3) {
+        return;
+    }
+    bits = qcow2_check_bitmap(bytes, length, "lost", &flags);
+    g_assert_cmphex(flags, ==, QCOW2_BITMAP_AUTO | QCOW2_BITMAP_IN_USE);
+    g_clear_pointer(&bits, g_byte_array_unref);
+    bits = qcow2_check_bitmap(bytes, length, "auto", &flags);
+    g_assert_cmphex(flags, ==, QCOW2_BITMAP_AUTO);
+    check_bitmaps(run, bytes, length, run->model, run->size);
+}
+
 static void co_fn co_close(Run *run)
 {
     g_autofree uint8_t *bytes = NULL;
@@ -304,6 +350,7 @@ static void co_fn co_close(Run *run)
     graph_rig_co_del(run->rig, "q");
     bytes = co_image(run, &length);
     check_image(bytes, length, false, "closed at", n_records());
+    check_closed_bitmaps(run, bytes, length);
 }
 
 static void co_fn co_mark(Run *run)
@@ -581,6 +628,9 @@ static Qcow2Builder *make_image(const Kind *kind)
     if (kind->version >= 3 && !(kind->features & EXTENDED)) {
         qcow2_builder_map(b, 2, QCOW2_ENTRY_ZERO, 0);
     }
+    if (kind->version >= 3) {
+        qcow2_builder_bitmaps(b);
+    }
     qcow2_builder_count(b);
     return b;
 }
@@ -625,11 +675,13 @@ static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow
     co_open(run);
     /* What is in the image at the beginning the tests of reading have looked at. */
     g_assert_cmpint(blk_co_preadv(run->blk, 0, IOV_LOCAL(run->model, run->size), 0), ==, 0);
+    run->first = g_memdup2(run->model, run->max);
     co_mark(run);
 }
 
 static void run_clear(Run *run)
 {
+    g_free(run->first);
     g_rand_free(run->rand);
     g_free(run->model);
     g_free(run->buffer);
@@ -672,6 +724,7 @@ static void co_fn body_no_flush(GraphRig *rig)
     Run run;
 
     co_begin(&run, rig, &kind, b);
+    co_do_write(&run, 0, 1); /* before it bitmaps are marked as in use */
     records = g_array_new(FALSE, FALSE, sizeof(Record));
     g_array_set_clear_func(records, record_clear);
     for (unsigned i = 0; i < 300; i++) {
@@ -815,6 +868,7 @@ static void co_fn co_check_content(Run *run, const GByteArray *image, guint n)
                            BLOCK_PERM_CONSISTENT_READ);
     size = MIN((uint64_t)blk_length(blk), mark->size);
     g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(run->buffer, size), 0), ==, 0);
+    check_bitmaps(run, image->data, image->len, run->buffer, size);
     if (memcmp(run->buffer, mark->model, size) == 0) {
         size = 0; /* nothing to look for */
     }
@@ -1011,14 +1065,17 @@ static void co_fn body_side_by_side(GraphRig *rig)
 }
 
 /*
- * Snapshots when something fails: what is done then has been done as a whole or not at all, and the
- * image can be used on. Each request to the file fails, alone or with all that follow.
+ * Snapshots, lengths and the end, which stores bitmaps, when something fails: what is done then has
+ * been done as a whole or not at all, and the image can be used on. Each request to the file fails,
+ * alone or with all that follow.
  */
 
 typedef enum {
     DO_CREATE,
     DO_APPLY,
     DO_DELETE,
+    DO_GROW,
+    DO_CLOSE,
     DO__MAX,
 } Doing;
 
@@ -1032,14 +1089,20 @@ static bool co_fn co_do(Run *run, Doing what, GError **error)
         return qmp_blockdev_snapshot_internal_sync(&call, "q", "s2", error);
     case DO_APPLY:
         return qmp_blockdev_snapshot_apply_internal_sync(&call, "q", NULL, "s0", error);
-    default:
+    case DO_DELETE:
         info = qmp_blockdev_snapshot_delete_internal_sync(&call, "q", NULL, "s0", error);
         return info != NULL;
+    case DO_GROW:
+        return blk_co_truncate(run->blk, run->max, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, error) == 0;
+    default:
+        block_backend_co_free(run->blk);
+        graph_rig_co_del(run->rig, "q");
+        return true;
     }
 }
 
 /* The model follows. */
-static void did(Run *run, Doing what)
+static void co_fn co_did(Run *run, Doing what)
 {
     const Snap *first = &g_array_index(run->snaps, Snap, 0);
     Snap snap = {.name = "s2", .size = run->size};
@@ -1054,8 +1117,15 @@ static void did(Run *run, Doing what)
         memcpy(run->model, first->model, run->max);
         run->size = first->size;
         break;
-    default:
+    case DO_DELETE:
         g_array_remove_index(run->snaps, 0);
+        break;
+    case DO_GROW:
+        memset(run->model + run->size, 0, run->max - run->size);
+        run->size = run->max;
+        break;
+    default:
+        co_open(run);
     }
 }
 
@@ -1071,8 +1141,12 @@ static void co_fn co_check_image(Run *run, const char *when, guint n)
 static bool co_fn co_try_with_fault(Run *run, Doing what, int n, bool stay)
 {
     g_autoptr(GError) error = NULL;
+    g_autofree uint8_t *bytes = NULL;
+    uint64_t length;
     bool ok, struck;
 
+    co_do_write(run, run->size / 2, run->size / 4);
+    g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
     faults_in = n;
     faults_stay = stay;
     ok = co_do(run, what, &error);
@@ -1082,7 +1156,13 @@ static bool co_fn co_try_with_fault(Run *run, Doing what, int n, bool stay)
     g_assert_true(ok || struck);
     co_check_image(run, "right after a fault in request", n);
     if (ok) {
-        did(run, what);
+        co_did(run, what);
+    } else if (what == DO_GROW && (uint64_t)blk_length(run->blk) == run->max) {
+        /* What was added could not be zeroed, nor could it be taken back. */
+        g_assert_cmpint(blk_co_preadv(run->blk, run->size,
+                                      IOV_LOCAL(run->model + run->size, run->max - run->size), 0),
+                        ==, 0);
+        run->size = run->max;
     }
     g_assert_cmpuint(blk_length(run->blk), ==, run->size);
     co_expect(run);
@@ -1092,9 +1172,17 @@ static bool co_fn co_try_with_fault(Run *run, Doing what, int n, bool stay)
     co_expect(run);
     block_backend_co_free(run->blk);
     graph_rig_co_del(run->rig, "q");
-    co_check_image(run, "with a fault in request", n);
+    bytes = co_image(run, &length);
+    check_image(bytes, length, true, "with a fault in request", n);
+    check_bitmaps(run, bytes, length, run->model, run->size);
     co_expect_snapshots(run);
     return struck;
+}
+
+static gboolean is_fatal(const gchar *domain, GLogLevelFlags level, const gchar *message,
+                         gpointer opaque)
+{
+    return !(level & G_LOG_LEVEL_WARNING); /* these say what became of bitmaps */
 }
 
 static void co_fn body_faults(GraphRig *rig)
@@ -1105,6 +1193,7 @@ static void co_fn body_faults(GraphRig *rig)
     uint64_t length, size;
     Run run;
 
+    g_test_log_set_fatal_handler(is_fatal, NULL);
     co_begin(&run, rig, kind, b);
     for (unsigned i = 0; i < 20; i++) {
         co_do_write(&run, g_rand_int_range(run.rand, 0, run.size - 9000), 9000);
@@ -1121,7 +1210,7 @@ static void co_fn body_faults(GraphRig *rig)
     model = g_memdup2(run.model, run.max);
     size = run.size;
     for (unsigned i = 0; i < 2 * DO__MAX; i++) {
-        bool struck = true;
+        bool struck = kind->version >= 3 || i / 2 != DO_GROW; /* cannot, with snapshots */
 
         for (int n = 0; struck; n++) {
             graph_rig_co_del(rig, "file");
@@ -1155,8 +1244,8 @@ int main(int argc, char **argv)
             add("crash", &kinds[i], body_crash);
             add("side-by-side", &kinds[i], body_side_by_side);
         }
-        if (kinds[i].size <= MIB && kinds[i].order >= 3) {
-            add("snapshots-with-faults", &kinds[i], body_faults);
+        if (kinds[i].cluster_bits < 16 && kinds[i].order >= 3) {
+            add("faults", &kinds[i], body_faults);
         }
     }
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);

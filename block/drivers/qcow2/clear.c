@@ -181,6 +181,7 @@ int co_fn qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t byte
     if (r < 0) {
         return r;
     }
+    qcow2_bitmaps_mark(s, offset, bytes);
     if (end == qcow2_disk_size(s)) {
         end = (end + unit - 1) & ~(unit - 1); /* nobody sees what is behind */
     }
@@ -207,6 +208,7 @@ int co_fn qcow2_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
     if (r < 0 || (s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW)) {
         return r;
     }
+    qcow2_bitmaps_mark(s, offset, bytes);
     end = end == qcow2_disk_size(s) ? (end + size - 1) & ~(size - 1) : end & ~(size - 1);
     return start < end ? co_clear(&c, start, end - start) : 0;
 }

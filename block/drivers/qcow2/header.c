@@ -84,6 +84,13 @@ GBytes *qcow2_header_extension(const Qcow2Header *header, uint32_t type)
     return e ? e->data : NULL;
 }
 
+uint32_t qcow2_header_extension_at(const Qcow2Header *header, uint32_t type)
+{
+    const Qcow2Extension *e = find_extension(header, type);
+
+    return e ? e->at : 0;
+}
+
 void qcow2_header_set_extension(Qcow2Header *header, uint32_t type, GBytes *data)
 {
     Qcow2Extension *e = find_extension(header, type);
@@ -207,10 +214,11 @@ static size_t parse_fields_v3(Qcow2Header *h, const uint8_t *p, size_t length, G
     return n;
 }
 
-static bool add_extension(Qcow2Header *h, uint32_t type, const uint8_t *data, uint32_t size,
+/* Its data stands at @at of @p. */
+static bool add_extension(Qcow2Header *h, uint32_t type, const uint8_t *p, size_t at, uint32_t size,
                           GError **error)
 {
-    Qcow2Extension e = {.type = type};
+    Qcow2Extension e = {.type = type, .at = at};
     bool known = type == QCOW2_EXTENSION_BACKING_FORMAT || type == QCOW2_EXTENSION_FEATURE_NAMES ||
                  type == QCOW2_EXTENSION_BITMAPS || type == QCOW2_EXTENSION_ENCRYPTION ||
                  type == QCOW2_EXTENSION_DATA_FILE;
@@ -218,7 +226,7 @@ static bool add_extension(Qcow2Header *h, uint32_t type, const uint8_t *data, ui
     if (known && find_extension(h, type)) {
         return BAD("header extension 0x%08x is there twice", type);
     }
-    e.data = g_bytes_new(data, size);
+    e.data = g_bytes_new(p + at, size);
     g_array_append_val(h->extensions, e);
     return true;
 }
@@ -239,7 +247,7 @@ static bool parse_extensions(Qcow2Header *h, const uint8_t *p, size_t at, size_t
             return BAD("header extension 0x%08x of %u bytes reaches past the end of the header",
                        type, size);
         }
-        if (!add_extension(h, type, p + at, size, error)) {
+        if (!add_extension(h, type, p, at, size, error)) {
             return false;
         }
         at += MIN(round_up8(size), end - at);

@@ -67,6 +67,7 @@ typedef enum {
 
 typedef struct Qcow2Extension {
     uint32_t type;
+    uint32_t at; /* where its data stands in the image it was parsed from */
     GBytes *data;
 } Qcow2Extension;
 
@@ -141,6 +142,9 @@ void qcow2_header_patch(const Qcow2Header *header, void *start);
 
 /* The data of the extension of that type (borrowed), or NULL. */
 GBytes *qcow2_header_extension(const Qcow2Header *header, uint32_t type);
+
+/* Where it stands in the image that was parsed; 0: there is none. */
+uint32_t qcow2_header_extension_at(const Qcow2Header *header, uint32_t type);
 
 /* Set or, with NULL, remove the extension of that type. Takes @data. */
 void qcow2_header_set_extension(Qcow2Header *header, uint32_t type, GBytes *data);

@@ -177,6 +177,51 @@ bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *h, GPtrA
     return true;
 }
 
+/* Bitmaps */
+
+static bool co_fn co_load_bitmaps(Qcow2Image *image, BlockChild *file, GBytes *extension,
+                                  GError **error)
+{
+    unsigned bits = image->layout.cluster_bits;
+    uint64_t length = block_child_length(file);
+    g_autofree void *directory = NULL;
+    Qcow2BitmapsExtension ext;
+
+    if (!qcow2_bitmaps_extension_parse(extension, bits, &ext, error)) {
+        return false;
+    }
+    if (ext.offset > length || ext.bytes > length - ext.offset) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "their directory reaches past the end of the file");
+        return false;
+    }
+    directory = g_try_malloc(ext.bytes);
+    if (!directory) {
+        wharf_set_error_errno(error, ENOMEM, "there is no memory for their directory");
+        return false;
+    }
+    if (!co_read(file, ext.offset, directory, ext.bytes, "directory of bitmaps", error)) {
+        return false;
+    }
+    image->bitmaps = qcow2_bitmaps_parse(&ext, directory, bits, error);
+    return image->bitmaps != NULL;
+}
+
+/* Bitmaps that are not right are no reason to keep anybody from the data; nobody trusts them. */
+static void co_fn co_try_load_bitmaps(Qcow2Image *image, BlockChild *file, const char *name)
+{
+    const Qcow2Header *h = image->header;
+    GBytes *extension = qcow2_header_extension(h, QCOW2_EXTENSION_BITMAPS);
+    g_autoptr(GError) error = NULL;
+
+    if (extension && (h->autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
+        !co_load_bitmaps(image, file, extension, &error)) {
+        g_warning("image '%s': its persistent bitmaps cannot be used, and are given up with the "
+                  "first write: %s",
+                  name, error->message);
+    }
+}
+
 bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const char *name,
                                       GError **error)
 {
@@ -184,6 +229,7 @@ bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const
 
     if (co_load_l1(image, file, error) &&
         qcow2_snapshots_co_load(file, image->header, image->snapshots, &end, error)) {
+        co_try_load_bitmaps(image, file, name);
         return true;
     }
     g_prefix_error(error, "image '%s': ", name);
@@ -300,5 +346,6 @@ void qcow2_image_free(Qcow2Image *image)
         munmap(image->l1, QCOW2_MAX_L1_BYTES);
     }
     g_clear_pointer(&image->snapshots, g_ptr_array_unref);
+    g_clear_pointer(&image->bitmaps, g_ptr_array_unref);
     g_free(image);
 }

@@ -14,6 +14,34 @@ static char *shown_extension(const Qcow2Header *header, Qcow2ExtensionType type)
     return shown(text);
 }
 
+static Qcow2BitmapInfo *bitmap_info(const Qcow2Bitmap *bitmap)
+{
+    static const Qcow2BitmapInfoFlags in_use = QCOW2_BITMAP_INFO_FLAGS_IN_USE;
+    static const Qcow2BitmapInfoFlags kept_up = QCOW2_BITMAP_INFO_FLAGS_AUTO;
+    Qcow2BitmapInfo *info = g_new0(Qcow2BitmapInfo, 1);
+
+    info->name = shown(bitmap->name);
+    info->granularity = 1u << bitmap->granularity;
+    info->flags = g_array_new(FALSE, FALSE, sizeof(Qcow2BitmapInfoFlags));
+    if (bitmap->flags & QCOW2_BITMAP_IN_USE) {
+        g_array_append_val(info->flags, in_use);
+    }
+    if (bitmap->flags & QCOW2_BITMAP_AUTO) {
+        g_array_append_val(info->flags, kept_up);
+    }
+    return info;
+}
+
+static GPtrArray *bitmaps_info(const GPtrArray *bitmaps)
+{
+    GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_bitmap_info_free);
+
+    for (guint i = 0; i < bitmaps->len; i++) {
+        g_ptr_array_add(list, bitmap_info(g_ptr_array_index(bitmaps, i)));
+    }
+    return list;
+}
+
 ImageInfoSpecific *qcow2_image_specific(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
@@ -37,6 +65,7 @@ ImageInfoSpecific *qcow2_image_specific(BlockNode *node)
         .has_corrupt = later,
         .corrupt = (h->incompatible & QCOW2_INCOMPATIBLE_CORRUPT) ||
                    __atomic_load_n(&s->corrupt, __ATOMIC_RELAXED),
+        .bitmaps = s->image->bitmaps ? bitmaps_info(s->image->bitmaps) : NULL,
         .refcount_bits = INT64_C(1) << h->refcount_order,
         .compression_type = h->compression == QCOW2_COMPRESSION_ZSTD ? QCOW2_COMPRESSION_TYPE_ZSTD
                                                                      : QCOW2_COMPRESSION_TYPE_ZLIB,

@@ -71,6 +71,7 @@ void qcow2_metadata_clear(Qcow2State *s)
         return;
     }
     s->writable = false;
+    qcow2_bitmaps_clear(m);
     g_aligned_free(m->inside);
     g_array_unref(m->l1_changed);
     g_array_unref(m->freed);
@@ -114,33 +115,38 @@ static int co_fn co_clear_features(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
     Qcow2Header *h = s->image->header;
-    uint64_t kept = h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
-    int r;
+    uint64_t keep =
+        QCOW2_AUTOCLEAR_DATA_FILE_RAW | (s->image->bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+    uint64_t kept = h->autoclear & keep;
 
     if (h->autoclear == kept) {
         return 0;
     }
     h->autoclear = kept;
-    r = qcow2_co_update_header(node);
+    return qcow2_co_write_header(node);
+}
+
+int co_fn qcow2_co_write_header(BlockNode *node)
+{
+    const Qcow2State *s = block_node_state(node);
+    int r = qcow2_co_update_header(node);
+
     return r < 0 ? r : block_child_co_flush(s->file);
 }
 
-int co_fn qcow2_co_restore_header(BlockNode *node)
+bool co_fn qcow2_co_write_header_back(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
     Qcow2Metadata *m = &s->metadata;
-    int r;
+    bool ok;
 
-    if (!m->unsure) {
-        return 0;
+    __atomic_store_n(&m->unsure, true, __ATOMIC_RELEASE);
+    __atomic_store_n(&m->begun, false, __ATOMIC_RELEASE); /* so that all look at that */
+    ok = qcow2_co_write_header(node) == 0;
+    if (ok) {
+        __atomic_store_n(&m->unsure, false, __ATOMIC_RELEASE);
     }
-    __atomic_store_n(&m->begun, false, __ATOMIC_RELEASE); /* so that all come here */
-    r = qcow2_co_update_header(node);
-    if (r == 0) {
-        r = block_child_co_flush(s->file);
-    }
-    m->unsure = r < 0;
-    return r;
+    return ok;
 }
 
 int co_fn qcow2_co_begin_writing(BlockNode *node)
@@ -162,9 +168,11 @@ int co_fn qcow2_co_begin_writing(BlockNode *node)
     }
     CO_MUTEX_GUARD(&m->commit_lock);
     if (!m->begun) {
-        r = qcow2_co_restore_header(node);
+        bool unsure = __atomic_load_n(&m->unsure, __ATOMIC_ACQUIRE);
+
+        r = unsure && !qcow2_co_write_header_back(node) ? -EIO : co_clear_features(node);
         if (r == 0) {
-            r = co_clear_features(node);
+            r = qcow2_bitmaps_co_begin(node);
         }
         __atomic_store_n(&m->begun, r == 0, __ATOMIC_RELEASE);
     }

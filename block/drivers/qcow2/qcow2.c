@@ -332,6 +332,9 @@ static void co_fn co_put_away(BlockNode *node)
         g_warning("image '%s': changes may be lost, writing them has failed: %s", s->name,
                   g_strerror(-r));
     }
+    if (s->writable && r == 0) {
+        qcow2_bitmaps_co_end(node);
+    }
 }
 
 static void co_fn qcow2_co_close(BlockNode *node)

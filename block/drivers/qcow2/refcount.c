@@ -444,13 +444,11 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
     }
     h->reftable_offset = ((g.first << block_bits(r)) + g.n_blocks) << r->cluster_bits;
     h->reftable_clusters = g.clusters;
-    ret = qcow2_co_update_header(r->node);
-    if (ret == 0) {
-        ret = block_child_co_flush(r->file);
-    }
+    ret = qcow2_co_write_header(r->node);
     if (ret < 0) {
         h->reftable_offset = old_offset;
         h->reftable_clusters = old_clusters;
+        qcow2_co_write_header_back(r->node);
         g_free(g.table);
         return ret;
     }

@@ -142,7 +142,6 @@ static int co_fn co_replace_snapshots(Change *c)
                            qcow2_snapshots_bytes(image->snapshots));
 }
 
-/* The header. If that fails it may say anything, so it is set right before others are written. */
 static int co_fn co_switch(Change *c)
 {
     Qcow2Header *h = c->s->image->header;
@@ -150,14 +149,10 @@ static int co_fn co_switch(Change *c)
     int r;
 
     set_root(h, &c->root);
-    r = qcow2_co_update_header(c->node);
-    if (r == 0) {
-        r = block_child_co_flush(c->s->file);
-    }
+    r = qcow2_co_write_header(c->node);
     if (r < 0) {
         set_root(h, &before);
-        c->s->metadata.unsure = true;
-        qcow2_co_restore_header(c->node);
+        qcow2_co_write_header_back(c->node);
     }
     return r;
 }
@@ -434,6 +429,21 @@ static int co_fn co_prepare_apply(Change *c)
     return r < 0 ? r : qcow2_tree_co_flag(c->node, c->l1, used, 1);
 }
 
+/* For dirty bitmaps everything was written. */
+static int co_fn co_apply(Change *c)
+{
+    int r = qcow2_co_begin_writing(c->node);
+    int bitmaps = r == 0 ? qcow2_bitmaps_co_begin_resize(c->node, c->root.size) : r;
+
+    if (bitmaps < 0) {
+        return bitmaps;
+    }
+    qcow2_bitmaps_mark(c->s, 0, MAX(c->root.size, qcow2_disk_size(c->s)));
+    r = co_change(c, co_prepare_apply);
+    qcow2_bitmaps_co_end_resize(c->node, bitmaps);
+    return r;
+}
+
 bool co_fn qcow2_co_snapshot_apply(BlockNode *node, const char *id, const char *name,
                                    GError **error)
 {
@@ -452,7 +462,7 @@ bool co_fn qcow2_co_snapshot_apply(BlockNode *node, const char *id, const char *
     }
     c.root.size = qcow2_image_snapshot_size(s->image, c.snapshot);
     c.root.l1_entries = entries;
-    r = co_change(&c, co_prepare_apply);
+    r = co_apply(&c);
     if (r < 0) {
         set_error(&c, r, "apply", c.snapshot->name, error);
     }

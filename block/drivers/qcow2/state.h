@@ -3,7 +3,7 @@
  * block/drivers/qcow2/state.h - what the files of the qcow2 driver share: a node's state and the
  * parts of its work, which qcow2.c puts into the driver's table.
  *
- *   header, table, snapshot, compress   the format, as functions on plain structs
+ *   header, table, snapshot, bitmap, compress   the format, as functions on plain structs
  *   cache, unpacked                     tables, and what compressed clusters held, in memory
  *   check     whether an image is consistent, and repairs (with check-*, counts)
  *   image     what is read when an image is opened
@@ -14,6 +14,7 @@
  *   refcount  which clusters are in use
  *   tree      all that an L1 table names, as a whole
  *   snapshots internal snapshots
+ *   bitmaps   persistent dirty bitmaps, kept up while the disk is written to
  *   metadata  changes of tables: in memory, and from there to the image in an order that is safe
  *   compressed  reads and writes of compressed clusters
  *   write     writes; clear: zeros and discards; truncate: other lengths
@@ -26,6 +27,7 @@
 
 #include "aio/aio.h"
 #include "block/driver.h"
+#include "block/drivers/qcow2/bitmap.h"
 #include "block/drivers/qcow2/cache.h"
 #include "block/drivers/qcow2/header.h"
 #include "block/drivers/qcow2/refcount.h"
@@ -40,6 +42,7 @@ typedef struct Qcow2Image {
     Qcow2Layout layout;
     uint64_t *l1;         /* header->l1_entries, in the machine's byte order */
     GPtrArray *snapshots; /* Qcow2Snapshot * */
+    GPtrArray *bitmaps;   /* Qcow2Bitmap *; NULL: none that could be trusted */
 } Qcow2Image;
 
 /* How to cache, as the options and the image say. */
@@ -80,9 +83,10 @@ typedef struct Qcow2Metadata {
     CoMutex commit_lock; /* one at a time writes tables; taken before the others */
     CoMutex tables_lock; /* one at a time makes L2 tables */
     CoMutex header_lock;
-    bool unflushed; /* commit_lock; tables were written, and not flushed yet */
-    bool begun;     /* atomic; the header says what writing makes wrong */
-    bool unsure;    /* commit_lock; writing the header has failed, it may say anything */
+    bool unflushed;   /* commit_lock; tables were written, and not flushed yet */
+    bool begun;       /* atomic; the header says what writing makes wrong */
+    GArray *recorded; /* of Qcow2Recorded: dirty bitmaps that are kept up; NULL: not begun */
+    bool unsure;      /* atomic; writing the header has failed, it may say anything */
 
     GMutex lock;
     CoQueue claims_ended; /* lock */
@@ -253,8 +257,13 @@ int co_fn qcow2_co_flush(BlockNode *node);
 /* Write the header's fields. Not flushed. */
 int co_fn qcow2_co_update_header(BlockNode *node);
 
-/* With commit_lock: the same, flushed, after it has failed; until then nothing else is written. */
-int co_fn qcow2_co_restore_header(BlockNode *node);
+/*
+ * The same, flushed. After a failure the image may say the one or the other: the caller takes back
+ * what it changed and calls the second one, which writes it again. Where that fails, too, it
+ * returns false, and no request writes before it has come to pass.
+ */
+int co_fn qcow2_co_write_header(BlockNode *node);
+bool co_fn qcow2_co_write_header_back(BlockNode *node);
 
 /*
  * tree.c: all that the @n entries of an L1 table name, in a shadow of the refcounts. Everything is
@@ -311,6 +320,28 @@ bool co_fn qcow2_co_snapshot_apply(BlockNode *node, const char *id, const char *
 /* create.c */
 bool co_fn qcow2_co_create(BlockGraph *graph, const BlockdevCreateOptions *opts, Job *job,
                            GError **error);
+
+/*
+ * bitmaps.c. Of what is in the image those that are AUTO are marked as in use before the first
+ * write, kept up in memory from then on, and brought to the image in the end. The others stay as
+ * they are. Where anything of that is not possible they stay in use, or all are given up: nobody
+ * ever finds one that looks right and is not.
+ */
+
+/* With commit_lock, before the first write. */
+int co_fn qcow2_bitmaps_co_begin(BlockNode *node);
+/* That range of the disk is about to be written. Any thread. */
+void qcow2_bitmaps_mark(const Qcow2State *s, uint64_t offset, uint64_t bytes);
+/* With nothing under way, when all else is in the image. */
+void co_fn qcow2_bitmaps_co_end(BlockNode *node);
+void qcow2_bitmaps_clear(Qcow2Metadata *m);
+
+/*
+ * Around a change of the disk's length. Between, the image has no bitmaps, if tables of theirs must
+ * get another length for that: which is what the first call returns, or -errno.
+ */
+int co_fn qcow2_bitmaps_co_begin_resize(BlockNode *node, uint64_t size);
+void co_fn qcow2_bitmaps_co_end_resize(BlockNode *node, int begun);
 
 /* read.c, status.c */
 int co_fn qcow2_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,

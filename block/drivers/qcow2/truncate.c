@@ -22,9 +22,9 @@ static int co_fn co_write_l1(Qcow2State *s, uint64_t offset, uint32_t entries)
 
 /*
  * Move the L1 table to where it has room. All that it names must be in the image, so a commit has
- * come before; none comes meanwhile.
+ * come before; none comes meanwhile. *@named: the image may name the new place even after an error.
  */
-static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries)
+static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries, bool *named)
 {
     Qcow2State *s = block_node_state(node);
     Qcow2Header *h = s->image->header;
@@ -32,6 +32,7 @@ static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries)
     uint32_t old_entries = h->l1_entries;
     int r = co_write_l1(s, offset, entries);
 
+    *named = false;
     if (r == 0) {
         r = qcow2_refcounts_co_write(&s->metadata.refcounts);
     }
@@ -43,13 +44,11 @@ static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries)
     }
     __atomic_store_n(&h->l1_offset, offset, __ATOMIC_RELAXED);
     __atomic_store_n(&h->l1_entries, entries, __ATOMIC_RELAXED);
-    r = qcow2_co_update_header(node);
-    if (r == 0) {
-        r = block_child_co_flush(s->file);
-    }
+    r = qcow2_co_write_header(node);
     if (r < 0) {
         __atomic_store_n(&h->l1_offset, old_offset, __ATOMIC_RELAXED);
         __atomic_store_n(&h->l1_entries, old_entries, __ATOMIC_RELAXED);
+        *named = !qcow2_co_write_header_back(node);
         return r;
     }
     if (old_entries > 0) {
@@ -64,6 +63,7 @@ static int co_fn co_grow_l1(BlockNode *node, uint64_t entries)
     uint64_t cluster = qcow2_cluster_size(&s->image->layout);
     uint64_t n = (entries * 8 + cluster - 1) / cluster;
     uint64_t offset;
+    bool named;
     int r;
 
     if (entries > QCOW2_MAX_L1_BYTES / 8) {
@@ -79,8 +79,8 @@ static int co_fn co_grow_l1(BlockNode *node, uint64_t entries)
         return r;
     }
     CO_MUTEX_GUARD(&s->metadata.tables_lock);
-    r = co_move_l1(node, offset, entries);
-    if (r < 0) {
+    r = co_move_l1(node, offset, entries, &named);
+    if (r < 0 && !named) {
         qcow2_refcounts_co_release(&s->metadata.refcounts, offset, n * cluster, false);
     }
     return r;
@@ -93,12 +93,10 @@ static int co_fn co_set_size(BlockNode *node, uint64_t size)
     int r;
 
     __atomic_store_n(&s->image->header->size, size, __ATOMIC_RELAXED);
-    r = qcow2_co_update_header(node);
-    if (r == 0) {
-        r = block_child_co_flush(s->file);
-    }
+    r = qcow2_co_write_header(node);
     if (r < 0) {
         __atomic_store_n(&s->image->header->size, before, __ATOMIC_RELAXED);
+        qcow2_co_write_header_back(node);
     }
     return r;
 }
@@ -114,22 +112,39 @@ static int co_fn co_shrink(BlockNode *node, uint64_t size)
     return r < 0 ? r : qcow2_co_commit(node);
 }
 
-static int co_fn co_change_size(BlockNode *node, uint64_t size)
+static int co_fn co_change_tables_and_size(BlockNode *node, uint64_t size)
 {
     Qcow2State *s = block_node_state(node);
     const Qcow2Layout *layout = &s->image->layout;
     uint64_t entries = qcow2_l1_entries_for(size, layout->cluster_bits, layout->entry_words > 1);
-    int r = qcow2_co_begin_writing(node);
+    uint64_t before = qcow2_disk_size(s);
+    int r = 0;
 
-    if (r == 0 && size < qcow2_disk_size(s)) {
+    if (size < before) {
         r = co_shrink(node, size);
-    } else if (r == 0 && entries > s->image->header->l1_entries) {
+    } else if (entries > s->image->header->l1_entries) {
         r = co_grow_l1(node, entries);
     }
     if (r == 0 && (s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW)) {
         r = block_child_co_truncate(s->data, size, PREALLOC_MODE_OFF, 0, NULL);
     }
+    if (size > before) {
+        qcow2_bitmaps_mark(s, before, size - before);
+    }
     return r < 0 ? r : co_set_size(node, size);
+}
+
+static int co_fn co_change_size(BlockNode *node, uint64_t size)
+{
+    int r = qcow2_co_begin_writing(node);
+    int bitmaps = r == 0 ? qcow2_bitmaps_co_begin_resize(node, size) : r;
+
+    if (bitmaps < 0) {
+        return bitmaps;
+    }
+    r = co_change_tables_and_size(node, size);
+    qcow2_bitmaps_co_end_resize(node, bitmaps);
+    return r;
 }
 
 int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,

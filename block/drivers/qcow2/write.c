@@ -372,6 +372,7 @@ int co_fn qcow2_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov
     if (r < 0) {
         return r;
     }
+    qcow2_bitmaps_mark(s, offset, iov->bytes);
     epoch = qcow2_use_begin(s);
     r = G_UNLIKELY(flags & BLOCK_REQ_WRITE_COMPRESSED)
             ? co_write_compressed(node, offset, iov)
