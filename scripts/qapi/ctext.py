@@ -181,6 +181,9 @@ def fit(line):
     bracket = line.find('(') + 1
     indent = len(line) - len(line.lstrip())
     rest = ' ' * (indent + 4) + line[bracket:]
+    star = line.find(' *', 0, bracket) + 2
+    if bracket > WIDTH and indent == 0 and star > 1:  # a function's type stands alone then
+        return [line[:star], *fit(line[star:])]
     return [line[:bracket], rest] if bracket and len(rest) <= WIDTH else [line]
 
 

@@ -229,12 +229,17 @@ def read_members(obj, static=''):
     return lines + ['    default:', '        return true;', '    }', '}']
 
 
+def _new_object(name):
+    line = f'    g_autoptr({name}) obj = g_new0({name}, 1);'
+    return [line] if len(line) <= 100 else [f'    g_autoptr({name}) obj =', f'        g_new0({name}, 1);']
+
+
 def read_object(obj, static=''):
     """qapi_read_X()."""
     return ctext.call(0, f'{static}bool qapi_read_{obj.snake}',
                       ['const QapiInput *in', f'{obj.name} **out', 'GError **error'], '') + [
         '{',
-        f'    g_autoptr({obj.name}) obj = g_new0({obj.name}, 1);',
+        *_new_object(obj.name),
         '    g_auto(QapiObject) object = {0};', '',
         *_return_false_if('!qapi_object_begin(&object, in, error) || '
                           f'!qapi_read_members_{obj.snake}(&object, obj, error) || '
@@ -405,7 +410,7 @@ def alternate_read(alternate):
     bits = ' | '.join(f'1u << {alternate_constant(b)}' for b in alternate.branches)
     lines = ctext.call(0, f'bool qapi_read_{alternate.snake}',
                        ['const QapiInput *in', f'{alternate.name} **out', 'GError **error'], '')
-    lines += ['{', f'    g_autoptr({alternate.name}) obj = g_new0({alternate.name}, 1);', '',
+    lines += ['{', *_new_object(alternate.name), '',
               f'    obj->type = qapi_alternate_type(in, {bits});',
               '    switch (obj->type) {']
     for branch in alternate.branches:
