@@ -16,6 +16,7 @@ extern const CtlCommand ctl_command_rm;
 extern const CtlCommand ctl_command_ls;
 extern const CtlCommand ctl_command_graph;
 extern const CtlCommand ctl_command_events;
+extern const CtlCommand ctl_command_check;
 extern const CtlCommand ctl_command_help;
 
 #endif

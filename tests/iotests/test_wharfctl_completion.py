@@ -45,6 +45,8 @@ class Completion(CtlTest):
         self.assertEqual(self.complete('wharfctl --js'), ['--json'])
         self.assertEqual(self.complete('wharfctl mount --wr'), ['--writable'])
         self.assertEqual(self.complete('wharfctl mount --allow-other=a'), ['auto'])
+        self.assertEqual(self.complete('wharfctl check --rep'), ['--repair='])
+        self.assertEqual(sorted(self.complete('wharfctl check --repair=')), ['all', 'leaks'])
         self.assertEqual(self.complete('wharfctl rm '), [])
         self.assertEqual(self.complete('wharfctl help umo'), ['umount'])
         self.assertEqual(self.complete('wharfctl ls '), [])
