@@ -62,6 +62,9 @@ void co_fn export_registry_co_del_type(ExportRegistry *registry, BlockExportType
 /* Whether there is an export @id of @type. */
 bool export_registry_has(ExportRegistry *registry, const char *id, BlockExportType type);
 
+/* The objects that exports use (borrowed). */
+ObjectRegistry *export_registry_objects(ExportRegistry *registry);
+
 /* The node @name (borrowed) of the graph that exports are made of. */
 BlockNode *export_registry_find_node(ExportRegistry *registry, const char *name, GError **error);
 

@@ -305,6 +305,11 @@ static BlockNode *export_find_node(ExportRegistry *registry, const BlockExportOp
     return node;
 }
 
+ObjectRegistry *export_registry_objects(ExportRegistry *registry)
+{
+    return registry->objects;
+}
+
 BlockNode *export_registry_find_node(ExportRegistry *registry, const char *name, GError **error)
 {
     return block_graph_find(registry->graph, name, error);

@@ -2,99 +2,12 @@
 /* The commands of module nbd, and --nbd-server. */
 #include "export/nbd/server.h"
 #include "qapi/commands-nbd.h"
+#include "qapi/socket-place.h"
 #include "util/error.h"
-
-#define SOCKET_MODE 0600
 
 static NbdShared *registry_nbd(ExportRegistry *registry)
 {
     return export_registry_shared(registry, export_driver_find(BLOCK_EXPORT_TYPE_NBD));
-}
-
-/* ---- addresses ---- */
-
-static SocketPlace *unix_place(const UnixSocketAddress *addr)
-{
-    SocketPlace *place = g_new0(SocketPlace, 1);
-
-    place->kind = addr->abstract ? SOCKET_ABSTRACT : SOCKET_UNIX;
-    place->path = g_strdup(addr->path);
-    place->padded = !addr->tight;
-    place->mode = SOCKET_MODE;
-    return place;
-}
-
-static SocketPlace *inet_place(const InetSocketAddress *addr, GError **error)
-{
-    SocketPlace *place;
-    int family;
-
-    if (addr->mptcp) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "this build has no Multipath TCP; leave 'mptcp' out");
-        return NULL;
-    }
-    if (!socket_choose_family(addr->has_ipv4, addr->ipv4, addr->has_ipv6, addr->ipv6, &family,
-                              error)) {
-        return NULL;
-    }
-    place = g_new0(SocketPlace, 1);
-    place->kind = SOCKET_INET;
-    place->host = g_strdup(addr->host);
-    place->port = g_strdup(addr->port);
-    place->family = family;
-    place->numeric = addr->numeric;
-    place->last_port = addr->has_to ? addr->to : 0;
-    return place;
-}
-
-static SocketPlace *fd_place(const FdSocketAddress *addr, GError **error)
-{
-    int fd = socket_parse_fd(addr->str, error);
-    SocketPlace *place;
-
-    if (fd < 0) {
-        return NULL;
-    }
-    place = g_new0(SocketPlace, 1);
-    place->kind = SOCKET_FD;
-    place->fd = fd;
-    return place;
-}
-
-static SocketPlace *no_vsock(GError **error)
-{
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                "the NBD server listens on 'unix', 'inet' and 'fd' addresses only, not on 'vsock'");
-    return NULL;
-}
-
-static SocketPlace *place_from_flat(const SocketAddress *addr, GError **error)
-{
-    switch (addr->type) {
-    case SOCKET_ADDRESS_TYPE_UNIX:
-        return unix_place(&addr->u.q_unix);
-    case SOCKET_ADDRESS_TYPE_INET:
-        return inet_place(&addr->u.inet, error);
-    case SOCKET_ADDRESS_TYPE_FD:
-        return fd_place(&addr->u.fd, error);
-    default:
-        return no_vsock(error);
-    }
-}
-
-static SocketPlace *place_from_nested(const SocketAddressLegacy *addr, GError **error)
-{
-    switch (addr->type) {
-    case SOCKET_ADDRESS_TYPE_UNIX:
-        return unix_place(addr->u.q_unix.data);
-    case SOCKET_ADDRESS_TYPE_INET:
-        return inet_place(addr->u.inet.data, error);
-    case SOCKET_ADDRESS_TYPE_FD:
-        return fd_place(addr->u.fd.data, error);
-    default:
-        return no_vsock(error);
-    }
 }
 
 /* ---- start and stop ---- */
@@ -106,11 +19,6 @@ static bool check_tls(const char *creds, const char *authz, GError **error)
                     "'tls-authz' goes with 'tls-creds' only");
         return false;
     }
-    if (creds) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "the NBD server of this build has no TLS; leave 'tls-creds' out");
-        return false;
-    }
     return true;
 }
 
@@ -119,12 +27,15 @@ bool nbd_server_co_start(ExportRegistry *registry, const NbdServerOptions *optio
     g_auto(NbdServerConfig) config = {
         .handshake_max_s = options->handshake_max_seconds,
         .max_connections = options->max_connections,
+        .objects = export_registry_objects(registry),
+        .tls_creds = g_strdup(options->tls_creds),
+        .tls_authz = g_strdup(options->tls_authz),
     };
 
     if (!check_tls(options->tls_creds, options->tls_authz, error)) {
         return false;
     }
-    config.place = place_from_flat(options->addr, error);
+    config.place = socket_place_from_address(options->addr, error);
     return config.place && nbd_server_co_listen(registry_nbd(registry), &config, error);
 }
 
@@ -135,12 +46,15 @@ bool qmp_nbd_server_start(QapiCall *call, const SocketAddressLegacy *addr,
     g_auto(NbdServerConfig) config = {
         .handshake_max_s = handshake_max_seconds,
         .max_connections = max_connections,
+        .objects = export_registry_objects(call->self),
+        .tls_creds = g_strdup(tls_creds),
+        .tls_authz = g_strdup(tls_authz),
     };
 
     if (!check_tls(tls_creds, tls_authz, error)) {
         return false;
     }
-    config.place = place_from_nested(addr, error);
+    config.place = socket_place_from_legacy(addr, error);
     return config.place && nbd_server_co_listen(registry_nbd(call->self), &config, error);
 }
 

@@ -26,6 +26,7 @@
 #define CONN_RECEIVES  16  /* the same for what is received */
 #define CONN_MAX_IOV   256 /* of one system call */
 #define CONN_MAX_DRAIN (1024 * 1024) /* bytes of input thrown away at the end */
+#define CONN_BYE_NS    (1000 * G_GINT64_CONSTANT(1000000)) /* for the end of TLS */
 
 struct NbdConnection {
     NbdQueue *queue;
@@ -35,9 +36,10 @@ struct NbdConnection {
     uint32_t *context_ids;
     GList link; /* in queue->active */
 
-    int fd; /* -1: closed */
-    AioWatch *watch;
-    AioBh *kick;    /* see conn_on_kick() */
+    int fd;
+    AioWatch *watch; /* NULL: closed, or TLS, which has its own */
+    AioBh *kick;     /* see conn_on_kick() */
+    bool closed;
     bool working;   /* conn_work() is under way */
     bool ended;     /* nothing more comes */
     bool broken;    /* nor goes */
@@ -56,6 +58,12 @@ struct NbdConnection {
     unsigned out_calls;
     size_t out_bytes;
     size_t out_sent; /* bytes of the first of them that have gone */
+
+    /* with TLS; see conn_co_read_tls() and conn_co_write_tls() */
+    TlsSession *tls;
+    bool reading;
+    bool writing;            /* what is to be sent must stay */
+    Coroutine *reader_waits; /* for room */
 };
 
 static void conn_work(NbdConnection *conn, bool readable);
@@ -66,6 +74,10 @@ static void conn_free(NbdConnection *conn)
 {
     NbdQueue *queue = conn->queue;
 
+    if (conn->tls) {
+        tls_session_free(conn->tls);
+        close(conn->fd);
+    }
     aio_bh_free(conn->kick);
     g_queue_unlink(&queue->active, &conn->link);
     __atomic_fetch_sub(&queue->connections, 1, __ATOMIC_RELAXED);
@@ -103,23 +115,30 @@ static void conn_drop_output(NbdConnection *conn)
 /* Requests run on, and nobody learns of it. The connection is freed with the last of them. */
 static void conn_close(NbdConnection *conn)
 {
-    if (conn->fd < 0) {
+    if (conn->closed) {
         return;
     }
+    conn->closed = true;
+    conn->ended = true;
     g_clear_pointer(&conn->watch, aio_watch_free);
     shutdown(conn->fd, SHUT_RDWR);
-    close(conn->fd);
-    conn->fd = -1;
-    conn->ended = true;
+    if (!conn->tls) {
+        close(conn->fd);
+    }
+    if (conn->reader_waits) {
+        aio_co_wake(g_steal_pointer(&conn->reader_waits));
+    }
     if (conn->receiving) {
         conn_release(conn, g_steal_pointer(&conn->receiving));
     }
-    conn_drop_output(conn);
+    if (!conn->writing) {
+        conn_drop_output(conn);
+    }
 }
 
 static bool conn_is_over(const NbdConnection *conn)
 {
-    return conn->fd < 0 && conn->calls == 0;
+    return conn->closed && conn->calls == 0 && !conn->reading && !conn->writing;
 }
 
 /* ---- answers ---- */
@@ -168,11 +187,51 @@ static void conn_sent(NbdConnection *conn, size_t bytes)
     }
 }
 
+/*
+ * A coroutine for as long as there is something to be sent through TLS. Then the connection is
+ * looked after again: it may have waited for that.
+ */
+static void co_fn conn_co_write_tls(void *opaque)
+{
+    NbdConnection *conn = opaque;
+
+    while (conn->out && !conn->closed) {
+        struct iovec iov[CONN_MAX_IOV];
+        size_t bytes;
+        unsigned n = conn_gather(conn, iov, &bytes);
+        int ret = tls_session_co_writev(conn->tls, iov, n);
+
+        if (ret < 0) {
+            conn->broken = true;
+            break;
+        }
+        conn_sent(conn, bytes);
+    }
+    conn->writing = false;
+    if (conn->closed) {
+        conn_drop_output(conn);
+    }
+    aio_bh_schedule(conn->kick);
+}
+
+static void conn_send_tls(NbdConnection *conn)
+{
+    if (conn->out && !conn->writing && !conn->broken) {
+        conn->writing = true;
+        coroutine_enter(coroutine_create(conn_co_write_tls, conn));
+    }
+    conn->blocked = conn->writing;
+}
+
 /* Send what there is, as far as the client takes it. Returns whether it has taken something. */
 static bool conn_send(NbdConnection *conn)
 {
     bool any = false;
 
+    if (conn->tls) {
+        conn_send_tls(conn);
+        return false;
+    }
     while (conn->out && !conn->blocked) {
         struct iovec iov[CONN_MAX_IOV];
         struct msghdr message = {.msg_iov = iov};
@@ -198,7 +257,7 @@ static bool conn_send(NbdConnection *conn)
 /* Its answer is there. */
 static void conn_answered(NbdConnection *conn, NbdCall *call)
 {
-    if (conn->fd < 0) {
+    if (conn->closed) {
         conn_release(conn, call);
         return;
     }
@@ -344,7 +403,7 @@ static bool conn_is_full(const NbdConnection *conn)
 /* Whether further requests may be begun. */
 static bool conn_may_take(const NbdConnection *conn)
 {
-    return conn->fd >= 0 && !conn->ended && !conn->blocked && !conn_is_full(conn);
+    return !conn->ended && !conn->blocked && !conn_is_full(conn);
 }
 
 /* Take one request off the input. False if there is none, or not now. */
@@ -384,7 +443,7 @@ static unsigned conn_take_requests(NbdConnection *conn, unsigned max)
 /* Whether something may be received: there is a place for it. */
 static bool conn_may_receive(const NbdConnection *conn)
 {
-    return conn->fd >= 0 && !conn->ended && (conn->receiving || conn_may_take(conn));
+    return !conn->ended && (conn->receiving || conn_may_take(conn));
 }
 
 /* Make room for more behind what is left of a request. */
@@ -447,15 +506,42 @@ static bool conn_receive(NbdConnection *conn)
     return (size_t)bytes == wanted;
 }
 
+/* A coroutine for as long as the connection may receive something through TLS. */
+static void co_fn conn_co_read_tls(void *opaque)
+{
+    NbdConnection *conn = opaque;
+
+    while (!conn->ended) {
+        ssize_t n;
+
+        if (!conn_may_receive(conn)) {
+            conn->reader_waits = coroutine_self();
+            coroutine_yield();
+            continue;
+        }
+        conn_compact(conn);
+        n = tls_session_co_read(conn->tls, conn->input + conn->in_end, CONN_INPUT - conn->in_end);
+        conn->ended |= n <= 0;
+        conn->broken |= n < 0;
+        conn->in_end += MAX(n, 0);
+        conn_work(conn, false);
+    }
+    conn->reading = false;
+    aio_bh_schedule(conn->kick);
+}
+
 /* ---- work ---- */
 
-/* What the watch is to tell of. */
+/* What is to be waited for. */
 static void conn_update(NbdConnection *conn)
 {
-    short events = (conn_may_receive(conn) ? POLLIN : 0) | (conn->out ? POLLOUT : 0);
+    bool may_receive = conn_may_receive(conn);
 
-    if (conn->fd >= 0) {
-        aio_watch_set_events(conn->watch, events);
+    if (conn->watch) {
+        aio_watch_set_events(conn->watch, (may_receive ? POLLIN : 0) | (conn->out ? POLLOUT : 0));
+    }
+    if (conn->reader_waits && (may_receive || conn->ended)) {
+        aio_co_wake(g_steal_pointer(&conn->reader_waits));
     }
 }
 
@@ -464,7 +550,18 @@ static bool conn_is_done(const NbdConnection *conn)
 {
     unsigned open = conn->calls - (conn->receiving ? 1 : 0);
 
-    return (conn->ended || conn->refusing) && open == 0;
+    return (conn->ended || conn->refusing) && open == 0 && !conn->writing;
+}
+
+/* Say goodbye, which TLS wants, but wait for nobody for that. */
+static void co_fn conn_co_finish_tls(void *opaque)
+{
+    NbdConnection *conn = opaque;
+
+    tls_session_co_bye(conn->tls, aio_now_ns() + CONN_BYE_NS);
+    conn->writing = false;
+    conn_close(conn);
+    aio_bh_schedule(conn->kick);
 }
 
 /*
@@ -476,7 +573,12 @@ static void conn_finish(NbdConnection *conn)
     size_t drained = 0;
     ssize_t n;
 
-    if (conn->fd < 0) {
+    if (conn->closed) {
+        return;
+    }
+    if (conn->tls) {
+        conn->writing = true;
+        coroutine_enter(coroutine_create(conn_co_finish_tls, conn));
         return;
     }
     shutdown(conn->fd, SHUT_WR);
@@ -500,7 +602,7 @@ static void conn_work(NbdConnection *conn, bool readable)
         unsigned taken;
 
         progress = conn_send(conn);
-        if (more && conn_may_receive(conn)) {
+        if (more && !conn->tls && conn_may_receive(conn)) {
             more = conn_receive(conn) && ++receives < CONN_RECEIVES;
             progress = true;
         }
@@ -575,11 +677,16 @@ void nbd_connection_begin(NbdQueue *queue, const NbdClient *client)
     conn->out_tail = &conn->out;
     conn->input = g_malloc(CONN_INPUT);
     conn->kick = aio_bh_new(ctx, conn_on_kick, conn);
-    conn->watch = aio_watch_new(ctx, conn->fd, POLLIN, conn_on_ready, conn_probe, conn);
     g_queue_push_tail_link(&queue->active, &conn->link);
+    conn->tls = client->tls;
     if (!queue->running) {
         conn_close(conn);
         conn_free(conn);
+    } else if (conn->tls) {
+        conn->reading = true;
+        aio_co_enter(ctx, conn_co_read_tls, conn);
+    } else {
+        conn->watch = aio_watch_new(ctx, conn->fd, POLLIN, conn_on_ready, conn_probe, conn);
     }
 }
 

@@ -8,6 +8,10 @@
 /* A good size for small requests, unless the node has a larger one. */
 #define PREFERRED_BLOCK 4096
 
+/* How often and in what distance a deletion looks whether clients have gone. */
+#define LOOK_TRIES    5
+#define LOOK_PAUSE_NS (10 * G_GINT64_CONSTANT(1000000))
+
 /* ---- what exports share ---- */
 
 static void nbd_shared_init(gpointer opaque)
@@ -246,20 +250,32 @@ static void nbd_export_stop(ExportQueue *queue, bool cut)
     nbd_pool_stop(nbd_queue->pool);
 }
 
+/* How many clients there are that have not gone without our having looked. */
+static unsigned co_fn nbd_export_co_count(NbdExport *ne)
+{
+    for (unsigned i = 0; i < ne->common.n_queues; i++) {
+        aio_co_reschedule_self(ne->common.queues[i]->ctx);
+        nbd_connections_look((NbdQueue *)ne->common.queues[i]);
+    }
+    aio_co_reschedule_self(ne->common.main);
+    return __atomic_load_n(&ne->connections, __ATOMIC_ACQUIRE);
+}
+
 /* A client that has chosen the export uses it, whether it has requests in flight or not. */
 static bool co_fn nbd_export_co_may_end(Export *exp, GError **error)
 {
     NbdExport *ne = (NbdExport *)exp;
     unsigned clients;
 
-    /* Some may have gone without our having looked. */
-    for (unsigned i = 0; i < exp->n_queues; i++) {
-        aio_co_reschedule_self(exp->queues[i]->ctx);
-        nbd_connections_look((NbdQueue *)exp->queues[i]);
+    ne->entering++; /* so that the queues' contexts stay */
+    clients = nbd_export_co_count(ne);
+    /* With TLS it takes a moment to see that one has gone. */
+    for (unsigned i = 0; clients && i < LOOK_TRIES; i++) {
+        aio_co_sleep_ns(LOOK_PAUSE_NS);
+        clients = nbd_export_co_count(ne);
     }
-    aio_co_reschedule_self(exp->main);
-    clients = __atomic_load_n(&ne->connections, __ATOMIC_ACQUIRE);
-    if (!clients) {
+    nbd_export_entered(ne);
+    if (!clients || exp->state != EXPORT_RUNNING) {
         return true;
     }
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,

@@ -11,10 +11,14 @@
 #include "export/nbd/nbd-internal.h"
 #include "util/be.h"
 
+/* For the end of TLS. */
+#define HS_BYE_NS (1000 * G_GINT64_CONSTANT(1000000))
+
 struct NbdHandshake {
     NbdServer *server;
     NbdSeat *seat;
     int fd;
+    TlsSession *tls; /* NULL: still in clear text */
     AioWatch *watch;
     AioTimer *timer; /* NULL: there is no limit */
     Coroutine *waiting;
@@ -56,6 +60,9 @@ static void hs_on_timeout(void *opaque)
 /* Exactly @bytes bytes, and none of what follows: that may be the next phase's. */
 static bool co_fn hs_co_recv(NbdHandshake *hs, void *buffer, size_t bytes)
 {
+    if (hs->tls) {
+        return tls_session_co_read_full(hs->tls, buffer, bytes) == 0;
+    }
     while (bytes) {
         ssize_t n = recv(hs->fd, buffer, bytes, MSG_DONTWAIT);
 
@@ -73,6 +80,11 @@ static bool co_fn hs_co_recv(NbdHandshake *hs, void *buffer, size_t bytes)
 
 static bool co_fn hs_co_send(NbdHandshake *hs, const void *buffer, size_t bytes)
 {
+    if (hs->tls) {
+        const struct iovec iov = {(void *)buffer, bytes};
+
+        return tls_session_co_writev(hs->tls, &iov, 1) == 0;
+    }
     while (bytes) {
         ssize_t n = send(hs->fd, buffer, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
 
@@ -154,12 +166,17 @@ static NbdClient hs_take_client(NbdHandshake *hs)
     const GArray *ids = hs->haggle.meta_ids;
     NbdClient client = {
         .fd = hs->fd,
+        .tls = hs->tls,
         .terms = hs->haggle.terms,
         .context_ids = g_memdup2(ids->data, ids->len * sizeof(uint32_t)),
         .seat = hs->seat,
     };
 
+    if (hs->tls) {
+        tls_session_detach(hs->tls);
+    }
     hs_let_go(hs);
+    hs->tls = NULL;
     hs->fd = -1;
     return client;
 }
@@ -187,6 +204,25 @@ static bool co_fn hs_co_hand_over(NbdHandshake *hs)
     return true;
 }
 
+/*
+ * The client has been told that TLS begins. If that fails the connection must end, for what the
+ * client would say in clear text is not meant for that.
+ */
+static bool co_fn hs_co_start_tls(NbdHandshake *hs)
+{
+    g_autoptr(GError) error = NULL;
+
+    hs->tls = tls_session_new(nbd_server_tls_creds(hs->server), hs->fd, NULL,
+                              nbd_server_tls_authz(hs->server));
+    /* The time limit of it all ends this, too. */
+    if (!tls_session_co_handshake(hs->tls, INT64_MAX, &error)) {
+        g_info("NBD server: a client is sent away: %s", error->message);
+        return false;
+    }
+    nbd_haggle_set_tls(&hs->haggle);
+    return true;
+}
+
 /* Returns whether an export has the client now. */
 static bool co_fn hs_co_haggle(NbdHandshake *hs)
 {
@@ -205,8 +241,22 @@ static bool co_fn hs_co_haggle(NbdHandshake *hs)
         if (!hs_co_send(hs, hs->haggle.reply->data, hs->haggle.reply->len)) {
             return false;
         }
+        if (step == NBD_HAGGLE_STARTTLS) {
+            if (!hs_co_start_tls(hs)) {
+                return false;
+            }
+            step = NBD_HAGGLE_ON;
+        }
     }
     return false;
+}
+
+static void co_fn hs_co_end_tls(NbdHandshake *hs)
+{
+    if (hs->tls && hs->haggle.tls) {
+        tls_session_co_bye(hs->tls, aio_now_ns() + HS_BYE_NS);
+    }
+    g_clear_pointer(&hs->tls, tls_session_free);
 }
 
 static void hs_free(NbdHandshake *hs)
@@ -221,6 +271,7 @@ static void co_fn hs_co_run(void *opaque)
 
     if (!hs_co_haggle(hs)) {
         hs_let_go(hs);
+        hs_co_end_tls(hs);
         shutdown(hs->fd, SHUT_RDWR);
         close(hs->fd);
         nbd_server_seat_leave(hs->seat);
@@ -243,6 +294,8 @@ NbdHandshake *nbd_handshake_new(NbdServer *server, NbdSeat *seat, int fd, unsign
     hs->opaque = opaque;
     hs->watch = aio_watch_new(ctx, fd, 0, hs_on_ready, NULL, hs);
     nbd_haggle_init(&hs->haggle, nbd_server_directory(server));
+    hs->haggle.tls_possible = nbd_server_tls_creds(server) != NULL;
+    hs->haggle.tls_required = hs->haggle.tls_possible;
     if (max_s) {
         hs->timer = aio_timer_new(ctx, hs_on_timeout, hs);
         aio_timer_arm(hs->timer, aio_now_ns() + max_s * G_GINT64_CONSTANT(1000000000));

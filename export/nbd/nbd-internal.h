@@ -28,6 +28,7 @@
 #include "export/nbd/nbd.h"
 #include "export/nbd/wire.h"
 #include "export/waiter.h"
+#include "object/tls-session.h"
 
 typedef struct NbdServer NbdServer;
 typedef struct NbdShared NbdShared;
@@ -58,6 +59,11 @@ void nbd_server_seat_leave(NbdSeat *seat);
 /* The exports that clients may find. */
 const NbdDirectory *nbd_server_directory(NbdServer *server);
 bool nbd_server_ending(const NbdServer *server);
+
+/* What TLS of its clients is to be done by; NULL: there is no TLS. Stays. */
+TlsCreds *nbd_server_tls_creds(const NbdServer *server);
+/* Whom TLS lets in (NULL: everybody). */
+Authz *nbd_server_tls_authz(const NbdServer *server);
 AioContext *nbd_server_context(NbdServer *server);
 
 /* Whether several connections of one client are possible. */
@@ -94,7 +100,7 @@ struct NbdExport {
 
     /* main thread */
     bool published;    /* clients find it */
-    unsigned entering; /* clients on their way to a queue */
+    unsigned entering; /* clients on their way to a queue, and who else goes to them */
     ExportWaiter *entered_waiter;
 
     /* any thread; atomic */
@@ -124,9 +130,10 @@ void nbd_export_entered(NbdExport *ne);
 /* What a handshake hands over. */
 typedef struct NbdClient {
     int fd;
+    TlsSession *tls; /* NULL: it talks in clear text. Detached */
     NbdTerms terms;
     uint32_t *context_ids; /* terms.n_contexts of them; owned */
-    NbdSeat *seat; /* NULL: it came from no server */
+    NbdSeat *seat;         /* NULL: it came from no server */
 } NbdClient;
 
 /*

@@ -27,6 +27,11 @@ struct NbdServer {
     unsigned max_connections;
     NbdDirectory directory;
 
+    ObjectRegistry *objects;
+    char *tls_creds_id, *tls_authz_id;
+    TlsCreds *tls_creds; /* NULL: no TLS */
+    Authz *tls_authz;    /* NULL: everybody */
+
     int listen_fd; /* -1: no longer */
     SocketFile *file;
     AioWatch *watch;
@@ -46,6 +51,9 @@ struct NbdSeat {
     AioContext *ctx; /* borrowed from the server, which stays */
 };
 
+/* How users of objects are called. */
+#define SERVER_USER "the NBD server"
+
 static void server_update(NbdServer *server);
 
 /* ---- life ---- */
@@ -55,6 +63,10 @@ static void server_unref(NbdServer *server)
     if (--server->refs) {
         return;
     }
+    g_clear_pointer(&server->tls_creds, tls_creds_unref);
+    g_clear_pointer(&server->tls_authz, authz_unref);
+    g_free(server->tls_creds_id);
+    g_free(server->tls_authz_id);
     socket_place_free(server->place);
     aio_context_unref(server->ctx);
     g_free(server);
@@ -63,6 +75,52 @@ static void server_unref(NbdServer *server)
 void nbd_server_config_clear(NbdServerConfig *config)
 {
     g_clear_pointer(&config->place, socket_place_free);
+    g_clear_pointer(&config->tls_creds, g_free);
+    g_clear_pointer(&config->tls_authz, g_free);
+}
+
+/* What TLS needs, with the server for a user of it. */
+static bool server_get_tls(NbdServer *server, const NbdServerConfig *config, GError **error)
+{
+    g_autoptr(TlsCreds) creds = NULL;
+    g_autoptr(Authz) authz = NULL;
+
+    if (config->tls_creds) {
+        creds = object_registry_get_tls_creds(config->objects, config->tls_creds,
+                                              TLS_CREDS_ENDPOINT_SERVER, error);
+        if (!creds) {
+            return false;
+        }
+    }
+    if (config->tls_authz) {
+        authz = object_registry_get_authz(config->objects, config->tls_authz, error);
+        if (!authz) {
+            return false;
+        }
+    }
+    server->objects = config->objects;
+    server->tls_creds_id = g_strdup(config->tls_creds);
+    server->tls_authz_id = g_strdup(config->tls_authz);
+    server->tls_creds = g_steal_pointer(&creds);
+    server->tls_authz = g_steal_pointer(&authz);
+    if (server->tls_creds) {
+        object_registry_use(server->objects, server->tls_creds_id, SERVER_USER);
+    }
+    if (server->tls_authz) {
+        object_registry_use(server->objects, server->tls_authz_id, SERVER_USER);
+    }
+    return true;
+}
+
+/* The objects may go, though what clients use of them stays. */
+static void server_let_go_of_tls(NbdServer *server)
+{
+    if (server->tls_creds) {
+        object_registry_unuse(server->objects, server->tls_creds_id, SERVER_USER);
+    }
+    if (server->tls_authz) {
+        object_registry_unuse(server->objects, server->tls_authz_id, SERVER_USER);
+    }
 }
 
 typedef struct ListenWork {
@@ -80,8 +138,7 @@ static int do_listen(void *opaque)
     return 0;
 }
 
-static NbdServer *server_new(NbdShared *shared, const NbdServerConfig *config,
-                             const ListenWork *work)
+static NbdServer *server_new(NbdShared *shared, const NbdServerConfig *config)
 {
     NbdServer *server = g_new0(NbdServer, 1);
 
@@ -90,8 +147,7 @@ static NbdServer *server_new(NbdShared *shared, const NbdServerConfig *config,
     server->place = socket_place_copy(config->place);
     server->handshake_max_s = config->handshake_max_s;
     server->max_connections = config->max_connections;
-    server->listen_fd = work->fd;
-    server->file = work->file;
+    server->listen_fd = -1;
     server->refs = 1;
     return server;
 }
@@ -107,23 +163,43 @@ static bool refuse_second(NbdShared *shared, GError **error)
     return true;
 }
 
-bool nbd_server_co_listen(NbdShared *shared, const NbdServerConfig *config, GError **error)
+static bool co_fn server_co_listen(NbdServer *server, GError **error)
 {
-    ListenWork work = {.place = config->place};
+    ListenWork work = {.place = server->place};
 
-    if (refuse_second(shared, error)) {
-        return false;
-    }
-    shared->busy = true;
     aio_co_run_worker(do_listen, &work);
-    shared->busy = false;
     if (work.fd < 0) {
         g_propagate_prefixed_error(error, work.error, "the NBD server does not start: ");
         return false;
     }
-    shared->server = server_new(shared, config, &work);
-    nbd_server_set_directory(shared, &shared->server->directory);
-    server_update(shared->server);
+    server->listen_fd = work.fd;
+    server->file = work.file;
+    return true;
+}
+
+bool nbd_server_co_listen(NbdShared *shared, const NbdServerConfig *config, GError **error)
+{
+    NbdServer *server;
+
+    if (refuse_second(shared, error)) {
+        return false;
+    }
+    server = server_new(shared, config);
+    if (!server_get_tls(server, config, error)) {
+        server_unref(server);
+        return false;
+    }
+    shared->busy = true;
+    if (!server_co_listen(server, error)) {
+        shared->busy = false;
+        server_let_go_of_tls(server);
+        server_unref(server);
+        return false;
+    }
+    shared->busy = false;
+    shared->server = server;
+    nbd_server_set_directory(shared, &server->directory);
+    server_update(server);
     return true;
 }
 
@@ -168,6 +244,7 @@ void nbd_server_co_end(NbdServer *server)
 {
     nbd_server_close(server);
     server_co_end_handshakes(server);
+    server_let_go_of_tls(server);
     server_unref(server);
 }
 
@@ -295,6 +372,16 @@ const NbdDirectory *nbd_server_directory(NbdServer *server)
 bool nbd_server_ending(const NbdServer *server)
 {
     return server->ending;
+}
+
+TlsCreds *nbd_server_tls_creds(const NbdServer *server)
+{
+    return server->tls_creds;
+}
+
+Authz *nbd_server_tls_authz(const NbdServer *server)
+{
+    return server->tls_authz;
 }
 
 AioContext *nbd_server_context(NbdServer *server)

@@ -14,6 +14,10 @@ typedef struct NbdServerConfig {
     SocketPlace *place;       /* where to listen; owned */
     unsigned handshake_max_s; /* 0: for ever */
     unsigned max_connections; /* 0: any number */
+
+    ObjectRegistry *objects; /* where the next two are from; borrowed */
+    char *tls_creds;         /* id; NULL: no TLS. Owned */
+    char *tls_authz;         /* id; NULL: everybody. Owned */
 } NbdServerConfig;
 
 void nbd_server_config_clear(NbdServerConfig *config);

@@ -32,8 +32,8 @@ static const NbdTerms extended = {
 static void test_request(void)
 {
     static const uint8_t small[NBD_EXT_REQUEST_BYTES] = {0x25, 0x60, 0x95, 0x13, 0, 1, 0, 3, 1, 2,
-                                                     3,    4,    5,    6,    7, 8, 0, 0, 0, 1,
-                                                     0,    0,    0,    2,    0, 0, 1, 0};
+                                                         3,    4,    5,    6,    7, 8, 0, 0, 0, 1,
+                                                         0,    0,    0,    2,    0, 0, 1, 0};
     static const uint8_t large[NBD_EXT_REQUEST_BYTES] = {
         0x21, 0xe4, 0x1c, 0x71, 0, 0x20, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9,
         0,    0,    0,    0,    0, 0,    0, 5, 0, 0, 0, 1, 0, 0, 0, 0};
