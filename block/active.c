@@ -150,7 +150,7 @@ static bool co_fn nodes_co_flush(const GPtrArray *nodes, GError **error)
 {
     for (unsigned i = 0; i < nodes->len; i++) {
         BlockNode *node = g_ptr_array_index(nodes, i);
-        int r = block_node_read_only(node) ? 0 : block_node_co_flush(node);
+        int r = block_node_co_settle(node);
 
         if (r < 0) {
             wharf_set_error_errno(error, -r, "block node '%s': cannot flush it", node->name);

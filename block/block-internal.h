@@ -302,6 +302,9 @@ int co_fn block_node_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t
 int co_fn block_node_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn block_node_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn block_node_co_flush(BlockNode *node);
+
+/* With the node drained, before it may become read-only or inactive: the same, and co_settle. */
+int co_fn block_node_co_settle(BlockNode *node);
 /* The next flush of @node and all below it has something to do. */
 void block_node_set_dirty_below(BlockNode *node);
 int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,

@@ -157,6 +157,12 @@ typedef struct BlockDriver {
     void co_fn (*co_abort_perm)(BlockNode *node);
 
     /*
+     * The node, drained and writable, may become read-only or inactive next: bring to its storage
+     * what else would come there only in co_close. What is written later begins anew.
+     */
+    void co_fn (*co_settle)(BlockNode *node);
+
+    /*
      * Direct access (block_backend_co_hold_direct()): fill in @file with what holds the node's
      * bytes at the same offsets, for a user with these permissions; a node above its child passes
      * the call on by block_child_co_open_direct(). False and @error where requests mean more than

@@ -333,7 +333,7 @@ static bool co_fn reopen_co_drain(Reopen *r, GError **error)
     }
     for (unsigned i = 0; i < r->nodes->len; i++) {
         BlockNode *node = reopen_get(r, i)->pub.node;
-        int ret = node->flags.read_only ? 0 : block_node_co_flush(node);
+        int ret = block_node_co_settle(node);
 
         if (ret < 0) {
             wharf_set_error_errno(error, -ret, "block node '%s': cannot flush it", node->name);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../unit/block-fixture.h"
+#include "qapi/commands-block-core.h"
 
 /* The image has at most so much; what is read of the disk at one place. */
 #define IMAGE_SIZE 1048576
@@ -67,6 +68,23 @@ static void read_all(Fixture *f, const char *node)
     fixture_free_backend(f, blk);
 }
 
+/* Snapshots, of the node "q"; all of that may fail. */
+static void co_fn snapshots_entry(void *opaque)
+{
+    Fixture *f = opaque;
+    QapiCall call = {.self = f->graph};
+    GError *error = NULL;
+
+    qmp_blockdev_snapshot_apply_internal_sync(&call, "q", "1", NULL, &error);
+    g_clear_error(&error);
+    qmp_blockdev_snapshot_internal_sync(&call, "q", "fuzz", &error);
+    g_clear_error(&error);
+    snapshot_info_free(qmp_blockdev_snapshot_delete_internal_sync(&call, "q", "1", NULL, &error));
+    g_clear_error(&error);
+    qmp_blockdev_snapshot_apply_internal_sync(&call, "q", NULL, "fuzz", &error);
+    g_clear_error(&error);
+}
+
 /* All kinds of changes; they may fail, and what they have changed may be read. */
 static void write_around(Fixture *f, const char *node)
 {
@@ -86,6 +104,7 @@ static void write_around(Fixture *f, const char *node)
             fixture_flush(f, blk);
         }
     }
+    fixture_run(f, snapshots_entry, f);
     fixture_truncate(f, blk, 40960, BLOCK_REQ_ZERO, NULL);
     fixture_truncate(f, blk, 100 * 1024, 0, NULL);
     fixture_write(f, blk, 0, buffer, MIN((uint64_t)blk_length(blk), 5000), 0);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The pure part of qcow2: any bytes as the beginning of an image, as a table of clusters and as one
- * of snapshots. A header that is accepted reads back as the same after it was written; a map of a
+ * The pure part of qcow2: any bytes as the beginning of an image, as a table of clusters, as one of
+ * snapshots and as a directory of bitmaps. What is accepted of the latter two comes out as the same
+ * again. A header that is accepted reads back as the same after it was written; a map of a
  * table covers it without end, gap or overlap.
  */
 #include <string.h>
 
+#include "block/drivers/qcow2/bitmap.h"
 #include "block/drivers/qcow2/header.h"
 #include "block/drivers/qcow2/snapshot.h"
 #include "block/drivers/qcow2/table.h"
@@ -80,17 +82,49 @@ static void check_header(const uint8_t *data, size_t size)
 
 static void check_snapshots(const uint8_t *data, size_t size)
 {
-    while (size >= QCOW2_SNAPSHOT_FIXED) {
-        size_t length = qcow2_snapshot_length(data, NULL);
+    g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_snapshot_free);
+    g_autoptr(GByteArray) again = NULL;
+    g_autofree char *id = NULL;
+    size_t done = 0;
+
+    while (size - done >= QCOW2_SNAPSHOT_FIXED) {
+        size_t length = qcow2_snapshot_length(data + done, NULL);
 
         g_assert_cmpuint(length, <=, QCOW2_SNAPSHOT_MAX_BYTES);
-        if (length == 0 || length > size) {
-            return;
+        if (length == 0 || length > size - done) {
+            break;
         }
-        qcow2_snapshot_free(qcow2_snapshot_parse(data));
-        data += length;
-        size -= length;
+        g_ptr_array_add(list, qcow2_snapshot_parse(data + done));
+        done += length;
     }
+    again = qcow2_snapshots_serialise(list);
+    g_assert_cmpuint(again->len, ==, done);
+    g_assert_cmpuint(qcow2_snapshots_bytes(list), ==, done);
+    id = qcow2_snapshots_new_id(list);
+    g_assert_null(qcow2_snapshots_find(list, id, NULL));
+}
+
+static void check_bitmaps(const uint8_t *data, size_t size)
+{
+    g_autoptr(GBytes) start = g_bytes_new(data, MIN(size, 24));
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) bitmaps = NULL;
+    g_autoptr(GByteArray) again = NULL;
+    Qcow2BitmapsExtension ext;
+    uint64_t offset;
+
+    qcow2_bits_decode(size, 16, &offset);
+    if (!qcow2_bitmaps_extension_parse(start, 16, &ext, &error) || ext.bytes > size - 24) {
+        return;
+    }
+    bitmaps = qcow2_bitmaps_parse(&ext, data + 24, 16, &error);
+    if (!bitmaps) {
+        g_assert_true(g_utf8_validate(error->message, -1, NULL));
+        return;
+    }
+    again = qcow2_bitmaps_serialise(bitmaps);
+    g_assert_cmpuint(again->len, ==, ext.bytes);
+    g_assert_cmpuint(qcow2_bitmaps_flags_at(bitmaps, bitmaps->len - 1), <, ext.bytes);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -99,5 +133,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     check_header(copy, size);
     check_snapshots(copy, size);
+    check_bitmaps(copy, size);
     return 0;
 }

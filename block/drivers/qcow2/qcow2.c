@@ -616,6 +616,7 @@ const BlockDriver block_driver_qcow2 = {
     .limits = qcow2_limits,
     .child_perm = qcow2_child_perm,
     .co_activate = qcow2_co_activate,
+    .co_settle = co_put_away,
     .co_check = qcow2_co_check,
     .filename = qcow2_filename,
     .co_create = qcow2_co_create,

@@ -157,15 +157,20 @@ Qcow2Snapshot *qcow2_snapshots_find(const GPtrArray *snapshots, const char *id, 
 char *qcow2_snapshots_new_id(const GPtrArray *snapshots)
 {
     guint64 highest = 0;
+    char *id;
 
     for (guint i = 0; i < snapshots->len; i++) {
         const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
         guint64 n;
 
-        /* Beyond that the next one might not be a number again. */
         if (g_ascii_string_to_unsigned(s->id, 10, 0, UINT32_MAX, &n, NULL)) {
             highest = MAX(highest, n);
         }
     }
-    return g_strdup_printf("%" G_GUINT64_FORMAT, highest + 1);
+    /* There may be larger numbers, which QEMU did not make. */
+    while (qcow2_snapshots_find(snapshots, id = g_strdup_printf("%" G_GUINT64_FORMAT, ++highest),
+                                NULL)) {
+        g_free(id);
+    }
+    return id;
 }
