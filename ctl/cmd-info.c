@@ -8,13 +8,13 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "ctl/exports.h"
 #include "ctl/image.h"
 #include "ctl/json.h"
 #include "ctl/output.h"
 #include "ctl/private.h"
+#include "ctl/snapshots.h"
 #include "ctl/text.h"
 
 #define NODE "image"
@@ -76,35 +76,14 @@ static void print_backing(const QValue *info)
     }
 }
 
-static char *snapshot_date(const QValue *snapshot)
-{
-    gint64 seconds = (gint64)ctl_json_uint(snapshot, "date-sec", 0);
-    g_autoptr(GDateTime) date = g_date_time_new_from_unix_local(seconds);
-
-    return date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
-}
-
 static void print_snapshots(const QValue *info)
 {
-    static const char *const header[] = {"ID", "NAME", "DATE", ">VM STATE", NULL};
     const QValue *snapshots = ctl_json_array(info, "snapshots");
-    CtlTable *table;
 
-    if (!snapshots || qvalue_array_length(snapshots) == 0) {
-        return;
+    if (snapshots && qvalue_array_length(snapshots) > 0) {
+        puts("Snapshot list:");
+        ctl_snapshots_print(snapshots);
     }
-    puts("Snapshot list:");
-    table = ctl_table_new(header);
-    for (gsize i = 0; i < qvalue_array_length(snapshots); i++) {
-        const QValue *s = qvalue_array_get(snapshots, i);
-        g_autofree char *date = snapshot_date(s);
-        g_autofree char *state = ctl_text_size(ctl_json_uint(s, "vm-state-size", 0));
-        const char *const cells[] = {ctl_json_string(s, "id"), ctl_json_string(s, "name"), date,
-                                     state};
-
-        ctl_table_add(table, cells);
-    }
-    ctl_table_print(table);
 }
 
 /* Whatever the format alone knows, as it comes. */

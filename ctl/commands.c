@@ -16,6 +16,7 @@ const CtlOption ctl_global_options[] = {
 const CtlCommand *const ctl_commands[] = {
     &ctl_command_create,
     &ctl_command_info,
+    &ctl_command_snapshot,
     &ctl_command_check,
     &ctl_command_mount,
     &ctl_command_umount,

@@ -11,6 +11,7 @@ extern const CtlCommand ctl_command_mount;
 extern const CtlCommand ctl_command_umount;
 extern const CtlCommand ctl_command_create;
 extern const CtlCommand ctl_command_info;
+extern const CtlCommand ctl_command_snapshot;
 extern const CtlCommand ctl_command_export;
 extern const CtlCommand ctl_command_rm;
 extern const CtlCommand ctl_command_ls;

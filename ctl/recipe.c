@@ -25,6 +25,8 @@ const CtlOption ctl_recipe_options[] = {
      "writes past the end make IMAGE longer"},
     {"format", 'f', "raw|qcow2", "raw|qcow2", offsetof(CtlRecipeOptions, format),
      "what IMAGE is (raw), without a look at it"},
+    {"snapshot", 0, "NAME", NULL, offsetof(CtlRecipeOptions, snapshot),
+     "show the disk as it was at an internal snapshot of a qcow2"},
     {"allow-other", 'o', "on|off|auto", "on|off|auto", offsetof(CtlRecipeOptions, allow_other),
      "whether other users may use FILE (auto)"},
     {"id", 'i', "ID", NULL, offsetof(CtlRecipeOptions, id),
@@ -123,6 +125,20 @@ static bool check_id(const char *id, GError **error)
     return true;
 }
 
+static bool check_snapshot(const CtlRecipeOptions *options, GError **error)
+{
+    if (options->snapshot && g_strcmp0(options->format, "qcow2") != 0) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE, "--snapshot needs --format=qcow2");
+        return false;
+    }
+    if (options->snapshot && options->writable) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE,
+                    "a snapshot can only be read; leave --writable out");
+        return false;
+    }
+    return true;
+}
+
 bool ctl_recipe_prepare(CtlRecipe *recipe, const CtlRecipeOptions *options, const char *image,
                         const char *mountpoint, GError **error)
 {
@@ -139,7 +155,7 @@ bool ctl_recipe_prepare(CtlRecipe *recipe, const CtlRecipeOptions *options, cons
         g_set_error(error, CTL_ERROR, CTL_ERROR_USAGE, "--growable needs --writable");
         return false;
     }
-    if (options->id && !check_id(options->id, error)) {
+    if ((options->id && !check_id(options->id, error)) || !check_snapshot(options, error)) {
         return false;
     }
     return check_utf8(recipe->image, error) && check_utf8(recipe->mountpoint, error) &&
@@ -219,6 +235,9 @@ QValue *ctl_recipe_node(const CtlRecipe *recipe, const char *id)
                                     recipe->options->writable ? "unmap" : NULL, NULL);
 
     qvalue_object_set(node, "read-only", qvalue_bool(!recipe->options->writable));
+    if (recipe->options->snapshot) {
+        qvalue_object_set(node, "snapshot", qvalue_string(recipe->options->snapshot));
+    }
     qvalue_object_set(node, "file", protocol_node(recipe));
     return node;
 }

@@ -14,6 +14,7 @@ typedef struct CtlRecipeOptions {
     bool writable;
     bool growable;
     const char *format;
+    const char *snapshot;
     const char *allow_other;
     const char *id;
     bool replace_stale;
