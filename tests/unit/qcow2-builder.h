@@ -49,8 +49,8 @@ void qcow2_builder_names(Qcow2Builder *b, const char *backing, const char *forma
                          const char *data_file);
 
 /*
- * Give it persistent bitmaps of parts of 512 bytes: "auto", empty and kept up; "kept", which is not,
- * full but for its last table entry, where every other bit is set; and "lost", which is in use.
+ * Give it persistent bitmaps of parts of 512 bytes: "auto", empty and kept up; "kept", which is
+ * not, full but for its last table entry, where every other bit is set; and "lost", in use.
  */
 void qcow2_builder_bitmaps(Qcow2Builder *b);
 

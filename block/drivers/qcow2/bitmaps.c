@@ -2,10 +2,10 @@
 /*
  * Persistent dirty bitmaps of an image that is written to.
  *
- * Before the first write the directory says of each bitmap that is kept up that it is in use. In the
- * end its bits are written to new places, a new directory names these and says that it is not in use
- * any more, and then eight bytes of the header extension name that directory: either all of that is
- * in the image or nothing is.
+ * Before the first write the directory says of each bitmap that is kept up that it is in use. In
+ * the end its bits are written to new places, a new directory names these and says that it is not
+ * in use any more, and then eight bytes of the header extension name that directory: either all of
+ * that is in the image or nothing is.
  */
 #include <errno.h>
 #include <string.h>
