@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import struct
 import threading
 
 from wharf import *
@@ -283,3 +284,52 @@ class CommandTest(SnapshotTest):
                 at = n * 7919 % 700 * 4096
                 expected[at:at + 4096] = n.to_bytes(8, 'little') * 512
             self.assertEqual(content, bytes(expected))
+
+
+class HeaderTest(SnapshotTest):
+    """What of the header is not known here."""
+
+    UNKNOWN = struct.pack('>II', 0x12345678, 5) + b'hello\0\0\0'
+
+    def setUp(self):
+        super().setUp()
+        self.image = self.create('image.qcow2', self.SIZE)
+        self.daemon = self.wharfd()
+
+    def patch(self, at, data):
+        with open(self.image, 'r+b') as f:
+            f.seek(at)
+            f.write(data)
+
+    def end_of_extensions(self):
+        with open(self.image, 'rb') as f:
+            head = f.read(64 * KIB)
+        at = int.from_bytes(head[100:104], 'big')
+        while head[at:at + 4] != bytes(4):
+            at += 8 + (int.from_bytes(head[at + 4:at + 8], 'big') + 7) // 8 * 8
+        return at
+
+    def test_extensions_stay(self):
+        at = self.end_of_extensions()
+        self.patch(at, self.UNKNOWN + bytes(8))
+        self.patch(80, struct.pack('>QQ', 1 << 40, 1 << 41))  # compatible, autoclear
+        mountpoint = self.open(self.daemon, self.image)
+        self.scribble_mounted(mountpoint, 1)
+        self.daemon.qmp.cmd(CREATE, {'device': 'q', 'name': 'a'})
+        self.daemon.qmp.cmd('block_resize', {'node-name': 'q', 'size': 4000 * MIB})
+        self.daemon.qmp.cmd(APPLY, {'device': 'q', 'name': 'a'})
+        self.daemon.qmp.cmd(DELETE, {'device': 'q', 'name': 'a'})
+        self.remove(self.daemon)
+        with open(self.image, 'rb') as f:
+            head = f.read(64 * KIB)
+        self.assertEqual(head[at:at + 16], self.UNKNOWN)
+        self.assertEqual(struct.unpack('>QQ', head[80:96]), (1 << 40, 0))
+
+    def test_features_by_name(self):
+        at = self.end_of_extensions()
+        table = struct.pack('>BB46s', 0, 62, b'time travel')
+        with open(self.image, 'rb') as f:
+            start = f.read(at).index(struct.pack('>I', 0x6803f857))
+        self.patch(start, struct.pack('>II', 0x6803f857, len(table)) + table + bytes(8))
+        self.patch(72, struct.pack('>Q', 3 << 61))
+        self.refused(self.daemon, self.image, "'time travel'", "'bit 61'")
