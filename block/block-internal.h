@@ -39,7 +39,8 @@ typedef enum {
 struct BlockGraph {
     AioContext *main;
     const QapiEventSink *events;
-    JobRegistry *jobs; /* of jobs on its nodes; NULL: there are none */
+    ObjectRegistry *objects; /* or NULL */
+    JobRegistry *jobs;       /* of jobs on its nodes; NULL: there are none */
 
     /* main */
     GQueue nodes;        /* BlockNode *, oldest first */

@@ -36,6 +36,7 @@
 
 #include "aio/aio.h"
 #include "aio/coroutine.h"
+#include "object/object.h"
 #include "job/job.h"
 #include "qapi/qapi.h"
 #include "qapi/types-block-core.h"
@@ -82,6 +83,15 @@ typedef struct BlockLimits {
  * copied, must outlive the graph) takes the events the room sends.
  */
 BlockGraph *block_graph_new(AioContext *main, const QapiEventSink *events);
+
+/* Where options of nodes find the objects that they name. Before the first node; outlives them. */
+void block_graph_set_objects(BlockGraph *graph, ObjectRegistry *objects);
+
+/*
+ * The daemon ends: nodes whose storage has gone away, and may come back or not, do not wait for it
+ * any longer; what waits for it fails. Whatever still answers is not disturbed.
+ */
+void block_graph_give_up_waiting(BlockGraph *graph);
 
 /*
  * Close the graph: drop the monitor's references, newest node first, flush every writable node and

@@ -206,6 +206,12 @@ typedef struct BlockDriver {
      */
     bool co_fn (*co_check)(BlockNode *node, ImageRepair repair, ImageCheck *result, GError **error);
 
+    /*
+     * See block_graph_give_up_waiting(). Main thread, at any time from the first suspension of
+     * co_open on; may not suspend.
+     */
+    void (*give_up_waiting)(BlockNode *node);
+
     /* Information. Main thread; may not suspend. */
     char *(*filename)(BlockNode *node); /* plain name, or NULL: shown as json:{...} */
     BlockStatsSpecific *(*stats_specific)(BlockNode *node);
@@ -215,6 +221,9 @@ typedef struct BlockDriver {
 
 /* The driver of that type, or NULL if this build has none. */
 const BlockDriver *block_driver_find(BlockdevDriver type);
+
+/* Where the objects are that the node's options name, or NULL. Main thread. */
+ObjectRegistry *block_node_objects(BlockNode *node);
 
 /* The driver's state of the node. Any thread. */
 gpointer block_node_state(BlockNode *node);

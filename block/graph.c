@@ -49,6 +49,22 @@ BlockGraph *block_graph_new(AioContext *main, const QapiEventSink *events)
     return graph;
 }
 
+void block_graph_set_objects(BlockGraph *graph, ObjectRegistry *objects)
+{
+    graph->objects = objects;
+}
+
+void block_graph_give_up_waiting(BlockGraph *graph)
+{
+    for (GList *l = graph->nodes.head; l; l = l->next) {
+        BlockNode *node = l->data;
+
+        if (node->drv->give_up_waiting) {
+            node->drv->give_up_waiting(node);
+        }
+    }
+}
+
 void block_graph_free(BlockGraph *graph)
 {
     if (!graph) {

@@ -477,6 +477,11 @@ void block_node_limits(BlockNode *node, BlockLimits *out)
     g_mutex_unlock(&node->limits_lock);
 }
 
+ObjectRegistry *block_node_objects(BlockNode *node)
+{
+    return node->graph->objects;
+}
+
 gpointer block_node_state(BlockNode *node)
 {
     return node->state;

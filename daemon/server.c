@@ -118,6 +118,7 @@ static void co_fn server_co_take_down(Server *s)
     bool gone, ended, quiet;
 
     notify_service_manager("STOPPING=1");
+    block_graph_give_up_waiting(s->graph);
     monitor_set_co_quiesce(s->monitors, COMMANDS_WAIT_NS);
     /* What is still being added has been waited for. */
     gone = export_registry_co_shutdown_all(s->exports, 0);
@@ -293,6 +294,7 @@ Server *server_new(const DaemonOptions *options, Log *log, GError **error)
     object_register_commands(s->objects, s->commands);
     monitor_set_register_objects(s->monitors, s->objects);
     s->graph = block_graph_new(ctx, monitor_set_event_sink(s->monitors));
+    block_graph_set_objects(s->graph, s->objects);
     block_register_commands(s->graph, s->commands);
     s->jobs = job_registry_new(ctx, monitor_set_event_sink(s->monitors));
     job_register_commands(s->jobs, s->commands);

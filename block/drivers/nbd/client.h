@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * block/drivers/nbd/client.h - a node's way to its export: connections that are made again.
+ *
+ * A client has a thread of its own, its home, where all of it happens: connections, their libnbd
+ * handles, TLS, reconnecting. A request goes there and comes back as a coroutine, whatever thread
+ * it came from. So nothing needs a lock, whoever receives a reply of 32 MiB holds up no export, and
+ * iothreads may come and go.
+ *
+ * Threads   Main thread: life. Requests: any thread.
+ * Lost      A request that was under way, or comes while there is no connection, waits until
+ *           reconnect-delay has passed since the loss, and is carried out (again) if the server is
+ *           back by then; else it fails with -EIO.
+ */
+#ifndef WHARF_BLOCK_DRIVERS_NBD_CLIENT_H
+#define WHARF_BLOCK_DRIVERS_NBD_CLIENT_H
+
+#include "block/drivers/nbd/connection.h"
+#include "util/socket.h"
+
+typedef struct NbdClient NbdClient;
+
+/* Fixed for life; the client takes copies and references. */
+typedef struct NbdClientOptions {
+    const char *node_name;
+    const SocketPlace *place;
+    const char *export_name;
+    TlsCreds *creds; /* or NULL */
+    const char *hostname;
+    unsigned reconnect_delay_s, open_timeout_s, reply_timeout_s;
+} NbdClientOptions;
+
+/* A client that has no connection yet. NULL with @error if there is no thread for it. */
+NbdClient *nbd_client_new(const NbdClientOptions *options, GError **error);
+
+/* After nbd_client_co_close(). */
+void nbd_client_free(NbdClient *client);
+
+/* Connect for the first time, as long as open-timeout allows. */
+bool co_fn nbd_client_co_open(NbdClient *client, GError **error);
+
+/* Say goodbye; in a moment, whatever the server does. No requests come any more. */
+void co_fn nbd_client_co_close(NbdClient *client);
+
+/*
+ * The daemon ends: wait for no server any more that is not there, and not for long for one that is
+ * silent. Main thread, at any time.
+ */
+void nbd_client_give_up_waiting(NbdClient *client);
+
+/* What the server said at the first time. */
+const NbdExportInfo *nbd_client_info(const NbdClient *client);
+
+/* From now on a connection to an export that has become read-only is as good as none. */
+void nbd_client_set_writing(NbdClient *client, bool writing);
+
+/* What a request does with a connection, perhaps more than once. 0 or -errno. */
+typedef int co_fn NbdClientWork(NbdConnection *connection, void *opaque);
+
+/* Carry out @work(.., @opaque) in the client's home. Returns in the thread of the caller. */
+int co_fn nbd_client_co_run(NbdClient *client, NbdClientWork *work, void *opaque);
+
+#endif

@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "block/drivers/nbd/connection.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libnbd.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "aio/lock.h"
+#include "util/error.h"
+
+struct NbdConnection {
+    struct nbd_handle *nbd;
+    NbdExportInfo info;
+
+    int fd;            /* to the server */
+    NbdTunnel *tunnel; /* or NULL */
+    int watch_fd;      /* libnbd's socket once more, for libnbd closes its own whenever it likes */
+    AioWatch *watch;
+
+    GQueue commands; /* NbdCommand *, that were not answered yet */
+    int64_t reply_timeout_ns;
+    int64_t heard_ns;  /* when the server last said something, or had nothing to say */
+    AioTimer *silence; /* armed while there are commands, or it may have been */
+    bool silence_armed;
+
+    Coroutine *opener; /* waits for the handshake */
+    bool served;       /* a request was answered */
+    bool lost;
+    char *reason;
+    NbdLostCallback *on_lost;
+    void *opaque;
+};
+
+/* One request, on the stack of its coroutine. */
+typedef struct NbdCommand {
+    NbdConnection *c;
+    GList link;
+    Coroutine *co; /* waits, or NULL */
+    bool done;
+    int result;
+} NbdCommand;
+
+/* ---- commands ---- */
+
+static void command_end(NbdCommand *cmd, int result)
+{
+    cmd->done = true;
+    cmd->result = result;
+    g_queue_unlink(&cmd->c->commands, &cmd->link);
+    if (cmd->co) {
+        aio_co_wake(g_steal_pointer(&cmd->co));
+    }
+}
+
+/* ---- loss ---- */
+
+void nbd_connection_lose(NbdConnection *c, const char *reason)
+{
+    if (c->lost) {
+        return;
+    }
+    c->lost = true;
+    c->reason = g_strdup(reason);
+    if (c->watch) {
+        aio_watch_set_events(c->watch, 0);
+    }
+    while (c->commands.head) {
+        command_end(c->commands.head->data, -ENOTCONN);
+    }
+    if (c->opener) {
+        aio_co_wake(g_steal_pointer(&c->opener));
+    }
+    if (c->on_lost) {
+        c->on_lost(c->opaque, reason);
+    }
+}
+
+static void connection_lose_by_error(NbdConnection *c)
+{
+    const char *text = nbd_get_error();
+
+    nbd_connection_lose(c, text ? text : "the connection ended");
+}
+
+bool nbd_connection_is_lost(const NbdConnection *c)
+{
+    return c->lost;
+}
+
+bool nbd_connection_has_served(const NbdConnection *c)
+{
+    return c->served;
+}
+
+int64_t nbd_connection_silence(const NbdConnection *c)
+{
+    return c->commands.head ? aio_now_ns() - c->heard_ns : 0;
+}
+
+static void connection_arm_silence(NbdConnection *c)
+{
+    if (c->reply_timeout_ns && !c->silence_armed) {
+        c->silence_armed = true;
+        aio_timer_arm(c->silence, c->heard_ns + c->reply_timeout_ns);
+    }
+}
+
+static void on_silence(void *opaque)
+{
+    NbdConnection *c = opaque;
+
+    c->silence_armed = false;
+    if (!c->commands.head) {
+        return;
+    }
+    if (nbd_connection_silence(c) >= c->reply_timeout_ns) {
+        nbd_connection_lose(c, "the server does not answer");
+    } else {
+        connection_arm_silence(c);
+    }
+}
+
+/* ---- the event loop ---- */
+
+/* After each call that may have changed something: what libnbd waits for now. */
+static void connection_update(NbdConnection *c)
+{
+    unsigned direction;
+
+    if (c->lost) {
+        return;
+    }
+    if (nbd_aio_is_dead(c->nbd) > 0 || nbd_aio_is_closed(c->nbd) > 0) {
+        nbd_connection_lose(c, "the server closed the connection");
+        return;
+    }
+    if (c->opener && nbd_aio_is_ready(c->nbd) > 0) {
+        aio_co_wake(g_steal_pointer(&c->opener));
+    }
+    direction = nbd_aio_get_direction(c->nbd);
+    aio_watch_set_events(c->watch, (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+                                       (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
+}
+
+static void on_ready(void *opaque, short revents)
+{
+    NbdConnection *c = opaque;
+    unsigned direction = nbd_aio_get_direction(c->nbd);
+    int r = 0;
+
+    c->heard_ns = aio_now_ns();
+    if ((direction & LIBNBD_AIO_DIRECTION_READ) && (revents & ~POLLOUT)) {
+        r = nbd_aio_notify_read(c->nbd);
+    } else if (direction & LIBNBD_AIO_DIRECTION_WRITE) {
+        r = nbd_aio_notify_write(c->nbd);
+    }
+    if (r < 0) {
+        connection_lose_by_error(c);
+        return;
+    }
+    connection_update(c);
+}
+
+/* ---- opening ---- */
+
+static void on_late(void *opaque)
+{
+    nbd_connection_lose(opaque, "the server did not finish the handshake in time");
+}
+
+static bool connection_set_up(NbdConnection *c, const char *name)
+{
+    return nbd_set_export_name(c->nbd, name) == 0 &&
+           nbd_add_meta_context(c->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
+           nbd_set_tls(c->nbd, LIBNBD_TLS_DISABLE) == 0 &&
+           nbd_set_pread_initialize(c->nbd, false) == 0;
+}
+
+static bool set_nbd_error(GError **error)
+{
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "%s", nbd_get_error());
+    return false;
+}
+
+/* What the server says of the export, if it makes sense. */
+static bool connection_get_info(NbdConnection *c, GError **error)
+{
+    NbdExportInfo *info = &c->info;
+    int64_t min = nbd_get_block_size(c->nbd, LIBNBD_SIZE_MINIMUM);
+    int64_t preferred = nbd_get_block_size(c->nbd, LIBNBD_SIZE_PREFERRED);
+    int64_t max = nbd_get_block_size(c->nbd, LIBNBD_SIZE_MAXIMUM);
+
+    info->size = nbd_get_size(c->nbd);
+    if (info->size < 0) {
+        return set_nbd_error(error);
+    }
+    min = MAX(min, 1);
+    if ((min & (min - 1)) || min > 64 * 1024) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "the server wants blocks of %" G_GINT64_FORMAT
+                    " bytes, which is no power of two up to 64 KiB",
+                    min);
+        return false;
+    }
+    info->min_block = min;
+    info->preferred_block = preferred > 0 && preferred <= NBD_MAX_TRANSFER ? preferred : 0;
+    info->max_block = max > 0 ? MIN(max, NBD_MAX_TRANSFER) / min * min : NBD_MAX_TRANSFER;
+    info->max_block = MAX(info->max_block, info->min_block);
+    info->size -= info->size % min;
+    info->read_only = nbd_is_read_only(c->nbd) != 0;
+    info->flush = nbd_can_flush(c->nbd) > 0;
+    info->fua = nbd_can_fua(c->nbd) > 0;
+    info->trim = nbd_can_trim(c->nbd) > 0;
+    info->zero = nbd_can_zero(c->nbd) > 0;
+    info->fast_zero = nbd_can_fast_zero(c->nbd) > 0;
+    info->extents = nbd_can_meta_context(c->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
+    return true;
+}
+
+/* The handshake of NBD. libnbd takes @nbd_fd. */
+static bool co_fn connection_co_shake(NbdConnection *c, int nbd_fd, int64_t deadline_ns,
+                                      GError **error)
+{
+    AioTimer *timer;
+
+    if (nbd_aio_connect_socket(c->nbd, nbd_fd) < 0) {
+        return set_nbd_error(error);
+    }
+    timer = aio_timer_new(aio_context_current(), on_late, c);
+    aio_timer_arm(timer, deadline_ns);
+    c->opener = coroutine_self();
+    connection_update(c);
+    /* It is taken by whoever wakes us, which may have happened. */
+    coroutine_yield();
+    aio_timer_free(timer);
+    if (c->lost) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "%s", c->reason);
+        return false;
+    }
+    return connection_get_info(c, error);
+}
+
+NbdConnection *co_fn nbd_connection_co_open(int fd, NbdTunnel *tunnel, int inner_fd,
+                                            const char *name, int64_t deadline_ns,
+                                            int64_t reply_timeout_ns, GError **error)
+{
+    NbdConnection *c = g_new0(NbdConnection, 1);
+    int nbd_fd = fcntl(tunnel ? inner_fd : fd, F_DUPFD_CLOEXEC, 0);
+    bool ok;
+
+    c->fd = fd;
+    c->tunnel = tunnel;
+    c->reply_timeout_ns = reply_timeout_ns;
+    c->heard_ns = aio_now_ns();
+    c->watch_fd = tunnel ? inner_fd : fd;
+    c->nbd = nbd_create();
+    if (nbd_fd < 0) {
+        wharf_set_error_errno(error, errno, "cannot duplicate a socket");
+        ok = false;
+    } else if (!c->nbd || !connection_set_up(c, name)) {
+        ok = set_nbd_error(error);
+    } else {
+        c->watch = aio_watch_new(aio_context_current(), c->watch_fd, 0, on_ready, NULL, c);
+        c->silence = aio_timer_new(aio_context_current(), on_silence, c);
+        ok = connection_co_shake(c, nbd_fd, deadline_ns, error);
+        nbd_fd = -1;
+    }
+    if (ok) {
+        return c;
+    }
+    if (nbd_fd >= 0) {
+        close(nbd_fd);
+    }
+    c->lost = true;
+    nbd_connection_co_close(c, 0);
+    return NULL;
+}
+
+void nbd_connection_set_lost(NbdConnection *c, NbdLostCallback *lost, void *opaque)
+{
+    c->on_lost = lost;
+    c->opaque = opaque;
+}
+
+const NbdExportInfo *nbd_connection_info(const NbdConnection *c)
+{
+    return &c->info;
+}
+
+/* ---- closing ---- */
+
+/* Say goodbye. What the socket does not take at once it does not get. */
+static void connection_disconnect(NbdConnection *c)
+{
+    c->on_lost = NULL;
+    if (!c->lost) {
+        nbd_aio_disconnect(c->nbd, 0);
+        nbd_connection_lose(c, "the connection is closed");
+    }
+}
+
+void co_fn nbd_connection_co_close(NbdConnection *c, int64_t deadline_ns)
+{
+    if (!c) {
+        return;
+    }
+    connection_disconnect(c);
+    g_clear_pointer(&c->watch, aio_watch_free);
+    g_clear_pointer(&c->silence, aio_timer_free);
+    g_clear_pointer(&c->nbd, nbd_close);
+    if (c->tunnel) {
+        close(c->watch_fd);
+    }
+    nbd_tunnel_co_close(c->tunnel, deadline_ns);
+    close(c->fd);
+    g_free(c->reason);
+    g_free(c);
+}
+
+/* ---- requests ---- */
+
+static int on_done(void *opaque, int *error)
+{
+    NbdCommand *cmd = opaque;
+
+    if (!cmd->done) {
+        cmd->c->served |= *error != ENOTCONN;
+        command_end(cmd, -*error);
+    }
+    return 1;
+}
+
+static nbd_completion_callback command_callback(NbdCommand *cmd)
+{
+    return (nbd_completion_callback){.callback = on_done, .user_data = cmd};
+}
+
+static void command_begin(NbdCommand *cmd, NbdConnection *c)
+{
+    *cmd = (NbdCommand){.c = c};
+    cmd->link.data = cmd;
+    if (!c->commands.head) {
+        c->heard_ns = aio_now_ns();
+    }
+    g_queue_push_tail_link(&c->commands, &cmd->link);
+    connection_arm_silence(c);
+}
+
+/* The command was given to libnbd, which said @cookie. Wait for what becomes of it. */
+static int co_fn command_co_finish(NbdCommand *cmd, int64_t cookie)
+{
+    NbdConnection *c = cmd->c;
+
+    if (cookie < 0 && !cmd->done) {
+        int err = nbd_get_errno();
+        bool dead = nbd_aio_is_dead(c->nbd) > 0 || nbd_aio_is_closed(c->nbd) > 0;
+
+        command_end(cmd, dead ? -ENOTCONN : err ? -err : -EIO);
+    }
+    connection_update(c);
+    if (!cmd->done) {
+        cmd->co = coroutine_self();
+        coroutine_yield();
+    }
+    return cmd->result;
+}
+
+int co_fn nbd_connection_co_pread(NbdConnection *c, uint64_t offset, void *buffer, size_t bytes)
+{
+    NbdCommand cmd;
+
+    command_begin(&cmd, c);
+    return command_co_finish(
+        &cmd, nbd_aio_pread(c->nbd, buffer, bytes, offset, command_callback(&cmd), 0));
+}
+
+int co_fn nbd_connection_co_flush(NbdConnection *c)
+{
+    NbdCommand cmd;
+
+    if (!c->info.flush) {
+        return 0; /* the server says that there is nothing to flush */
+    }
+    command_begin(&cmd, c);
+    return command_co_finish(&cmd, nbd_aio_flush(c->nbd, command_callback(&cmd), 0));
+}
+
+/* What must be on stable storage, where the server cannot be told with the request itself. */
+static int co_fn connection_co_flush_after(NbdConnection *c, int r, BlockRequestFlags flags)
+{
+    return r == 0 && (flags & BLOCK_REQ_FUA) && !c->info.fua ? nbd_connection_co_flush(c) : r;
+}
+
+static uint32_t fua_flag(const NbdConnection *c, BlockRequestFlags flags)
+{
+    return (flags & BLOCK_REQ_FUA) && c->info.fua ? LIBNBD_CMD_FLAG_FUA : 0;
+}
+
+int co_fn nbd_connection_co_pwrite(NbdConnection *c, uint64_t offset, const void *buffer,
+                                   size_t bytes, BlockRequestFlags flags)
+{
+    NbdCommand cmd;
+    int r;
+
+    command_begin(&cmd, c);
+    r = command_co_finish(&cmd, nbd_aio_pwrite(c->nbd, buffer, bytes, offset,
+                                               command_callback(&cmd), fua_flag(c, flags)));
+    return connection_co_flush_after(c, r, flags);
+}
+
+int co_fn nbd_connection_co_zero(NbdConnection *c, uint64_t offset, uint64_t bytes,
+                                 BlockRequestFlags flags)
+{
+    uint32_t nbd_flags = fua_flag(c, flags);
+    NbdCommand cmd;
+    int r;
+
+    if (!c->info.zero || ((flags & BLOCK_REQ_NO_FALLBACK) && !c->info.fast_zero)) {
+        return -ENOTSUP;
+    }
+    nbd_flags |= flags & BLOCK_REQ_NO_FALLBACK ? LIBNBD_CMD_FLAG_FAST_ZERO : 0;
+    nbd_flags |= flags & BLOCK_REQ_MAY_UNMAP ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
+    command_begin(&cmd, c);
+    r = command_co_finish(&cmd,
+                          nbd_aio_zero(c->nbd, bytes, offset, command_callback(&cmd), nbd_flags));
+    return connection_co_flush_after(c, r, flags);
+}
+
+int co_fn nbd_connection_co_trim(NbdConnection *c, uint64_t offset, uint64_t bytes)
+{
+    NbdCommand cmd;
+
+    if (!c->info.trim) {
+        return -ENOTSUP;
+    }
+    command_begin(&cmd, c);
+    return command_co_finish(&cmd, nbd_aio_trim(c->nbd, bytes, offset, command_callback(&cmd), 0));
+}
+
+/* ---- what is allocated ---- */
+
+/* What the server says of a range: its beginning, of one kind. */
+typedef struct NbdExtent {
+    NbdCommand cmd;
+    uint64_t bytes;
+    uint32_t flags;
+    bool known;
+} NbdExtent;
+
+static int on_extents(void *opaque, const char *context, uint64_t offset, uint32_t *entries,
+                      size_t n, int *error)
+{
+    NbdExtent *extent = opaque;
+
+    if (extent->known || !g_str_equal(context, LIBNBD_CONTEXT_BASE_ALLOCATION)) {
+        return 0;
+    }
+    for (size_t i = 0; i + 1 < n; i += 2) {
+        if (extent->known && entries[i + 1] != extent->flags) {
+            break;
+        }
+        extent->known = true;
+        extent->flags = entries[i + 1];
+        extent->bytes += entries[i];
+    }
+    return 0;
+}
+
+static BlockStatus extent_status(uint32_t flags)
+{
+    bool zero = flags & LIBNBD_STATE_ZERO;
+
+    /* A hole that does not read as zeros may hold anything. */
+    return BLOCK_STATUS_ALLOCATED | (zero ? BLOCK_STATUS_ZERO : 0) |
+           (zero && (flags & LIBNBD_STATE_HOLE) ? 0 : BLOCK_STATUS_DATA);
+}
+
+int co_fn nbd_connection_co_block_status(NbdConnection *c, uint64_t offset, uint64_t bytes,
+                                         uint64_t *pnum, BlockStatus *status)
+{
+    NbdExtent extent = {.known = false};
+    int r;
+
+    *pnum = bytes;
+    *status = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_DATA;
+    if (!c->info.extents) {
+        return 0;
+    }
+    command_begin(&extent.cmd, c);
+    r = command_co_finish(
+        &extent.cmd,
+        nbd_aio_block_status(c->nbd, bytes, offset,
+                             (nbd_extent_callback){.callback = on_extents, .user_data = &extent},
+                             command_callback(&extent.cmd), 0));
+    if (r < 0) {
+        return r;
+    }
+    /* A server that has nothing to say, or nonsense, has said nothing against data. */
+    if (extent.known && extent.bytes >= c->info.min_block) {
+        *pnum = MIN(extent.bytes - extent.bytes % c->info.min_block, bytes);
+        *status = extent_status(extent.flags);
+    }
+    return 0;
+}
