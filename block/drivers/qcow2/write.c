@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "block/drivers/qcow2/parts.h"
 #include "block/drivers/qcow2/state.h"
 
 /* So many clusters get their place at once. */
@@ -96,6 +97,39 @@ static int co_fn co_write_at(const NewWrite *w, uint64_t offset, const IoVector 
     return block_child_co_pwritev(w->s->data, w->host + (offset - first_offset(w)), iov, 0);
 }
 
+/* Old data that is read while other is. */
+typedef struct OldRead {
+    Qcow2Part part;
+    BlockNode *node;
+    uint64_t offset, bytes;
+    void *buffer;
+} OldRead;
+
+static int co_fn old_co_read(Qcow2Part *part)
+{
+    const OldRead *o = (OldRead *)part;
+
+    return qcow2_co_read_old(o->node, o->offset, o->bytes, o->buffer);
+}
+
+/* What the clusters have before and behind what is written, one behind the other in @buffer. */
+static int co_fn co_read_around(const NewWrite *w, char *buffer)
+{
+    uint64_t before = w->start - w->low;
+    OldRead head = {.part.run = old_co_read,
+                    .node = w->node,
+                    .offset = w->low,
+                    .bytes = before,
+                    .buffer = buffer};
+    Qcow2Parts parts = {.running = 0};
+
+    if (before > 0) {
+        qcow2_parts_co_start(&parts, &head.part);
+    }
+    qcow2_parts_note(&parts, qcow2_co_read_old(w->node, w->end, w->high - w->end, buffer + before));
+    return qcow2_parts_co_end(&parts);
+}
+
 /* Write @iov, and before and after it what its clusters had there. */
 static int co_fn co_write_merged(const NewWrite *w, const IoVector *iov)
 {
@@ -103,11 +137,8 @@ static int co_fn co_write_merged(const NewWrite *w, const IoVector *iov)
     g_autofree char *old = g_try_malloc(MAX(before + after, 1));
     g_autofree struct iovec *array = g_new(struct iovec, iov->n + 2);
     IoVector all = {.iov = array, .bytes = w->high - w->low};
-    int r = old ? qcow2_co_read_old(w->node, w->low, before, old) : -ENOMEM;
+    int r = old ? co_read_around(w, old) : -ENOMEM;
 
-    if (r == 0) {
-        r = qcow2_co_read_old(w->node, w->end, after, old + before);
-    }
     if (r < 0) {
         return r;
     }
