@@ -88,6 +88,43 @@ static bool is_same(const Qcow2Cluster *a, const Qcow2Cluster *b)
            a->data == b->data && a->zero == b->zero;
 }
 
+/*
+ * Whether nothing reads the data of a cluster any more, no snapshot either, and it is not going to
+ * be counted down: it keeps its place, or lies in a data file.
+ */
+static bool is_idle(const Clear *c, const Qcow2Cluster *old, const Qcow2Cluster *new)
+{
+    return old->data && old->copied && !old->compressed && !new->data &&
+           (new->has_host || c->s->data != c->s->file);
+}
+
+/*
+ * Give the storage of idle clusters back. After a crash the image may still say that they have
+ * data, which reads as zeros then; that is as good as anything else for what was discarded. With
+ * the clusters claimed, so that nobody has begun to write there again.
+ */
+static void co_fn co_discard_idle(const Clear *c, unsigned n, const Qcow2Cluster *old,
+                                  const Qcow2Cluster *new)
+{
+    uint64_t size = qcow2_cluster_size(&c->s->image->layout);
+    uint64_t from = 0, bytes = 0;
+
+    for (unsigned i = 0; c->discard && c->kind != CLEAR_ZERO && i < n; i++) {
+        if (!is_idle(c, &old[i], &new[i])) {
+            continue;
+        }
+        if (bytes > 0 && old[i].host != from + bytes) {
+            block_child_co_pdiscard(c->s->data, from, bytes);
+            bytes = 0;
+        }
+        from = bytes > 0 ? from : old[i].host;
+        bytes += size;
+    }
+    if (bytes > 0) {
+        block_child_co_pdiscard(c->s->data, from, bytes);
+    }
+}
+
 /* With the clusters claimed. */
 static int co_fn co_clear_claimed(const Clear *c, const Qcow2Claim *claim, uint64_t offset,
                                   uint64_t end)
@@ -113,6 +150,9 @@ static int co_fn co_clear_claimed(const Clear *c, const Qcow2Claim *claim, uint6
         if (old[i].has_host && !new[i].has_host) {
             qcow2_free_cluster_later(c->s, &old[i], c->discard);
         }
+    }
+    if (r == 0) {
+        co_discard_idle(c, n, old, new);
     }
     return r;
 }
@@ -175,7 +215,8 @@ int co_fn qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t byte
     Clear c = {.node = node,
                .s = s,
                .kind = flags & BLOCK_REQ_MAY_UNMAP ? CLEAR_UNMAP : CLEAR_ZERO,
-               .discard = s->discard_request};
+               .discard = s->discard_request,
+               .keep = s->discard_no_unref};
     int r = qcow2_co_begin_writing(node);
 
     if (r < 0) {

@@ -287,7 +287,7 @@ static int co_fn co_set_entries(Batch *b)
     r = qcow2_co_set_entries(b->node, b->claim.first, b->n, b->new);
     for (unsigned i = 0; r == 0 && i < b->n; i++) {
         if (b->pieces[i].placed) {
-            qcow2_free_cluster_later(b->s, &b->old[i], b->s->discard_request);
+            qcow2_free_cluster_later(b->s, &b->old[i], b->s->discard_other);
         }
     }
     return r;

@@ -404,7 +404,7 @@ static int co_fn co_make_table(BlockNode *node, uint64_t index, uint64_t old)
     }
     set_l1(s, index, table);
     if (old) {
-        qcow2_free_later(s, old, size, false);
+        qcow2_free_later(s, old, size, s->discard_other);
     }
     return 0;
 }

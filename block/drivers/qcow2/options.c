@@ -106,3 +106,12 @@ bool qcow2_l2_init(Qcow2L2 *l2, const Qcow2CacheSizes *sizes, const Qcow2Layout 
     l2->slice_bits = g_bit_storage(entries) - 1;
     return l2->cache != NULL;
 }
+
+bool qcow2_check_options(const BlockdevOptionsQcow2 *o, const Qcow2Header *header, GError **error)
+{
+    if (o->discard_no_unref && header->version < 3) {
+        return FAIL("'discard-no-unref' needs an image of version 3, for one of version 2 cannot "
+                    "say that a cluster reads as zeros");
+    }
+    return true;
+}

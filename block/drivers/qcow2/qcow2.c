@@ -106,7 +106,8 @@ static bool make_caches(const BlockdevOptionsQcow2 *o, const Qcow2Image *image, 
 {
     Qcow2CacheSizes sizes;
 
-    if (!qcow2_cache_sizes(o, image->header, &sizes, error)) {
+    if (!qcow2_check_options(o, image->header, error) ||
+        !qcow2_cache_sizes(o, image->header, &sizes, error)) {
         return false;
     }
     *clean_ns = sizes.clean_ns;
@@ -221,6 +222,7 @@ static void take_options(Qcow2State *s, const BlockdevOptionsQcow2 *o, const Blo
     s->discard_request =
         o->has_pass_discard_request ? o->pass_discard_request : flags->discard_unmap;
     s->discard_snapshot = o->pass_discard_snapshot;
+    s->discard_other = o->pass_discard_other;
     s->discard_no_unref = o->discard_no_unref;
 }
 

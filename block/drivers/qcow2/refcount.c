@@ -457,7 +457,8 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
     r->entries = g.entries;
     r->fresh = MAX(r->fresh, h->reftable_offset + (g.clusters << r->cluster_bits));
     r->end = MAX(r->end, h->reftable_offset + (g.clusters << r->cluster_bits));
-    return co_release_locked(r, old_offset, (uint64_t)old_clusters << r->cluster_bits, false);
+    return co_release_locked(r, old_offset, (uint64_t)old_clusters << r->cluster_bits,
+                             s->discard_other);
 }
 
 /* Taking and releasing */

@@ -120,7 +120,8 @@ typedef struct Qcow2State {
 
     bool corrupt; /* atomic; found to be, and reported */
 
-    bool discard_request, discard_snapshot, discard_no_unref; /* options; drained */
+    /* Options; drained. */
+    bool discard_request, discard_snapshot, discard_other, discard_no_unref;
 
     bool writable;          /* drained */
     Qcow2Metadata metadata; /* of a writable node */
@@ -169,6 +170,8 @@ char *qcow2_names_full_backing(const Qcow2State *s);
 /* options.c */
 bool qcow2_cache_sizes(const BlockdevOptionsQcow2 *o, const Qcow2Header *header,
                        Qcow2CacheSizes *sizes, GError **error);
+/* Whether the image can do what the options ask for. */
+bool qcow2_check_options(const BlockdevOptionsQcow2 *o, const Qcow2Header *header, GError **error);
 bool qcow2_l2_init(Qcow2L2 *l2, const Qcow2CacheSizes *sizes, const Qcow2Layout *layout,
                    GError **error);
 

@@ -313,7 +313,7 @@ static int co_fn co_write_claimed(NewWrite *w, const IoVector *iov, size_t skip,
         return r;
     }
     for (unsigned i = 0; w->taken && i < w->n; i++) {
-        qcow2_free_cluster_later(w->s, &w->old[i], false);
+        qcow2_free_cluster_later(w->s, &w->old[i], w->s->discard_other);
     }
     *done = w->end - w->start;
     return 0;
