@@ -153,7 +153,8 @@ class DiscardTest(OptionsTest):
 
     def test_other(self):
         """Compressed clusters that are written over."""
-        source = self.make_file('source.raw', content=b''.join(os.urandom(40 * KIB) + bytes(24 * KIB) for _ in range(64)))
+        content = b''.join(os.urandom(40 * KIB) + bytes(24 * KIB) for _ in range(64))
+        source = self.make_file('source.raw', content=content)
         for options, passed in [({}, False), ({'pass-discard-other': False}, False),
                                 ({'pass-discard-other': True}, True)]:
             with self.subTest(**options):

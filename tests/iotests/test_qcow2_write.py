@@ -194,15 +194,19 @@ class LengthTest(Qcow2WriteTest):
 
 
 class FileSystemTest(Qcow2WriteTest):
-    """An ext4 file system that lives in an overlay, as a virtual machine's does."""
+    """A file system that lives in an overlay, as a virtual machine's does."""
 
-    def work_inside(self, mountpoint, name):
+    def work_inside(self, mountpoint, name, there=None):
+        """Write, delete and trim; before that the files of an earlier call must be there."""
         inner = self.path('inner')
         os.makedirs(inner, exist_ok=True)
         loop = run(find_tool('losetup'), '--find', '--show', mountpoint).stdout.strip()
         try:
             run('mount', '-o', 'discard', loop, inner)
             try:
+                for i in range(1, 20, 3) if there else ():
+                    with open(os.path.join(inner, f'{there}{i}'), 'rb') as f:
+                        self.assertEqual(f.read(), random.Random(f'{there}{i}').randbytes(70000 + i * 1000))
                 for i in range(20):
                     with open(os.path.join(inner, f'{name}{i}'), 'wb') as f:
                         f.write(random.Random(f'{name}{i}').randbytes(70000 + i * 1000))
@@ -246,6 +250,26 @@ class FileSystemTest(Qcow2WriteTest):
         raw = self.reference(image)
         run(find_tool('fsck.ext4'), '-fn', raw)
         self.check_files(raw, ['base', 'overlay'])
+
+    @timeout(300)
+    def test_xfs_in_an_overlay(self):
+        self.need_loop()
+        daemon = self.wharfd('--object', 'iothread,id=t0')
+        base = self.create('base.qcow2', 320 * MIB)
+        mountpoint = self.open(daemon, base)
+        run(find_tool('mkfs.xfs'), '-q', mountpoint)
+        self.work_inside(mountpoint, 'base')
+        self.remove(daemon)
+        self.check(base)
+        image = self.create('overlay.qcow2', 320 * MIB, backing='base.qcow2', cluster_size=2 * MIB)
+        self.add(daemon, image, **{'read-only': False, 'discard': 'unmap'})
+        mountpoint = self.export(daemon, writable=True, iothread='t0')
+        self.work_inside(mountpoint, 'overlay', 'base')
+        run(find_tool('xfs_repair'), '-n', '-f', mountpoint)
+        self.remove(daemon)
+        self.check(image)
+        self.check(base)
+        run(find_tool('xfs_repair'), '-n', '-f', self.reference(image))
 
 
 class CrashTest(Qcow2WriteTest):

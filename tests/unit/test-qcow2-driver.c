@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "block/block-internal.h"
+#include "block/drivers/qcow2/state.h"
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 
@@ -406,6 +407,29 @@ static void co_fn body_writable(GraphRig *rig)
     node = graph_rig_co_add(rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', "
                                                    "'file': 'file', 'auto-read-only': true}"));
     g_assert_true(block_node_read_only(node));
+}
+
+/* With 'cache-clean-interval' memory is given back when nobody has used it for a while. */
+static void co_fn body_clean(GraphRig *rig)
+{
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    const Qcow2State *s;
+    BlockBackend *blk;
+    uint8_t byte[1];
+
+    qcow2_builder_data(b, 3, 3);
+    qcow2_builder_compressed(b, 4, 4, QCOW2_COMPRESSION_ZLIB);
+    blk = co_open(rig, b, ", 'cache-clean-interval': 1");
+    s = block_node_state(block_graph_find(rig->graph, "q", NULL));
+    graph_rig_co_expect(blk, 3 * 64 * KIB, 64 * KIB, 3);
+    g_assert_cmpint(blk_co_preadv(blk, 4 * 64 * KIB + 1000, IOV_LOCAL(byte, 1), 0), ==, 0);
+    g_assert_cmpuint(qcow2_cache_used(s->l2.cache), ==, 1);
+    g_assert_cmpuint(qcow2_unpacked_used(s->unpacked), ==, 1);
+    while (qcow2_cache_used(s->l2.cache) > 0 || qcow2_unpacked_used(s->unpacked) > 0) {
+        aio_co_sleep_ns(10000000);
+    }
+    graph_rig_co_expect(blk, 3 * 64 * KIB, 64 * KIB, 3);
+    block_backend_co_free(blk);
 }
 
 static void co_fn body_reopen(GraphRig *rig)
@@ -871,6 +895,7 @@ int main(int argc, char **argv)
     }
     add_nth("writable", 1, body_writable, GSIZE_TO_POINTER(QCOW2_INCOMPATIBLE_DIRTY));
     add_nth("writable", 2, body_writable, GSIZE_TO_POINTER(QCOW2_INCOMPATIBLE_CORRUPT));
+    add("clean", body_clean, NULL);
     add("reopen-writable", body_reopen_writable, NULL);
     add("corrupt-refcounts", body_corrupt_refcounts, NULL);
     add("autoclear", body_autoclear, NULL);

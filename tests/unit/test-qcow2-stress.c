@@ -16,6 +16,7 @@ typedef struct Kind {
     uint64_t features;
     uint32_t size;
     const char *options;
+    bool compress; /* every third write */
 } Kind;
 
 static const Kind kinds[] = {
@@ -24,6 +25,8 @@ static const Kind kinds[] = {
     {"subclusters", 3, 16, QCOW2_INCOMPATIBLE_EXTENDED_L2, MIB, ""},
     {"version-2", 2, 12, 0, MIB, ""},
     {"tiny-cache", 3, 9, 0, 300 * KIB, ", 'l2-cache-size': 1024, 'l2-cache-entry-size': 512"},
+    {"compressed", 3, 16, 0, MIB, "", true},
+    {"compressed-small", 3, 12, 0, MIB, ", 'pass-discard-other': true", true},
 };
 
 #define WRITERS 9
@@ -31,6 +34,7 @@ static const Kind kinds[] = {
 typedef struct Writer {
     BlockBackend *blk;
     unsigned number, *ended;
+    bool compress;
     uint64_t sectors;
     uint8_t *model; /* one byte a sector */
 } Writer;
@@ -43,9 +47,15 @@ static void co_fn writer_entry(void *opaque)
     for (unsigned i = 0; i < 100; i++) {
         uint64_t n = (i * 7919 + w->number * 31) % (w->sectors / WRITERS) * WRITERS + w->number;
 
+        BlockRequestFlags flags = w->compress && i % 3 == 0 ? BLOCK_REQ_WRITE_COMPRESSED : 0;
+
         w->model[n] = i + 1;
         memset(sector, i + 1, sizeof(sector));
-        g_assert_cmpint(blk_co_pwritev(w->blk, n * 512, IOV_LOCAL(sector, 512), 0), ==, 0);
+        g_assert_cmpint(blk_co_pwritev(w->blk, n * 512, IOV_LOCAL(sector, 512), flags), ==, 0);
+        n = (i / 2 * 7919 + w->number * 31) % (w->sectors / WRITERS) * WRITERS + w->number;
+        g_assert_cmpint(blk_co_preadv(w->blk, n * 512, IOV_LOCAL(sector, 512), 0), ==, 0);
+        g_assert_cmpuint(sector[0], ==, w->model[n]);
+        g_assert_cmpuint(sector[511], ==, w->model[n]);
         if (i % 30 == 29) {
             g_assert_cmpint(blk_co_flush(w->blk), ==, 0);
         }
@@ -86,7 +96,7 @@ static void test_threads(gconstpointer opaque)
                           BLOCK_PERM_ALL);
     fixture_start_threads(f);
     for (unsigned i = 0; i < WRITERS; i++) {
-        writers[i] = (Writer){blk, i, &ended, kind->size / 512, model};
+        writers[i] = (Writer){blk, i, &ended, kind->compress, kind->size / 512, model};
         aio_co_enter(fixture_thread(f, i % FIXTURE_THREADS), writer_entry, &writers[i]);
     }
     fixture_wait_count(f, &ended, WRITERS);
