@@ -438,18 +438,26 @@ static void co_fn co_do_discard(Run *run, uint64_t offset, uint64_t bytes)
                     0);
 }
 
+/* The disk stays as it is, but a write to the range needs no more space then. */
+static void co_fn co_do_allocate(Run *run, uint64_t offset, uint64_t bytes)
+{
+    g_assert_cmpint(blk_co_allocate(run->blk, offset, bytes), ==, 0);
+}
+
 static void co_fn co_do_truncate(Run *run)
 {
     uint64_t size = (uint64_t)g_rand_int_range(run->rand, 1, run->max / 512) * 512;
     uint64_t low = MIN(size, run->size);
+    PreallocMode mode = g_rand_boolean(run->rand)
+                            ? PREALLOC_MODE_OFF
+                            : g_rand_int_range(run->rand, 0, PREALLOC_MODE__COUNT);
 
     if (run->kind->version < 3 && run->snaps->len > 0) { /* which would not know their length */
         g_assert_cmpint(blk_co_truncate(run->blk, size, PREALLOC_MODE_OFF, 0, NULL), ==, -ENOTSUP);
         return;
     }
     touch(run, low, run->max - low);
-    g_assert_cmpint(blk_co_truncate(run->blk, size, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL), ==,
-                    0);
+    g_assert_cmpint(blk_co_truncate(run->blk, size, mode, BLOCK_REQ_ZERO, NULL), ==, 0);
     memset(run->model + low, 0, run->max - low);
     run->size = size;
     g_assert_cmpuint(blk_length(run->blk), ==, size);
@@ -599,7 +607,9 @@ static void co_fn co_step(Run *run)
         co_do_write(run, offset, bytes);
     } else if (what < 60) {
         co_do_snapshots(run);
-    } else if (what < 72) {
+    } else if (what < 65) {
+        co_do_allocate(run, offset, bytes);
+    } else if (what < 75) {
         co_do_zero(run, offset, bytes);
     } else if (what < 84) {
         co_do_discard(run, offset, bytes);
@@ -980,7 +990,9 @@ static void co_fn worker_entry(void *opaque)
         int what = g_rand_int_range(run->rand, 0, 10);
 
         bytes = g_rand_boolean(run->rand) ? MIN(bytes, 3000) : bytes;
-        if (what < 5) {
+        if (g_rand_int_range(run->rand, 0, 10) == 0) {
+            g_assert_cmpint(blk_co_allocate(run->blk, offset, bytes), ==, 0);
+        } else if (what < 5) {
             BlockRequestFlags flags = choose_data(run, buffer, bytes);
 
             g_assert_cmpint(blk_co_pwritev(run->blk, offset, IOV_LOCAL(buffer, bytes), flags), ==,
@@ -1226,6 +1238,125 @@ static void co_fn body_faults(GraphRig *rig)
     run_clear(&run);
 }
 
+/* Close an image whose disk has become larger than the model. */
+static void co_fn co_close_larger(Run *run)
+{
+    block_backend_co_free(run->blk);
+    graph_rig_co_del(run->rig, "q");
+    co_check_image(run, "closed at", n_records());
+}
+
+/*
+ * An L1 table that is longer than what one refcount block counts, in an image whose refcount table
+ * has to grow for that; and a table of L1 entries that is used up to its end afterwards.
+ */
+static void co_fn body_long_table(GraphRig *rig)
+{
+    static const Kind kind = {"long-table", 3, 9, 4, 0, 300 * KIB, false, ""};
+    const uint64_t size = UINT64_C(1) << 30;
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    uint8_t last[1000];
+    Run run;
+
+    records = g_array_new(FALSE, FALSE, sizeof(Record));
+    g_array_set_clear_func(records, record_clear);
+    co_begin(&run, rig, &kind, b);
+    co_do_write(&run, 0, 100 * KIB);
+    co_do_flush(&run);
+    g_assert_cmpint(blk_co_truncate(run.blk, size, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL), ==, 0);
+    memset(last, 5, sizeof(last));
+    g_assert_cmpint(blk_co_pwritev(run.blk, size - sizeof(last), IOV_LOCAL(last, sizeof(last)), 0),
+                    ==, 0);
+    g_assert_cmpint(blk_co_flush(run.blk), ==, 0);
+    run.size = size;
+    co_close_larger(&run);
+    co_open(&run);
+    memset(last, 0, sizeof(last));
+    g_assert_cmpint(blk_co_preadv(run.blk, size - sizeof(last), IOV_LOCAL(last, sizeof(last)), 0),
+                    ==, 0);
+    g_assert_true(last[0] == 5 && last[999] == 5);
+    run.size = kind.size;
+    co_expect(&run);
+    co_close_larger(&run);
+    co_replay(&run, b);
+    run_clear(&run);
+}
+
+/* Where all has a place, writes change no table: nothing but the data is written. */
+static void co_fn body_preallocated(GraphRig *rig)
+{
+    static const Kind kind = {"preallocated", 3, 12, 4, 0, 300 * KIB, false, ""};
+    static const PreallocMode modes[] = {PREALLOC_MODE_METADATA, PREALLOC_MODE_FALLOC,
+                                         PREALLOC_MODE_FULL};
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    Run run;
+
+    co_begin(&run, rig, &kind, b);
+    for (unsigned i = 0; i < G_N_ELEMENTS(modes); i++) {
+        g_autoptr(GArray) all = NULL;
+
+        g_assert_cmpint(blk_co_truncate(run.blk, kind.size, PREALLOC_MODE_OFF, 0, NULL), ==, 0);
+        g_assert_cmpint(
+            blk_co_truncate(run.blk, kind.size + 64 * KIB, modes[i], BLOCK_REQ_ZERO, NULL), ==, 0);
+        run.size = kind.size + 64 * KIB;
+        co_expect(&run);
+        co_do_flush(&run);
+        records = g_array_new(FALSE, FALSE, sizeof(Record));
+        g_array_set_clear_func(records, record_clear);
+        co_do_write(&run, kind.size, 64 * KIB);
+        g_assert_cmpint(blk_co_flush(run.blk), ==, 0);
+        all = g_steal_pointer(&records);
+        g_assert_cmpuint(all->len, <=, 2); /* one write, one flush */
+        co_expect(&run);
+        memset(run.model + kind.size, 0, 64 * KIB);
+    }
+    run.size = kind.size;
+    g_assert_cmpint(blk_co_truncate(run.blk, kind.size, PREALLOC_MODE_OFF, 0, NULL), ==, 0);
+    co_close(&run);
+    run_clear(&run);
+}
+
+/* Where the file cannot grow, the disk does not; what was taken is given back. */
+static void co_fn body_no_space(GraphRig *rig)
+{
+    static const Kind kind = {"no-space", 3, 12, 4, 0, 300 * KIB, true, ""};
+    const uint64_t larger = 400 * KIB;
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    bool struck = true;
+    Run run;
+
+    co_begin(&run, rig, &kind, b);
+    co_do_write(&run, 100, 50 * KIB);
+    co_close(&run);
+    for (int n = 0; struck; n++) {
+        int r;
+
+        co_open(&run);
+        faults_in = n;
+        faults_stay = false;
+        r = blk_co_truncate(run.blk, larger, PREALLOC_MODE_FULL, BLOCK_REQ_ZERO, NULL);
+        struck = faults_in < 0;
+        faults_in = -1;
+        g_assert_true(struck || r == 0);
+        if (r == 0) {
+            run.size = larger;
+            memset(run.model + kind.size, 0, larger - kind.size);
+        }
+        g_assert_cmpuint(blk_length(run.blk), ==, run.size);
+        co_expect(&run);
+        g_assert_cmpint(blk_co_flush(run.blk), ==, 0);
+        block_backend_co_free(run.blk);
+        graph_rig_co_del(run.rig, "q");
+        co_check_image(&run, "with a fault in request", n);
+        co_open(&run);
+        g_assert_cmpint(blk_co_truncate(run.blk, kind.size, PREALLOC_MODE_OFF, 0, NULL), ==, 0);
+        run.size = kind.size;
+        block_backend_co_free(run.blk);
+        graph_rig_co_del(run.rig, "q");
+    }
+    run_clear(&run);
+}
+
 /* Running a body as a test */
 
 static void add(const char *what, const Kind *kind, void co_fn (*body)(GraphRig *rig))
@@ -1250,5 +1381,8 @@ int main(int argc, char **argv)
     }
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);
     graph_rig_add_test("/qcow2/write/short-file", body_short_file, NULL);
+    graph_rig_add_test("/qcow2/write/long-table", body_long_table, NULL);
+    graph_rig_add_test("/qcow2/write/preallocated", body_preallocated, NULL);
+    graph_rig_add_test("/qcow2/write/no-space", body_no_space, NULL);
     return g_test_run();
 }

@@ -320,7 +320,7 @@ static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GE
     s->clean_timer = aio_timer_new(aio_context_current(), clean_caches, s);
     arm_cleaning(s);
     block_node_set_supported_flags(node, s->data == s->file ? BLOCK_REQ_WRITE_COMPRESSED : 0,
-                                   BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK, 0);
+                                   BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK, BLOCK_REQ_ZERO);
     return true;
 }
 
@@ -610,6 +610,7 @@ const BlockDriver block_driver_qcow2 = {
     .co_pwritev = qcow2_co_pwritev,
     .co_pwrite_zeroes = qcow2_co_pwrite_zeroes,
     .co_pdiscard = qcow2_co_pdiscard,
+    .co_allocate = qcow2_co_allocate,
     .co_flush = qcow2_co_flush,
     .co_truncate = qcow2_co_truncate,
     .co_block_status = qcow2_co_block_status,

@@ -287,17 +287,46 @@ static int co_fn co_write_entry(Qcow2Refcounts *r, uint64_t index)
                                   IOV_LOCAL(&entry, sizeof(entry)), 0);
 }
 
-/* Blocks first, for nothing may name one that is not there. */
+/* Whether new entries from @from to @to - 1 name the block that counts the one of entry @index. */
+static bool is_counted_among(const Qcow2Refcounts *r, uint64_t index, guint from, guint to)
+{
+    uint64_t counted_by = r->table[index] >> (r->cluster_bits + block_bits(r));
+
+    while (from < to && g_array_index(r->new_entries, uint64_t, from) != counted_by) {
+        from++;
+    }
+    return from < to;
+}
+
+/*
+ * The image names a block when that is there, and what counts it is in the image, too. Most blocks
+ * count themselves; others come after those that count them.
+ */
+static int co_fn co_write_entries(Qcow2Refcounts *r)
+{
+    guint flushed = 0; /* so many of them */
+    int ret = block_child_co_flush(r->file);
+
+    for (guint i = 0; ret == 0 && i < r->new_entries->len; i++) {
+        uint64_t index = g_array_index(r->new_entries, uint64_t, i);
+
+        if (is_counted_among(r, index, flushed, i)) {
+            ret = block_child_co_flush(r->file);
+            flushed = i;
+        }
+        if (ret == 0) {
+            ret = co_write_entry(r, index);
+        }
+    }
+    return ret;
+}
+
 static int co_fn co_write_all(Qcow2Refcounts *r)
 {
     int ret = co_write_blocks(r);
 
-    if (ret < 0 || r->new_entries->len == 0) {
-        return ret;
-    }
-    ret = block_child_co_flush(r->file);
-    for (guint i = 0; ret == 0 && i < r->new_entries->len; i++) {
-        ret = co_write_entry(r, g_array_index(r->new_entries, uint64_t, i));
+    if (ret == 0 && r->new_entries->len > 0) {
+        ret = co_write_entries(r);
     }
     if (ret == 0) {
         g_array_set_size(r->new_entries, 0);
@@ -323,25 +352,32 @@ static void count(Qcow2Refcounts *r, Block *b, uint64_t cluster, uint64_t refcou
     make_dirty(b, (index << r->order) / 8, (((index + 1) << r->order) + 7) / 8);
 }
 
-/* A block for entry @index, which has none: the first of the clusters that it counts. */
-static int add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
+/* A block for entry @index, which has none, at @cluster: that is not counted here. */
+static int add_block_at(Qcow2Refcounts *r, uint64_t index, uint64_t cluster, Block **block)
 {
-    Block *b;
-
-    if (is_metadata(r, index << block_bits(r))) {
+    if (is_metadata(r, cluster)) {
         return qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
     }
-    b = block_new(r, index);
-    if (!b) {
+    *block = block_new(r, index);
+    if (!*block) {
         return -ENOMEM;
     }
-    r->table[index] = index << (block_bits(r) + r->cluster_bits);
-    make_dirty(b, 0, cluster_size(r));
-    count(r, b, index << block_bits(r), 1);
+    make_dirty(*block, 0, cluster_size(r));
+    r->table[index] = cluster << r->cluster_bits;
     g_array_append_val(r->new_entries, index);
     r->end = MAX(r->end, r->table[index] + cluster_size(r));
-    *block = b;
     return 0;
+}
+
+/* The same at the first of the clusters that it counts. */
+static int add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
+{
+    int ret = add_block_at(r, index, index << block_bits(r), block);
+
+    if (ret == 0) {
+        count(r, *block, index << block_bits(r), 1);
+    }
+    return ret;
 }
 
 /* A table that is to take the place of the one in use, with blocks for what it takes up itself. */
@@ -753,6 +789,82 @@ int co_fn qcow2_refcounts_co_take_bytes(Qcow2Refcounts *r, uint64_t bytes, uint6
     return ret;
 }
 
+/* The first entry of the table behind all that name a block. */
+static uint64_t end_of_blocks(const Qcow2Refcounts *r)
+{
+    uint64_t index = r->entries;
+
+    while (index > 0 && !r->table[index - 1]) {
+        index--;
+    }
+    return index;
+}
+
+/* How many blocks count @n clusters, and themselves before those. */
+static uint64_t blocks_for_run(const Qcow2Refcounts *r, uint64_t n)
+{
+    uint64_t n_blocks = 1;
+
+    while (n_blocks << block_bits(r) < n_blocks + n) {
+        n_blocks++;
+    }
+    return n_blocks;
+}
+
+/* One user for a cluster whose block is in memory. */
+static int co_fn co_count_new(Qcow2Refcounts *r, uint64_t cluster)
+{
+    Block *b;
+    int ret = co_block_for(r, cluster, &b);
+
+    if (ret == 0) {
+        count(r, b, cluster, 1);
+    }
+    return ret;
+}
+
+/*
+ * A run that is longer than what a block counts. Blocks usually are the first of what they count,
+ * so they would stand in between; the ones for this run stand together before it, behind all that
+ * was ever counted.
+ */
+static int co_fn co_take_long_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
+{
+    uint64_t n_blocks = blocks_for_run(r, n);
+    uint64_t first, start;
+    int ret = 0;
+
+    for (first = end_of_blocks(r); ret == 0 && first + n_blocks > r->entries;
+         first = end_of_blocks(r)) {
+        ret = co_grow_table(r);
+    }
+    start = first << block_bits(r);
+    for (uint64_t i = 0; ret == 0 && i < n_blocks; i++) {
+        Block *b;
+
+        ret = add_block_at(r, first + i, start + i, &b);
+        if (ret == 0) {
+            ret = co_count_new(r, start + i);
+        }
+    }
+    start += n_blocks;
+    if (ret == 0 && qcow2_overlaps_tables(block_node_state(r->node), start << r->cluster_bits,
+                                          n << r->cluster_bits)) {
+        ret = qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    }
+    for (uint64_t i = 0; ret == 0 && i < n; i++) {
+        ret = co_count_new(r, start + i);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    *offset = start << r->cluster_bits;
+    r->fresh = MAX(r->fresh, *offset + (n << r->cluster_bits));
+    r->end = MAX(r->end, *offset + (n << r->cluster_bits));
+    co_extend_file(r);
+    return 0;
+}
+
 /* What is too short on the way is given back in the end. */
 static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
 {
@@ -762,7 +874,7 @@ static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
     int ret;
 
     if (n > block_mask(r)) {
-        return -EFBIG; /* blocks stand in between */
+        return co_take_long_run(r, n, offset);
     }
     while ((ret = co_take(r, n, offset, &got, &fresh)) == 0 && got < n) {
         Qcow2Freed part = {.offset = *offset, .bytes = got << r->cluster_bits};

@@ -18,6 +18,7 @@
  *   metadata  changes of tables: in memory, and from there to the image in an order that is safe
  *   compressed  reads and writes of compressed clusters
  *   write     writes; clear: zeros and discards; truncate: other lengths
+ *   preallocate   places for clusters ahead of writes
  *   plan      where things lie in a new image; create: making one
  *   info      what queries tell
  *   qcow2     open, close, reopen and the rest of control
@@ -319,6 +320,14 @@ SnapshotInfo *co_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, co
                                              GError **error);
 bool co_fn qcow2_co_snapshot_apply(BlockNode *node, const char *id, const char *name,
                                    GError **error);
+
+/*
+ * preallocate.c: give each cluster that the range touches a place; with falloc it is reserved, with
+ * full it is written. Inside of qcow2_use_begin().
+ */
+int co_fn qcow2_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes,
+                               PreallocMode mode);
+int co_fn qcow2_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes);
 
 /* create.c */
 bool co_fn qcow2_co_create(BlockGraph *graph, const BlockdevCreateOptions *opts, Job *job,

@@ -7,6 +7,9 @@
 
 #define SECTOR 512
 
+/* So much is written at once. */
+#define WRITE_CHUNK (1024 * 1024)
+
 static int co_fn co_write_l1(Qcow2State *s, uint64_t offset, uint32_t entries)
 {
     g_autofree uint64_t *table = g_try_new0(uint64_t, entries);
@@ -92,6 +95,7 @@ static int co_fn co_set_size(BlockNode *node, uint64_t size)
     uint64_t before = qcow2_disk_size(s);
     int r;
 
+    CO_MUTEX_GUARD(&s->metadata.commit_lock);
     __atomic_store_n(&s->image->header->size, size, __ATOMIC_RELAXED);
     r = qcow2_co_write_header(node);
     if (r < 0) {
@@ -147,21 +151,81 @@ static int co_fn co_change_size(BlockNode *node, uint64_t size)
     return r;
 }
 
+/* What is added */
+
+/* Write zeros where there are none. Inside of qcow2_use_begin(). */
+static int co_fn co_write_zeros(BlockNode *node, uint64_t offset, uint64_t end)
+{
+    const Qcow2State *s = block_node_state(node);
+    g_autofree char *zeros = g_try_malloc0(WRITE_CHUNK);
+    int r = zeros ? 0 : -ENOMEM;
+
+    while (r == 0 && offset < end) {
+        Qcow2Extent extent;
+        uint64_t n;
+
+        r = qcow2_co_map(node, offset, end - offset, &extent);
+        if (r < 0) {
+            break;
+        }
+        n = MIN(extent.bytes, WRITE_CHUNK);
+        if (extent.kind == QCOW2_EXTENT_DATA || extent.kind == QCOW2_EXTENT_COMPRESSED ||
+            (extent.kind == QCOW2_EXTENT_UNALLOCATED && s->backing)) {
+            r = qcow2_co_write_plain(node, offset, IOV_LOCAL(zeros, n), 0, n);
+        }
+        offset += n;
+    }
+    return r;
+}
+
+/*
+ * Nothing shows up of what the last cluster had behind the end, and of what a longer backing file
+ * has there.
+ */
+static int co_fn co_zero_added(BlockNode *node, uint64_t before, uint64_t size)
+{
+    const Qcow2State *s = block_node_state(node);
+    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
+    uint64_t cluster_end = MIN((before + mask) & ~mask, size);
+    uint64_t backing = s->backing ? (uint64_t)block_child_length(s->backing) : 0;
+    uint64_t backed = MIN((backing + mask) & ~mask, size);
+    int r = co_write_zeros(node, before, cluster_end);
+
+    if (r < 0 || backed <= cluster_end) {
+        return r;
+    }
+    r = qcow2_co_pwrite_zeroes(node, cluster_end, backed - cluster_end, 0);
+    return r == -ENOTSUP ? co_write_zeros(node, cluster_end, backed) : r;
+}
+
+/* Make what was added zeros, if wanted, and give it places. If that fails nothing is added. */
+static int co_fn co_prepare_added(BlockNode *node, uint64_t before, uint64_t size,
+                                  PreallocMode prealloc, BlockRequestFlags flags)
+{
+    Qcow2State *s = block_node_state(node);
+    unsigned epoch = qcow2_use_begin(s);
+    int r = flags & BLOCK_REQ_ZERO ? co_zero_added(node, before, size) : 0;
+
+    if (r == 0 && prealloc != PREALLOC_MODE_OFF) {
+        r = qcow2_co_preallocate(node, before, size - before, prealloc);
+    }
+    qcow2_use_end(s, epoch);
+    if (r < 0) {
+        co_change_size(node, before);
+    }
+    return r;
+}
+
 int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                             BlockRequestFlags flags, GError **error)
 {
     const Qcow2State *s = block_node_state(node);
+    uint64_t before;
     int r;
 
     if (s->for_check) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
                     "block node '%s': it was opened for a check, and for nothing else",
-                    block_node_name(node));
-        return -ENOTSUP;
-    }
-    if (prealloc != PREALLOC_MODE_OFF) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "block node '%s': driver 'qcow2' cannot allocate what is added yet",
                     block_node_name(node));
         return -ENOTSUP;
     }
@@ -178,7 +242,11 @@ int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode preallo
                     block_node_name(node));
         return -ENOTSUP;
     }
+    before = qcow2_disk_size(s);
     r = co_change_size(node, size);
+    if (r == 0 && size > before) {
+        r = co_prepare_added(node, before, size, prealloc, flags);
+    }
     if (r < 0) {
         wharf_set_error_errno(error, -r,
                               "block node '%s': cannot change the length to %" G_GUINT64_FORMAT,
