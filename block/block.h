@@ -67,6 +67,7 @@ char *block_perm_to_string(BlockPerm perm);
 /* How requests to a node must look, and how they are best. Sizes in bytes; 0 means no limit. */
 typedef struct BlockLimits {
     uint32_t request_alignment; /* offset and length; a power of two, at least 1 */
+    uint32_t length_alignment;  /* a length is a multiple of it; others are refused */
     uint32_t preferred_io; /* a good size for small requests: what st_blksize shows; 0: unknown */
     uint32_t max_transfer; /* of a read or write */
     uint32_t max_iov;      /* elements of a vector */

@@ -317,6 +317,7 @@ static uint32_t min_limit(uint32_t a, uint32_t b)
 /* What the nodes below ask for, so that requests pass them without being split or copied. */
 static void limits_merge(BlockLimits *limits, const BlockLimits *below)
 {
+    limits->length_alignment = MAX(limits->length_alignment, below->length_alignment);
     limits->preferred_io = MAX(limits->preferred_io, below->preferred_io);
     limits->max_transfer = min_limit(limits->max_transfer, below->max_transfer);
     limits->max_iov = min_limit(limits->max_iov, below->max_iov);
@@ -327,6 +328,7 @@ static void node_compute_limits(BlockNode *node)
 {
     BlockLimits limits = {
         .request_alignment = 1,
+        .length_alignment = 1,
         .max_iov = 1024,
         .min_mem_alignment = 1,
         .opt_mem_alignment = 1,

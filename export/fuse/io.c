@@ -34,6 +34,27 @@ int fuse_co_read(FuseCall *call)
     return 0;
 }
 
+/*
+ * The length that the node can have: the next one above, so that nothing is lost. What is between
+ * the two reads as zeros.
+ */
+static int co_fn co_resize_rounded(BlockBackend *blk, uint64_t size, PreallocMode prealloc)
+{
+    uint64_t before = blk_length(blk);
+    uint64_t rounded;
+    BlockLimits limits;
+    int ret;
+
+    blk_limits(blk, &limits);
+    rounded =
+        (size + limits.length_alignment - 1) / limits.length_alignment * limits.length_alignment;
+    ret = blk_co_truncate(blk, rounded, prealloc, BLOCK_REQ_ZERO, NULL);
+    if (ret < 0 || size >= MIN(rounded, before)) {
+        return ret;
+    }
+    return blk_co_pwrite_zeroes(blk, size, MIN(rounded, before) - size, 0);
+}
+
 int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
 {
     int ret;
@@ -42,7 +63,7 @@ int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
         return -EFBIG;
     }
     __atomic_store_n(&fe->resized, true, __ATOMIC_RELAXED);
-    ret = blk_co_truncate(fuse_blk(fe), size, prealloc, BLOCK_REQ_ZERO, NULL);
+    ret = co_resize_rounded(fuse_blk(fe), size, prealloc);
     if (ret == 0) {
         __atomic_store_n(&fe->length_told, (int64_t)size, __ATOMIC_RELAXED);
         fuse_touch(fe);

@@ -11,8 +11,6 @@
 #include "block/drivers/qcow2/state.h"
 #include "util/error.h"
 
-#define SECTOR 512
-
 /* How much is written or reserved between two pause points. */
 #define WRITE_CHUNK    (1024 * 1024)
 #define RESERVE_CHUNK  (G_GUINT64_CONSTANT(1) << 30)
@@ -30,9 +28,9 @@ static bool is_power_of_two(int64_t n)
 
 static bool check_sizes(const BlockdevCreateOptionsQcow2 *o, GError **error)
 {
-    if (o->size < 0 || o->size % SECTOR != 0) {
+    if (o->size < 0 || o->size % QCOW2_SECTOR != 0) {
         return REFUSE("'size' is %" G_GINT64_FORMAT "; it must be a multiple of %d bytes", o->size,
-                      SECTOR);
+                      QCOW2_SECTOR);
     }
     if (!is_power_of_two(o->cluster_size) || o->cluster_size < 1 << QCOW2_MIN_CLUSTER_BITS ||
         o->cluster_size > QCOW2_MAX_CLUSTER_SIZE) {

@@ -25,6 +25,9 @@
 #define QCOW2_MAX_CLUSTER_BITS 21
 #define QCOW2_MAX_CLUSTER_SIZE (1 << QCOW2_MAX_CLUSTER_BITS)
 
+/* The disk has a multiple of this. The header could say others, which QEMU would cut. */
+#define QCOW2_SECTOR 512
+
 /* Bytes that tell how long the whole header is; a shorter file is no image. */
 #define QCOW2_HEADER_MIN 72
 

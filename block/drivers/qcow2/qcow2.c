@@ -583,6 +583,7 @@ static void qcow2_limits(BlockNode *node, BlockLimits *limits)
 {
     const Qcow2State *s = block_node_state(node);
 
+    limits->length_alignment = QCOW2_SECTOR;
     limits->pwrite_zeroes_alignment = 1u << s->image->layout.subcluster_bits;
     limits->pdiscard_alignment = qcow2_cluster_size(&s->image->layout);
 }

@@ -5,8 +5,6 @@
 #include "block/drivers/qcow2/state.h"
 #include "util/error.h"
 
-#define SECTOR 512
-
 /* So much is written at once. */
 #define WRITE_CHUNK (1024 * 1024)
 
@@ -229,11 +227,11 @@ int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode preallo
                     block_node_name(node));
         return -ENOTSUP;
     }
-    if (size % SECTOR != 0) {
+    if (size % QCOW2_SECTOR != 0) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
                     "block node '%s': the length of a qcow2 image is a multiple of %d, which "
                     "%" G_GUINT64_FORMAT " is not",
-                    block_node_name(node), SECTOR, size);
+                    block_node_name(node), QCOW2_SECTOR, size);
         return -EINVAL;
     }
     if (s->image->header->version < 3 && s->image->header->n_snapshots > 0) {
