@@ -19,8 +19,14 @@
 #define RETRY_MIN_NS (SECOND_NS / 4)
 #define RETRY_MAX_NS (8 * SECOND_NS)
 
-/* A connection that lasted so long, or served a request, was good, and is made again at once. */
+/* A connection that lasted so long was good, and is made again at once. */
 #define GOOD_AFTER_NS SECOND_NS
+
+/* One that only served a request is made again so soon. */
+#define RETRY_SERVED_NS (SECOND_NS / 100)
+
+/* Losses are told no more often. */
+#define TELL_EVERY_NS SECOND_NS
 
 /* How long goodbyes may take. */
 #define CLOSE_MAX_NS SECOND_NS
@@ -50,6 +56,8 @@ struct NbdClient {
     CoQueue waiting;           /* requests, for a connection */
     AioTimer *wait_timer;      /* for wait_until_ns */
     int64_t retry_ns;          /* pause before the next attempt */
+    int64_t told_ns;           /* when a loss was last told */
+    bool loss_told;            /* the last one was */
     bool closing;
     bool reconnecting; /* a coroutine is at it */
     CoQueue reconnected;
@@ -219,7 +227,9 @@ static void co_fn client_co_reconnect(NbdClient *c)
         }
         connection = client_co_attempt(c, aio_now_ns() + ATTEMPT_MAX_NS, &error);
         if (connection) {
-            g_message("block node '%s': connected to %s again", c->node_name, c->where);
+            if (c->loss_told || told) {
+                g_message("block node '%s': connected to %s again", c->node_name, c->where);
+            }
             client_adopt(c, connection);
             return;
         }
@@ -251,19 +261,34 @@ static void client_begin_replace(void *opaque)
     aio_co_enter(c->ctx, client_co_replace, c);
 }
 
+/* How long to wait before the first attempt to replace the connection that was lost. */
+static int64_t client_first_retry_ns(const NbdClient *c, int64_t now_ns)
+{
+    if (now_ns - c->connected_ns >= GOOD_AFTER_NS) {
+        return 0;
+    }
+    return nbd_connection_has_served(c->connection) ? RETRY_SERVED_NS
+                                                    : MAX(c->retry_ns, RETRY_MIN_NS);
+}
+
+static void client_tell_loss(NbdClient *c, const char *reason, int64_t now_ns)
+{
+    c->loss_told = c->told_ns == 0 || now_ns - c->told_ns >= TELL_EVERY_NS;
+    if (c->loss_told) {
+        c->told_ns = now_ns;
+        g_message("block node '%s': lost the connection to %s: %s", c->node_name, c->where, reason);
+    }
+}
+
 static void on_lost(void *opaque, const char *reason)
 {
     NbdClient *c = opaque;
     int64_t now_ns = aio_now_ns();
 
-    g_message("block node '%s': lost the connection to %s: %s", c->node_name, c->where, reason);
+    client_tell_loss(c, reason, now_ns);
     c->wait_until_ns = c->place->kind == SOCKET_FD ? now_ns : now_ns + c->reconnect_delay_ns;
     aio_timer_arm(c->wait_timer, c->wait_until_ns);
-    if (now_ns - c->connected_ns >= GOOD_AFTER_NS || nbd_connection_has_served(c->connection)) {
-        c->retry_ns = 0;
-    } else {
-        c->retry_ns = MAX(c->retry_ns, RETRY_MIN_NS);
-    }
+    c->retry_ns = client_first_retry_ns(c, now_ns);
     c->reconnecting = true;
     /* Not from inside the connection. */
     aio_bh_schedule_oneshot(c->ctx, client_begin_replace, c);

@@ -79,11 +79,19 @@ void nbd_connection_lose(NbdConnection *c, const char *reason)
     }
 }
 
-static void connection_lose_by_error(NbdConnection *c)
+/* What libnbd says of the call that has just failed; servers may have a say in it. */
+static char *last_error(void)
 {
     const char *text = nbd_get_error();
 
-    nbd_connection_lose(c, text ? text : "the connection ended");
+    return g_utf8_make_valid(text ? text : "the connection ended", -1);
+}
+
+static void connection_lose_by_error(NbdConnection *c)
+{
+    g_autofree char *reason = last_error();
+
+    nbd_connection_lose(c, reason);
 }
 
 bool nbd_connection_is_lost(const NbdConnection *c)
@@ -182,7 +190,9 @@ static bool connection_set_up(NbdConnection *c, const char *name)
 
 static bool set_nbd_error(GError **error)
 {
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "%s", nbd_get_error());
+    g_autofree char *reason = last_error();
+
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "%s", reason);
     return false;
 }
 

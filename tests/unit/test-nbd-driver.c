@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The nbd driver with a server in this process, which goes away when it is told to: requests of
+ * several threads, those that wait, and those that are given up.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "block/driver.h"
+#include "tests/unit/block-fixture.h"
+#include "util/socket.h"
+
+#define SIZE (1024 * 1024)
+
+/* Of the NBD protocol. */
+enum {
+    NBD_READ,
+    NBD_WRITE,
+    NBD_DISC,
+    NBD_FLUSH
+};
+enum {
+    NBD_OPT_GO = 7
+};
+
+typedef struct Server {
+    char *dir, *path;
+    SocketFile *file;
+    int listener;
+    GThread *thread;
+    guint8 *data;
+    gint ended;      /* atomic */
+    gint dies_after; /* atomic: requests that each connection serves; 0: any number */
+    gint silent;     /* atomic: requests are taken, and not answered */
+    gint requests, connections, flushes; /* atomic: counts */
+    int client;                          /* under @lock; -1: none */
+    GMutex lock;
+} Server;
+
+/* ---- the server ---- */
+
+static bool read_full(int fd, void *buffer, size_t bytes)
+{
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = read(fd, (char *)buffer + done, bytes - done);
+
+        if (n <= 0 && !(n < 0 && errno == EINTR)) {
+            return false;
+        }
+        done += MAX(n, 0);
+    }
+    return true;
+}
+
+static bool write_full(int fd, const void *buffer, size_t bytes)
+{
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = send(fd, (const char *)buffer + done, bytes - done, MSG_NOSIGNAL);
+
+        if (n < 0 && errno != EINTR) {
+            return false;
+        }
+        done += MAX(n, 0);
+    }
+    return true;
+}
+
+typedef struct __attribute__((packed)) Option {
+    char magic[8];
+    guint32 option, length;
+} Option;
+
+typedef struct __attribute__((packed)) OptionReply {
+    guint64 magic;
+    guint32 option, type, length;
+} OptionReply;
+
+static bool reply_option(int fd, guint32 option, guint32 type, const void *data, guint32 length)
+{
+    OptionReply reply = {GUINT64_TO_BE(0x0003e889045565a9), option, GUINT32_TO_BE(type),
+                         GUINT32_TO_BE(length)};
+
+    return write_full(fd, &reply, sizeof(reply)) && write_full(fd, data, length);
+}
+
+static bool negotiate(int fd)
+{
+    const struct __attribute__((packed)) {
+        guint16 type;
+        guint64 size;
+        guint16 flags;
+    } info = {0, GUINT64_TO_BE(SIZE), GUINT16_TO_BE(1 | 4)}; /* has flags, flush */
+    char flags[4], skipped[8192];
+
+    if (!write_full(fd, "NBDMAGICIHAVEOPT\0\3", 18) || !read_full(fd, flags, 4)) {
+        return false;
+    }
+    for (;;) {
+        Option option;
+        guint32 length;
+
+        if (!read_full(fd, &option, sizeof(option))) {
+            return false;
+        }
+        length = GUINT32_FROM_BE(option.length);
+        if (length > sizeof(skipped) || !read_full(fd, skipped, length)) {
+            return false;
+        }
+        if (GUINT32_FROM_BE(option.option) == NBD_OPT_GO) {
+            return reply_option(fd, option.option, 3, &info, sizeof(info)) &&
+                   reply_option(fd, option.option, 1, "", 0);
+        }
+        if (!reply_option(fd, option.option, 0x80000001, "", 0)) {
+            return false;
+        }
+    }
+}
+
+typedef struct __attribute__((packed)) WireRequest {
+    guint32 magic;
+    guint16 flags, type;
+    guint64 cookie, offset;
+    guint32 length;
+} WireRequest;
+
+typedef struct __attribute__((packed)) WireReply {
+    guint32 magic, error;
+    guint64 cookie;
+} WireReply;
+
+static bool serve_one(Server *s, int fd)
+{
+    WireRequest request;
+    WireReply reply = {.magic = GUINT32_TO_BE(0x67446698)};
+    guint64 offset;
+    guint32 length;
+    guint16 type;
+
+    if (!read_full(fd, &request, sizeof(request))) {
+        return false;
+    }
+    type = GUINT16_FROM_BE(request.type);
+    offset = GUINT64_FROM_BE(request.offset);
+    length = GUINT32_FROM_BE(request.length);
+    if (type == NBD_DISC || offset + length > SIZE) {
+        return false;
+    }
+    if (type == NBD_WRITE && !read_full(fd, s->data + offset, length)) {
+        return false;
+    }
+    g_atomic_int_inc(&s->requests);
+    if (type == NBD_FLUSH) {
+        g_atomic_int_inc(&s->flushes);
+    }
+    if (g_atomic_int_get(&s->silent)) {
+        return true;
+    }
+    reply.cookie = request.cookie;
+    return write_full(fd, &reply, sizeof(reply)) &&
+           (type != NBD_READ || write_full(fd, s->data + offset, length));
+}
+
+static void serve(Server *s, int fd)
+{
+    int limit = g_atomic_int_get(&s->dies_after);
+
+    g_atomic_int_inc(&s->connections);
+    if (!negotiate(fd)) {
+        return;
+    }
+    for (int n = 0; (limit == 0 || n < limit) && serve_one(s, fd); n++) {
+    }
+}
+
+static void server_set_client(Server *s, int fd)
+{
+    g_mutex_lock(&s->lock);
+    s->client = fd;
+    g_mutex_unlock(&s->lock);
+}
+
+static gpointer server_thread(gpointer opaque)
+{
+    Server *s = opaque;
+
+    while (!g_atomic_int_get(&s->ended)) {
+        int fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC);
+
+        if (fd < 0) {
+            continue;
+        }
+        server_set_client(s, fd);
+        serve(s, fd);
+        server_set_client(s, -1);
+        close(fd);
+    }
+    return NULL;
+}
+
+/* Cut off the client that is there. */
+static void server_cut(Server *s)
+{
+    g_mutex_lock(&s->lock);
+    if (s->client >= 0) {
+        shutdown(s->client, SHUT_RDWR);
+    }
+    g_mutex_unlock(&s->lock);
+}
+
+static void server_begin(Server *s)
+{
+    SocketPlace place = {.kind = SOCKET_UNIX, .path = s->path, .mode = 0600};
+    g_autoptr(GError) error = NULL;
+
+    g_atomic_int_set(&s->ended, 0);
+    s->client = -1;
+    s->listener = socket_listen(&place, &s->file, &error);
+    g_assert_no_error(error);
+    /* The thread may block. */
+    fcntl(s->listener, F_SETFL, fcntl(s->listener, F_GETFL) & ~O_NONBLOCK);
+    s->thread = g_thread_new("server", server_thread, s);
+}
+
+static void server_end(Server *s)
+{
+    g_atomic_int_set(&s->ended, 1);
+    shutdown(s->listener, SHUT_RDWR);
+    server_cut(s);
+    g_thread_join(s->thread);
+    g_clear_pointer(&s->file, socket_file_remove);
+    close(s->listener);
+}
+
+static Server *server_new(void)
+{
+    Server *s = g_new0(Server, 1);
+    g_autoptr(GError) error = NULL;
+
+    s->dir = g_dir_make_tmp("test-nbd-XXXXXX", &error);
+    g_assert_no_error(error);
+    s->path = g_build_filename(s->dir, "s", NULL);
+    s->data = g_malloc0(SIZE);
+    g_mutex_init(&s->lock);
+    server_begin(s);
+    return s;
+}
+
+static void server_free(Server *s)
+{
+    g_rmdir(s->dir);
+    g_mutex_clear(&s->lock);
+    g_free(s->dir);
+    g_free(s->path);
+    g_free(s->data);
+    g_free(s);
+}
+
+/* ---- the node ---- */
+
+/* A node 'n' of the server's export, with further options, and a backend that writes to it. */
+typedef struct Rig {
+    Server *server;
+    Fixture *f;
+    BlockBackend *blk;
+} Rig;
+
+static void rig_init(Rig *rig, const char *options)
+{
+    g_autofree char *json = NULL;
+
+    rig->server = server_new();
+    rig->f = fixture_new();
+    json = g_strdup_printf("{'driver': 'nbd', 'node-name': 'n', 'server': {'type': 'unix', "
+                           "'path': '%s'}%s}",
+                           rig->server->path, options);
+    fixture_add(rig->f, json);
+    rig->blk = fixture_backend(rig->f, "n", "test", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE,
+                               BLOCK_PERM_ALL);
+}
+
+static void rig_clear(Rig *rig)
+{
+    fixture_free_backend(rig->f, rig->blk);
+    fixture_del(rig->f, "n");
+    fixture_free(rig->f);
+    if (!g_atomic_int_get(&rig->server->ended)) {
+        server_end(rig->server);
+    }
+    server_free(rig->server);
+}
+
+static void assert_byte(const Rig *rig, uint64_t offset, int byte)
+{
+    g_assert_cmpint(rig->server->data[offset], ==, byte);
+}
+
+static void test_requests(void)
+{
+    guint8 buffer[4096];
+    Rig rig;
+
+    rig_init(&rig, "");
+    memset(buffer, 'a', sizeof(buffer));
+    g_assert_cmpint(fixture_write(rig.f, rig.blk, 1000, buffer, sizeof(buffer), 0), ==, 0);
+    assert_byte(&rig, 999, 0);
+    assert_byte(&rig, 1000, 'a');
+    assert_byte(&rig, 5095, 'a');
+    assert_byte(&rig, 5096, 0);
+    memset(buffer, 0, sizeof(buffer));
+    g_assert_cmpint(fixture_read(rig.f, rig.blk, 1000, buffer, sizeof(buffer)), ==, 0);
+    g_assert_cmpint(buffer[4095], ==, 'a');
+    /* Neither FUA nor zeroes are the server's, so others are sent. */
+    g_assert_cmpint(fixture_write(rig.f, rig.blk, 0, buffer, 512, BLOCK_REQ_FUA), ==, 0);
+    g_assert_cmpint(g_atomic_int_get(&rig.server->flushes), ==, 1);
+    g_assert_cmpint(fixture_zero(rig.f, rig.blk, 1000, 1000, 0), ==, 0);
+    assert_byte(&rig, 1000, 0);
+    assert_byte(&rig, 2000, 'a');
+    rig_clear(&rig);
+}
+
+typedef struct Vectored {
+    BlockBackend *blk;
+    int result;
+} Vectored;
+
+static void co_fn co_vectored(void *opaque)
+{
+    Vectored *v = opaque;
+    char a[100], b[1], c[411];
+    struct iovec parts[3] = {{a, sizeof(a)}, {b, sizeof(b)}, {c, sizeof(c)}};
+    IoVector iov = {parts, 3, 512};
+
+    memset(a, 'a', sizeof(a));
+    memset(b, 'b', sizeof(b));
+    memset(c, 'c', sizeof(c));
+    g_assert_cmpint(blk_co_pwritev(v->blk, 0, &iov, 0), ==, 0);
+    iov_fill(&iov, 0, 0, 512);
+    v->result = blk_co_preadv(v->blk, 0, &iov, 0);
+    g_assert_cmpint(a[99], ==, 'a');
+    g_assert_cmpint(b[0], ==, 'b');
+    g_assert_cmpint(c[0], ==, 'c');
+    g_assert_cmpint(c[410], ==, 'c');
+}
+
+static void test_vectors(void)
+{
+    Vectored v = {.result = 1};
+    Rig rig;
+
+    rig_init(&rig, "");
+    v.blk = rig.blk;
+    fixture_run(rig.f, co_vectored, &v);
+    g_assert_cmpint(v.result, ==, 0);
+    assert_byte(&rig, 100, 'b');
+    rig_clear(&rig);
+}
+
+/* Without a delay: the request that is under way fails, and so do others until it is back. */
+static void test_no_delay(void)
+{
+    guint8 buffer[512];
+    Rig rig;
+
+    rig_init(&rig, "");
+    server_end(rig.server);
+    g_assert_cmpint(fixture_read(rig.f, rig.blk, 0, buffer, 512), ==, -EIO);
+    g_assert_cmpint(fixture_read(rig.f, rig.blk, 0, buffer, 512), ==, -EIO);
+    server_begin(rig.server);
+    while (fixture_read(rig.f, rig.blk, 0, buffer, 512) < 0) {
+        g_usleep(10000);
+    }
+    rig_clear(&rig);
+}
+
+static void test_silence(void)
+{
+    guint8 buffer[512];
+    Rig rig;
+
+    rig_init(&rig, ", 'reply-timeout': 1");
+    g_atomic_int_set(&rig.server->silent, 1);
+    g_assert_cmpint(fixture_read(rig.f, rig.blk, 0, buffer, 512), ==, -EIO);
+    rig_clear(&rig);
+}
+
+/* One thread's worth of requests while connections come and go. */
+typedef struct Load {
+    Rig *rig;
+    unsigned seed;
+    unsigned *left;
+} Load;
+
+static void co_fn co_load(void *opaque)
+{
+    Load *load = opaque;
+    g_autofree guint8 *buffer = g_malloc(4096), *expected = g_malloc(4096);
+    uint64_t base = (uint64_t)load->seed * 65536;
+
+    for (unsigned i = 0; i < 200; i++) {
+        uint64_t offset = base + i % 16 * 4096;
+
+        memset(expected, i + load->seed, 4096);
+        g_assert_cmpint(blk_co_pwritev(load->rig->blk, offset, IOV_LOCAL(expected, 4096), 0), ==,
+                        0);
+        g_assert_cmpint(blk_co_preadv(load->rig->blk, offset, IOV_LOCAL(buffer, 4096), 0), ==, 0);
+        g_assert_true(memcmp(buffer, expected, 4096) == 0);
+    }
+    __atomic_sub_fetch(load->left, 1, __ATOMIC_RELEASE);
+}
+
+static void test_threads(void)
+{
+    unsigned left = 12;
+    Load loads[12];
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60");
+    fixture_start_threads(rig.f);
+    g_atomic_int_set(&rig.server->dies_after, 150);
+    server_cut(rig.server);
+    for (unsigned i = 0; i < G_N_ELEMENTS(loads); i++) {
+        loads[i] = (Load){&rig, i, &left};
+        aio_co_enter(i % 4 ? fixture_thread(rig.f, i % 4 - 1) : rig.f->main, co_load, &loads[i]);
+    }
+    while (__atomic_load_n(&left, __ATOMIC_ACQUIRE)) {
+        aio_context_poll(rig.f->main, false);
+        g_usleep(1000);
+    }
+    g_assert_cmpint(g_atomic_int_get(&rig.server->connections), >, 10);
+    g_atomic_int_set(&rig.server->dies_after, 0);
+    rig_clear(&rig);
+}
+
+typedef struct Waiting {
+    BlockBackend *blk;
+    int result;
+    bool done;
+} Waiting;
+
+static void co_fn co_wait_for_server(void *opaque)
+{
+    Waiting *w = opaque;
+    char buffer[512];
+
+    w->result = blk_co_preadv(w->blk, 0, IOV_LOCAL(buffer, 512), 0);
+    w->done = true;
+}
+
+/* At the end of the daemon nothing waits for a server that is away, or silent. */
+static void test_given_up(void)
+{
+    for (int silent = 0; silent < 2; silent++) {
+        Waiting w = {.result = 1};
+        Rig rig;
+
+        rig_init(&rig, ", 'reconnect-delay': 3600");
+        w.blk = rig.blk;
+        g_atomic_int_set(&rig.server->silent, silent);
+        if (!silent) {
+            server_end(rig.server);
+        }
+        aio_co_enter(rig.f->main, co_wait_for_server, &w);
+        fixture_settle(rig.f);
+        g_assert_false(w.done);
+        block_graph_give_up_waiting(rig.f->graph);
+        fixture_wait(rig.f, &w.done);
+        g_assert_cmpint(w.result, ==, -EIO);
+        rig_clear(&rig);
+    }
+}
+
+/* Closing while it is away, and while it is being connected to. */
+static void test_close(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 3600");
+    server_end(rig.server);
+    rig_clear(&rig);
+    for (unsigned i = 0; i < 5; i++) {
+        rig_init(&rig, ", 'reconnect-delay': 3600");
+        server_cut(rig.server);
+        g_usleep(i * 1000);
+        rig_clear(&rig);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/nbd/requests", test_requests);
+    g_test_add_func("/nbd/vectors", test_vectors);
+    g_test_add_func("/nbd/no-delay", test_no_delay);
+    g_test_add_func("/nbd/silence", test_silence);
+    g_test_add_func("/nbd/threads", test_threads);
+    g_test_add_func("/nbd/given-up", test_given_up);
+    g_test_add_func("/nbd/close", test_close);
+    return g_test_run();
+}
