@@ -219,6 +219,18 @@ static bool goes_on(const Qcow2Extent *extent, const Qcow2Cluster *next)
            (extent->kind != QCOW2_EXTENT_DATA || next->host == extent->host + extent->bytes);
 }
 
+/*
+ * Most requests lie in one cluster that is all data, so that its entry is little more than its
+ * place, which this tells. 0: it has to be looked at more closely.
+ */
+static uint64_t plain_host(const Qcow2Layout *layout, uint64_t entry)
+{
+    uint64_t host = entry & ~QCOW2_ENTRY_COPIED;
+    uint64_t others = ~QCOW2_ENTRY_OFFSET | (qcow2_cluster_size(layout) - 1);
+
+    return !(host & others) && layout->entry_words == 1 && !layout->data_file ? host : 0;
+}
+
 void qcow2_map(const Qcow2Layout *layout, const uint64_t *table, unsigned n, uint64_t start,
                uint64_t offset, uint64_t bytes, Qcow2Extent *extent)
 {
@@ -228,8 +240,13 @@ void qcow2_map(const Qcow2Layout *layout, const uint64_t *table, unsigned n, uin
     unsigned index = (guest - start) >> layout->cluster_bits;
     unsigned first = inside >> layout->subcluster_bits;
     unsigned end = layout->subclusters;
+    uint64_t host = plain_host(layout, word(table, index * layout->entry_words));
     Qcow2Cluster c;
 
+    if (host > 0 && bytes <= size - inside) {
+        *extent = (Qcow2Extent){.kind = QCOW2_EXTENT_DATA, .bytes = bytes, .host = host + inside};
+        return;
+    }
     *extent = (Qcow2Extent){.fault = decode_at(layout, table, index, guest, &c)};
     if (extent->fault) {
         extent->kind = QCOW2_EXTENT_FAULTY;
@@ -258,9 +275,15 @@ uint64_t qcow2_map_in_place(const Qcow2Layout *layout, const uint64_t *table, un
     uint64_t size = qcow2_cluster_size(layout);
     uint64_t inside = offset & (size - 1);
     uint64_t guest = offset - inside;
+    unsigned index = (guest - start) >> layout->cluster_bits;
+    uint64_t entry = word(table, index * layout->entry_words);
     uint64_t done = 0;
 
-    for (unsigned i = (guest - start) >> layout->cluster_bits; i < n && done < bytes; i++) {
+    if ((entry & QCOW2_ENTRY_COPIED) && bytes <= size - inside && plain_host(layout, entry) > 0) {
+        *host = plain_host(layout, entry) + inside;
+        return bytes;
+    }
+    for (unsigned i = index; i < n && done < bytes; i++) {
         unsigned end, first = inside >> layout->subcluster_bits;
         Qcow2Cluster c;
 
