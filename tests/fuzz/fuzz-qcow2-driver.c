@@ -100,6 +100,7 @@ static void write_around(Fixture *f, const char *node)
         fixture_zero(f, blk, places[i], MIN(left, 66000), i % 2 ? BLOCK_REQ_MAY_UNMAP : 0);
         fixture_discard(f, blk, places[i], MIN(left, 130000));
         fixture_write(f, blk, places[i], buffer, MIN(left, 512), 0);
+        fixture_write(f, blk, places[i], buffer, MIN(left, 70000), BLOCK_REQ_WRITE_COMPRESSED);
         if (i == 1) {
             fixture_flush(f, blk);
         }

@@ -9,6 +9,7 @@
  *   image     what is read when an image is opened
  *   names     the files that an image names
  *   options   sizes of caches
+ *   parts     what a request has done side by side
  *   map       from an offset in the disk to where its data is
  *   read      reads; status: block status
  *   refcount  which clusters are in use
