@@ -160,6 +160,18 @@ static bool co_fn nodes_co_flush(const GPtrArray *nodes, GError **error)
     return true;
 }
 
+/* What else there is to do for those that go to rest with the ones above them. */
+static void co_fn nodes_co_settle(const GPtrArray *nodes)
+{
+    for (unsigned i = 0; i < nodes->len; i++) {
+        BlockNode *node = g_ptr_array_index(nodes, i);
+
+        if (!block_node_read_only(node) && node->drv->co_settle) {
+            node->drv->co_settle(node);
+        }
+    }
+}
+
 /* Lay @tops, which are drained, to rest. */
 static bool co_fn nodes_co_rest(BlockGraph *graph, const GPtrArray *tops, GError **error)
 {
@@ -169,6 +181,9 @@ static bool co_fn nodes_co_rest(BlockGraph *graph, const GPtrArray *tops, GError
     for (unsigned i = 0; i < tops->len; i++) {
         collect_to_rest(g_ptr_array_index(tops, i), nodes);
     }
+    nodes_set_active(nodes, true); /* for a last word */
+    nodes_co_settle(nodes);
+    nodes_set_active(nodes, false);
     ok = block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, error);
     if (!ok) {
         nodes_set_active(nodes, true);

@@ -735,6 +735,68 @@ static void co_fn body_dirty_inactive(GraphRig *rig)
     co_expect_right(rig);
 }
 
+static bool co_fn co_is_dirty(GraphRig *rig)
+{
+    g_autoptr(GByteArray) bytes = co_file_bytes(rig);
+
+    return be64_get(bytes->data + 72) & QCOW2_INCOMPATIBLE_DIRTY;
+}
+
+/* With lazy refcounts the image says that they are wrong from the first write on to the end. */
+static void co_fn body_lazy(GraphRig *rig)
+{
+    static const Case test = {"lazy", nothing};
+    g_autoptr(Qcow2Builder) b = make_image(&test);
+    g_autoptr(ImageCheck) found = NULL;
+    g_autofree char *reopened = NULL;
+    BlockBackend *blk;
+
+    be64_put(qcow2_builder_at(b, 80), QCOW2_COMPATIBLE_LAZY);
+    co_add_file(rig, b->bytes->data, b->bytes->len);
+    blk = co_open(rig, BLOCK_PERM_ALL);
+    g_assert_false(co_is_dirty(rig));
+    graph_rig_co_write(blk, 50 * size_of(b), 5 * size_of(b), 5, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, 0);
+    g_assert_true(co_is_dirty(rig));
+    found = co_check_node(rig, "q", IMAGE_REPAIR_NONE);
+    g_assert_cmpint(found->corruptions + found->leaks, ==, 0);
+    g_assert_false(co_is_dirty(rig));
+    graph_rig_co_write(blk, 60 * size_of(b), size_of(b), 6, 0);
+    g_assert_true(co_is_dirty(rig));
+    block_backend_co_free(blk);
+    g_assert_true(block_graph_co_set_active(rig->graph, "q", false, NULL));
+    g_assert_false(co_is_dirty(rig));
+    co_expect_right(rig);
+    g_assert_true(block_graph_co_set_active(rig->graph, "q", true, NULL));
+    blk = graph_rig_co_use(block_graph_find(rig->graph, "q", NULL), BLOCK_PERM_ALL);
+    graph_rig_co_write(blk, 70 * size_of(b), size_of(b), 7, 0);
+    g_assert_true(co_is_dirty(rig));
+    reopened = graph_rig_co_reopen(
+        rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', "
+                               "'lazy-refcounts': false}"));
+    g_assert_null(reopened);
+    g_assert_false(co_is_dirty(rig));
+    graph_rig_co_write(blk, 80 * size_of(b), size_of(b), 8, 0);
+    g_assert_false(co_is_dirty(rig));
+    graph_rig_co_expect(blk, 50 * size_of(b), 5 * size_of(b), 5);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "q");
+    co_expect_right(rig);
+}
+
+static void co_fn body_lazy_version_2(GraphRig *rig)
+{
+    static const Case test = {"lazy-version-2", nothing, .version = 2};
+    g_autoptr(Qcow2Builder) b = make_image(&test);
+    g_autofree char *message = NULL;
+
+    co_add_file(rig, b->bytes->data, b->bytes->len);
+    message = graph_rig_co_add_fails(
+        rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', "
+                               "'lazy-refcounts': true}"));
+    g_assert_nonnull(strstr(message, "lazy-refcounts"));
+}
+
 static void co_fn body_for_check(GraphRig *rig)
 {
     static const Case test = {"for-check", nothing};
@@ -835,6 +897,8 @@ int main(int argc, char **argv)
     graph_rig_add_test("/qcow2/check/met-in-use", body_met_in_use, NULL);
     graph_rig_add_test("/qcow2/check/dirty", body_dirty, NULL);
     graph_rig_add_test("/qcow2/check/dirty-inactive", body_dirty_inactive, NULL);
+    graph_rig_add_test("/qcow2/check/lazy", body_lazy, NULL);
+    graph_rig_add_test("/qcow2/check/lazy-version-2", body_lazy_version_2, NULL);
     graph_rig_add_test("/qcow2/check/for-check", body_for_check, NULL);
     graph_rig_add_test("/qcow2/check/read-error", body_read_error, NULL);
     graph_rig_add_test("/qcow2/check/unsupported", body_unsupported, NULL);

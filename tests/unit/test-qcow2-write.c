@@ -26,14 +26,14 @@
 static int faults_in = -1; /* so many requests go well before; -1: all do */
 static bool faults_stay;   /* all that come then fail, too */
 
-static bool is_qcow2(const BlockChild *child)
+static bool is_tested(const BlockChild *child)
 {
-    return strcmp(block_node_driver_name(child->parent), "qcow2") == 0;
+    return strcmp(block_node_name(child->parent), "q") == 0;
 }
 
 static bool is_fault(const BlockChild *child)
 {
-    if (faults_in < 0 || !is_qcow2(child)) {
+    if (faults_in < 0 || !is_tested(child)) {
         return false;
     }
     if (faults_in > 0) {
@@ -86,7 +86,7 @@ static guint record_begin(const BlockChild *child, RecordKind kind, uint64_t off
 {
     Record r = {.kind = kind, .offset = offset, .bytes = bytes};
 
-    if (!records || !is_qcow2(child)) {
+    if (!records || !is_tested(child)) {
         return NOT_RECORDED;
     }
     if (iov) {
@@ -194,6 +194,10 @@ static const Kind kinds[] = {
      ", 'l2-cache-size': 1024, 'l2-cache-entry-size': 512, 'discard': 'unmap'"},
     {"no-unref", 3, 12, 4, 0, MIB, true, ", 'discard-no-unref': true, 'discard': 'unmap'"},
     {"long-bitmaps", 3, 9, 4, 0, 1800 * KIB, false, ", 'discard': 'unmap'"},
+    {"lazy", 3, 16, 4, 0, 2 * MIB, false, ", 'lazy-refcounts': true, 'discard': 'unmap'"},
+    {"lazy-small", 3, 9, 6, 0, 300 * KIB, true, ", 'lazy-refcounts': true, 'discard': 'unmap'"},
+    {"lazy-tiny-cache", 3, 9, 4, 0, 300 * KIB, true,
+     ", 'lazy-refcounts': true, 'l2-cache-size': 1024, 'l2-cache-entry-size': 512"},
     {"compressed", 3, 16, 4, 0, 2 * MIB, true, ", 'discard': 'unmap'", true},
     {"compressed-small", 3, 9, 4, 0, 300 * KIB, false, ", 'discard': 'unmap'", true},
     {"compressed-subclusters", 3, 14, 4, EXTENDED, MIB, true, ", 'discard': 'unmap'", true},
@@ -267,10 +271,10 @@ static void co_fn co_open(Run *run)
     g_assert_cmpuint(blk_length(run->blk), ==, run->size);
 }
 
-/* The bytes of the image as they are. */
-static uint8_t *co_fn co_image(Run *run, uint64_t *length)
+/* The bytes of a node as they are. */
+static uint8_t *co_fn co_node_bytes(Run *run, const char *name, uint64_t *length)
 {
-    BlockNode *node = block_graph_find(run->rig->graph, "file", NULL);
+    BlockNode *node = block_graph_find(run->rig->graph, name, NULL);
     BlockBackend *blk = graph_rig_co_use(node, 0);
     uint8_t *bytes;
 
@@ -281,6 +285,11 @@ static uint8_t *co_fn co_image(Run *run, uint64_t *length)
     g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(bytes, *length), 0), ==, 0);
     block_backend_co_free(blk);
     return bytes;
+}
+
+static uint8_t *co_fn co_image(Run *run, uint64_t *length)
+{
+    return co_node_bytes(run, "file", length);
 }
 
 static void check_image(const uint8_t *bytes, uint64_t length, bool leaks, const char *when,
@@ -855,14 +864,33 @@ static void co_fn co_check_snapshots(Run *run, const GByteArray *image, guint n)
     }
 }
 
+/* With lazy refcounts; it is repaired when it is opened for writing. */
+static bool is_dirty(const GByteArray *image)
+{
+    return be32_get(image->data + 4) >= 3 &&
+           (be64_get(image->data + 72) & QCOW2_INCOMPATIBLE_DIRTY);
+}
+
+static void co_fn co_check_repaired(Run *run, guint n)
+{
+    g_autofree uint8_t *bytes = NULL;
+    uint64_t length;
+
+    bytes = co_node_bytes(run, "crashed", &length);
+    g_assert_cmpuint(be64_get(bytes + 72) & QCOW2_INCOMPATIBLE_DIRTY, ==, 0);
+    check_image(bytes, length, false, "repaired after a crash at", n);
+}
+
 /* What was flushed, and not been written since, is in the image that a crash at @n leaves. */
 static void co_fn co_check_content(Run *run, const GByteArray *image, guint n)
 {
     const Mark *mark = last_mark(run, n);
     g_autofree uint8_t *touched = g_malloc0(run->max);
-    g_autofree char *json = g_strdup_printf("{'driver': 'qcow2', 'node-name': 'cut', 'file': "
-                                            "'crashed', 'read-only': true, 'backing': %s}",
-                                            run->kind->backing ? "'base'" : "null");
+    bool dirty = is_dirty(image);
+    g_autofree char *json =
+        g_strdup_printf("{'driver': 'qcow2', 'node-name': 'cut', 'file': "
+                        "'crashed', 'read-only': %s, 'backing': %s}",
+                        dirty ? "false" : "true", run->kind->backing ? "'base'" : "null");
     BlockBackend *blk;
     uint64_t size;
 
@@ -891,6 +919,9 @@ static void co_fn co_check_content(Run *run, const GByteArray *image, guint n)
     }
     block_backend_co_free(blk);
     graph_rig_co_del(run->rig, "cut");
+    if (dirty) {
+        co_check_repaired(run, n);
+    }
     co_check_snapshots(run, image, n);
     graph_rig_co_del(run->rig, "crashed");
 }

@@ -15,6 +15,10 @@
  * Whatever of that is lost in a crash, nothing in the image names a cluster that is not counted, or
  * data that is not there; some clusters may be counted that nobody names.
  *
+ * With lazy refcounts the header says before the first change that refcounts are not to be relied
+ * on, and they stay in memory until the image is closed, or there are too many. After a crash they
+ * are counted anew.
+ *
  * For clusters that are not used any more the order is the reverse: they are counted down only when
  * a commit has made the image forget them, and when the requests have ended that may have looked
  * their place up before. Requests are counted in two epochs for that: to find out when those of one
@@ -110,28 +114,49 @@ static void co_fn co_mark_corrupt(BlockNode *node)
     }
 }
 
-/* Features of others that must be consistent with the data, which we do not know how to keep so. */
-static int co_fn co_clear_features(BlockNode *node)
-{
-    Qcow2State *s = block_node_state(node);
-    Qcow2Header *h = s->image->header;
-    uint64_t keep =
-        QCOW2_AUTOCLEAR_DATA_FILE_RAW | (s->image->bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
-    uint64_t kept = h->autoclear & keep;
-
-    if (h->autoclear == kept) {
-        return 0;
-    }
-    h->autoclear = kept;
-    return qcow2_co_write_header(node);
-}
-
 int co_fn qcow2_co_write_header(BlockNode *node)
 {
     const Qcow2State *s = block_node_state(node);
     int r = qcow2_co_update_header(node);
 
     return r < 0 ? r : block_child_co_flush(s->file);
+}
+
+/* Have the header say these, durably; if that fails, what it said before. */
+static int co_fn co_set_features(BlockNode *node, uint64_t incompatible, uint64_t autoclear)
+{
+    Qcow2State *s = block_node_state(node);
+    Qcow2Header *h = s->image->header;
+    uint64_t old_incompatible = h->incompatible, old_autoclear = h->autoclear;
+    int r;
+
+    if (incompatible == old_incompatible && autoclear == old_autoclear) {
+        return 0;
+    }
+    h->incompatible = incompatible;
+    h->autoclear = autoclear;
+    r = qcow2_co_write_header(node);
+    if (r < 0) {
+        h->incompatible = old_incompatible;
+        h->autoclear = old_autoclear;
+        qcow2_co_write_header_back(node);
+    }
+    return r;
+}
+
+/*
+ * What writing makes wrong: features of others that must be consistent with the data, which we do
+ * not know how to keep so; and with lazy refcounts, that these are right.
+ */
+static int co_fn co_begin_features(BlockNode *node)
+{
+    Qcow2State *s = block_node_state(node);
+    const Qcow2Header *h = s->image->header;
+    uint64_t kept =
+        QCOW2_AUTOCLEAR_DATA_FILE_RAW | (s->image->bitmaps ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+
+    return co_set_features(node, h->incompatible | (s->lazy ? QCOW2_INCOMPATIBLE_DIRTY : 0),
+                           h->autoclear & kept);
 }
 
 bool co_fn qcow2_co_write_header_back(BlockNode *node)
@@ -170,7 +195,7 @@ int co_fn qcow2_co_begin_writing(BlockNode *node)
     if (!m->begun) {
         bool unsure = __atomic_load_n(&m->unsure, __ATOMIC_ACQUIRE);
 
-        r = unsure && !qcow2_co_write_header_back(node) ? -EIO : co_clear_features(node);
+        r = unsure && !qcow2_co_write_header_back(node) ? -EIO : co_begin_features(node);
         if (r == 0) {
             r = qcow2_bitmaps_co_begin(node);
         }
@@ -641,11 +666,18 @@ static int co_fn co_flush_data(Qcow2State *s)
     return r == 0 && s->data != s->file ? block_child_co_flush(s->data) : r;
 }
 
+/* Refcounts come into the image now; or late, where the header says that they are wrong. */
+static int co_fn co_write_refcounts(Qcow2State *s)
+{
+    return s->lazy ? qcow2_refcounts_co_write_if_many(&s->metadata.refcounts)
+                   : qcow2_refcounts_co_write(&s->metadata.refcounts);
+}
+
 static int co_fn commit_co_write(Commit *c)
 {
     Qcow2Metadata *m = &c->s->metadata;
     guint n_new = sort_slices(c);
-    int r = qcow2_refcounts_co_write(&m->refcounts);
+    int r = co_write_refcounts(c->s);
 
     if (r == 0) {
         r = co_write_slices(c, 0, n_new);
@@ -713,5 +745,33 @@ int co_fn qcow2_co_flush(BlockNode *node)
     }
     r = qcow2_co_commit(node);
     /* What was counted down just now; nobody has to wait for that to be durable. */
-    return r < 0 ? r : qcow2_refcounts_co_write(&s->metadata.refcounts);
+    return r < 0 ? r : co_write_refcounts(s);
+}
+
+int co_fn qcow2_co_finish_writing(BlockNode *node)
+{
+    Qcow2State *s = block_node_state(node);
+    Qcow2Metadata *m = &s->metadata;
+    const Qcow2Header *h = s->image->header;
+    int r = qcow2_co_flush(node);
+
+    if (r < 0 || !s->writable) {
+        return r;
+    }
+    qcow2_bitmaps_co_end(node);
+    CO_MUTEX_GUARD(&m->commit_lock);
+    __atomic_store_n(&m->begun, false, __ATOMIC_RELEASE);
+    if (__atomic_load_n(&s->corrupt, __ATOMIC_RELAXED)) {
+        co_mark_corrupt(node);
+        return 0;
+    }
+    if (!(h->incompatible & QCOW2_INCOMPATIBLE_DIRTY)) {
+        return 0;
+    }
+    r = qcow2_refcounts_co_write(&m->refcounts);
+    if (r == 0) {
+        r = block_child_co_flush(s->file);
+    }
+    return r < 0 ? r
+                 : co_set_features(node, h->incompatible & ~QCOW2_INCOMPATIBLE_DIRTY, h->autoclear);
 }

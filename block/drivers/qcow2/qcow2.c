@@ -217,6 +217,24 @@ static bool co_fn co_settle_header(BlockNode *node, Qcow2State *s, GError **erro
            (!has_feature(s, QCOW2_INCOMPATIBLE_DIRTY) || co_load_header_anew(s, error));
 }
 
+static bool wants_lazy(const BlockdevOptionsQcow2 *o, const Qcow2Header *header)
+{
+    return o->has_lazy_refcounts ? o->lazy_refcounts
+                                 : !!(header->compatible & QCOW2_COMPATIBLE_LAZY);
+}
+
+static bool check_lazy(const Qcow2State *s, const BlockdevOptionsQcow2 *o, GError **error)
+{
+    bool ok = s->image->header->version >= 3 || !wants_lazy(o, s->image->header);
+
+    if (!ok) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "image '%s' is of version 2 ('compat' 0.10), which knows no 'lazy-refcounts'",
+                    s->name);
+    }
+    return ok;
+}
+
 static void take_options(Qcow2State *s, const BlockdevOptionsQcow2 *o, const BlockNodeFlags *flags)
 {
     s->discard_request =
@@ -224,6 +242,7 @@ static void take_options(Qcow2State *s, const BlockdevOptionsQcow2 *o, const Blo
     s->discard_snapshot = o->pass_discard_snapshot;
     s->discard_other = o->pass_discard_other;
     s->discard_no_unref = o->discard_no_unref;
+    s->lazy = wants_lazy(o, s->image->header);
 }
 
 /* Get ready to write where the node is to be writable. */
@@ -297,7 +316,7 @@ static bool co_fn co_open(BlockNode *node, Qcow2State *s, const BlockdevOptionsQ
     if (!s->image || s->for_check) {
         return co_open_for_check(node, s);
     }
-    return co_settle_header(node, s, error) &&
+    return check_lazy(s, o, error) && co_settle_header(node, s, error) &&
            co_open_data_file(node, s, s->image->header, o, error) &&
            co_open_backing(node, s, s->image->header, o, error) &&
            co_load_tables(s->image, s, o, error) &&
@@ -328,14 +347,11 @@ static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GE
 static void co_fn co_put_away(BlockNode *node)
 {
     const Qcow2State *s = block_node_state(node);
-    int r = s->writable ? qcow2_co_flush(node) : 0;
+    int r = s->writable ? qcow2_co_finish_writing(node) : 0;
 
     if (r < 0) {
         g_warning("image '%s': changes may be lost, writing them has failed: %s", s->name,
                   g_strerror(-r));
-    }
-    if (s->writable && r == 0) {
-        qcow2_bitmaps_co_end(node);
     }
 }
 
@@ -416,8 +432,9 @@ static bool co_fn qcow2_co_reopen_prepare(BlockReopen *reopen, GError **error)
     const Qcow2State *s = block_node_state(reopen->node);
     g_autofree Qcow2Reopen *r = g_new0(Qcow2Reopen, 1);
 
-    if (!check_children(reopen, error) || !make_caches(&reopen->opts->u.qcow2, s->image, &r->l2,
-                                                       &r->clean_ns, &r->refcount_bytes, error)) {
+    if (!check_children(reopen, error) || !check_lazy(s, &reopen->opts->u.qcow2, error) ||
+        !make_caches(&reopen->opts->u.qcow2, s->image, &r->l2, &r->clean_ns, &r->refcount_bytes,
+                     error)) {
         return false;
     }
     if (!co_prepare_writing(reopen, r, error)) {
@@ -543,7 +560,7 @@ static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, ImageCheck
 {
     Qcow2State *s = block_node_state(node);
     bool writable = s->writable;
-    int r = writable ? qcow2_co_flush(node) : 0;
+    int r = writable ? qcow2_co_finish_writing(node) : 0;
     bool ok;
 
     if (r < 0) {

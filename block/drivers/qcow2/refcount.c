@@ -986,16 +986,26 @@ int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_
 
 /* Writing */
 
-int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r)
+static int co_fn co_write_and_trim(Qcow2Refcounts *r)
 {
-    int ret;
+    int ret = co_write_all(r);
 
-    WHOLE_GUARD(r);
-    ret = co_write_all(r);
     if (ret == 0) {
         trim_blocks(r);
     }
     return ret;
+}
+
+int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r)
+{
+    WHOLE_GUARD(r);
+    return co_write_and_trim(r);
+}
+
+int co_fn qcow2_refcounts_co_write_if_many(Qcow2Refcounts *r)
+{
+    WHOLE_GUARD(r);
+    return g_hash_table_size(r->blocks) > r->keep ? co_write_and_trim(r) : 0;
 }
 
 /* Shadow */

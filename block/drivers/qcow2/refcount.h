@@ -71,6 +71,9 @@ int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_
 /* Write all that has changed; whoever relies on it flushes the file afterwards. */
 int co_fn qcow2_refcounts_co_write(Qcow2Refcounts *r);
 
+/* The same if there are so many that they take up more memory than they should. */
+int co_fn qcow2_refcounts_co_write_if_many(Qcow2Refcounts *r);
+
 /*
  * As qcow2_refcounts_co_take(), but all @n together. -EFBIG: there cannot be so many.
  */

@@ -124,6 +124,7 @@ typedef struct Qcow2State {
 
     /* Options; drained. */
     bool discard_request, discard_snapshot, discard_other, discard_no_unref;
+    bool lazy; /* refcounts are written late; drained */
 
     bool writable;          /* drained */
     Qcow2Metadata metadata; /* of a writable node */
@@ -258,6 +259,11 @@ int co_fn qcow2_co_take(Qcow2State *s, uint64_t n, uint64_t *offset, uint64_t *g
 int co_fn qcow2_co_commit(BlockNode *node);
 int co_fn qcow2_co_commit_locked(BlockNode *node); /* with commit_lock */
 int co_fn qcow2_co_flush(BlockNode *node);
+/*
+ * With nothing under way: have the image be complete, and the header say so. The next request that
+ * writes begins anew.
+ */
+int co_fn qcow2_co_finish_writing(BlockNode *node);
 
 /* Write the header's fields. Not flushed. */
 int co_fn qcow2_co_update_header(BlockNode *node);
@@ -326,8 +332,7 @@ bool co_fn qcow2_co_snapshot_apply(BlockNode *node, const char *id, const char *
  * preallocate.c: give each cluster that the range touches a place; with falloc it is reserved, with
  * full it is written. Inside of qcow2_use_begin().
  */
-int co_fn qcow2_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes,
-                               PreallocMode mode);
+int co_fn qcow2_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes, PreallocMode mode);
 int co_fn qcow2_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes);
 
 /* create.c */
