@@ -85,6 +85,29 @@ FUSE = {'type': 'fuse', 'id': 'x', 'node-name': 'img'}
 
 # Commands with wrong arguments. IMAGE, DIR and others stand for paths.
 COMMANDS = (
+    # jobs
+    ('blockdev-create', {}, G, 'job-id'),
+    ('blockdev-create', {'job-id': 'j'}, G, 'options'),
+    ('blockdev-create', {'job-id': 'j', 'options': {}}, G, 'options.driver'),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'raw'}}, G, 'raw'),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'vmdk', 'size': 1}}, G, 'vmdk'),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'file', 'size': 1}}, G, 'options.filename'),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'file', 'filename': 'x'}}, G, 'options.size'),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'file', 'filename': 'x', 'size': '1'}}, G,
+     'options.size'),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'file', 'filename': 'x', 'size': 2**63}}, G,
+     'options.size'),
+    ('blockdev-create', {'job-id': '0', 'options': {'driver': 'file', 'filename': 'x', 'size': 1}}, G, "'0'"),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'qcow2', 'size': 1}}, G, 'options.file'),
+    ('blockdev-create', {'job-id': 'j', 'options': {'driver': 'qcow2', 'file': 1, 'size': 1}}, G, 'options.file'),
+    ('job-cancel', {'id': 'nope'}, G, 'nope'),
+    ('job-pause', {'id': 'nope'}, G, 'nope'),
+    ('job-resume', {'id': 'nope'}, G, 'nope'),
+    ('job-complete', {'id': 'nope'}, G, 'nope'),
+    ('job-finalize', {'id': 'nope'}, G, 'nope'),
+    ('job-dismiss', {'id': 'nope'}, G, 'nope'),
+    ('job-dismiss', {}, G, 'id'),
+
     # blockdev-add
     ('blockdev-add', {}, G, 'driver'),
     ('blockdev-add', {'driver': 'nope'}, G, 'nope'),

@@ -509,6 +509,54 @@ class Session(Parity):
         self.command('object-del', id='t0')
 
 
+class Jobs(Parity):
+    def create(self, **options):
+        """A job to its end, its events, and what is told of it."""
+        options = {k.replace('_', '-'): v for k, v in options.items()}
+        reply = self.command('blockdev-create', job_id='j', options=options)
+        if 'error' in reply:
+            return
+        for daemon in self.daemons.values():
+            wait_until(lambda qmp=daemon.qmp: qmp.cmd('query-jobs')[0]['status'] == 'concluded')
+        self.command('query-jobs')
+        self.events()
+        for verb in ('cancel', 'pause', 'resume', 'complete', 'finalize', 'dismiss', 'dismiss'):
+            self.command('job-' + verb, id='j')
+        self.events()
+
+    def test_create(self):
+        image = {'driver': 'qcow2', 'file': 'f', 'size': 1 << 20}
+        self.create(driver='file', filename='new', size=1000)
+        self.create(driver='file', filename='missing/new', size=1000)
+        self.create(driver='file', filename='new', size=-1)
+        self.create(driver='file', filename='new', size=4096, preallocation='metadata')
+        self.create(driver='file', filename='new', size=4096, preallocation='full')
+        self.create(driver='file', filename='new')
+        self.create(driver='raw')
+        self.create(driver='null-co')
+        self.create(driver='nonsense')
+        self.create(driver='file', filename='new', size=0)
+        self.add_file('f', 'new')
+        self.add_file('ro', 'new', read_only=True)
+        for more in ({}, {'size': 1000}, {'size': -512}, {'size': 0}, {'file': 'nope'}, {'file': 'ro'},
+                     {'cluster-size': 1000}, {'cluster-size': 256}, {'cluster-size': 1 << 21},
+                     {'refcount-bits': 3}, {'refcount-bits': 64}, {'version': 'v2'}, {'version': 'v5'},
+                     {'version': 'v2', 'refcount-bits': 8}, {'version': 'v2', 'lazy-refcounts': True},
+                     {'version': 'v2', 'extended-l2': True}, {'version': 'v2', 'compression-type': 'zstd'},
+                     {'extended-l2': True}, {'extended-l2': True, 'cluster-size': 4096},
+                     {'data-file-raw': True}, {'data-file': 'nope'}, {'backing-fmt': 'raw'},
+                     {'backing-file': 'disk'}, {'backing-file': 'disk', 'backing-fmt': 'raw'},
+                     {'backing-file': 'x' * 1024, 'backing-fmt': 'raw'},
+                     {'backing-file': 'disk', 'preallocation': 'metadata'}, {'preallocation': 'metadata'},
+                     {'encrypt': {'format': 'luks', 'key-secret': 'nope'}}, {'nonsense': 1}):
+            self.create(**{**image, **more})
+        self.add('qcow2', 'q', file='f')
+        self.create(**image)
+        self.command('blockdev-create', job_id='1', options={'driver': 'file', 'filename': 'x', 'size': 1})
+        self.command('blockdev-create', job_id='', options={'driver': 'file', 'filename': 'x', 'size': 1})
+        self.done()
+
+
 class Ending(Parity):
     def test_quit(self):
         """Exports go newest first, each with its event, before the answer; then the connection ends."""
@@ -544,7 +592,8 @@ class Introspection(Parity):
                      'query-blockstats', 'block_resize', 'block-export-add', 'block-export-del',
                      'query-block-exports', 'object-add', 'object-del', 'qom-list', 'qom-get',
                      'qom-set', 'quit', 'query-version', 'query-commands', 'query-qmp-schema',
-                     'qmp_capabilities', 'query-block'):
+                     'qmp_capabilities', 'query-block', 'query-jobs', 'job-cancel', 'job-complete',
+                     'job-dismiss', 'job-finalize', 'job-pause', 'job-resume', 'blockdev-create'):
             self.assertIn(name, theirs)
             self.assertIn(name, ours)
         self.done()
