@@ -1,9 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "block/drivers/nbd/connect.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "util/error.h"
+
+/* Of TCP: a host that has vanished is noticed after so long, in requests or between them. */
+#define VANISHED_AFTER_S 120
+#define KEEP_IDLE_S      60
+#define KEEP_INTERVAL_S  15
+#define KEEP_PROBES      ((VANISHED_AFTER_S - KEEP_IDLE_S) / KEEP_INTERVAL_S)
 
 struct NbdConnect {
     gatomicrefcount refs; /* the owner's, and the thread's */
@@ -60,12 +69,31 @@ static void nbd_connect_wake(NbdConnect *c)
     }
 }
 
+static void set_option(int fd, int level, int option, int value)
+{
+    setsockopt(fd, level, option, &value, sizeof(value)); /* at worst it is as it was */
+}
+
+/* Fails, without harm, where the socket is none of TCP. */
+static void prepare_tcp(int fd)
+{
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_PROBES);
+    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, VANISHED_AFTER_S * 1000);
+}
+
 static gpointer nbd_connect_thread(gpointer opaque)
 {
     NbdConnect *c = opaque;
     GError *error = NULL;
     int fd = socket_connect(c->place, c->timeout_ms, &c->cancelled, &error);
 
+    if (fd >= 0) {
+        prepare_tcp(fd);
+    }
     g_mutex_lock(&c->lock);
     c->fd = fd;
     c->error = error;
