@@ -148,7 +148,8 @@ int co_fn blk_co_block_status(BlockBackend *blk, uint64_t offset, uint64_t bytes
 
 /*
  * How deep in the backing chain the storage of the range from @offset on lies: *@depth (1: in the
- * node itself; filters do not count; 0: nowhere) holds for the first *@pnum bytes, at most @bytes.
+ * node itself; filters do not count; what is behind the end of a short one is its; 0: nowhere)
+ * holds for the first *@pnum bytes, at most @bytes.
  */
 int co_fn blk_co_allocation_depth(BlockBackend *blk, uint64_t offset, uint64_t bytes,
                                   uint64_t *pnum, uint32_t *depth);

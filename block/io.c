@@ -932,11 +932,11 @@ int co_fn block_node_co_allocation_depth(BlockNode *node, uint64_t offset, uint6
         if (r < 0) {
             return r;
         }
-        if (n == 0) {
-            break; /* it is shorter than those above */
+        if (n > 0) {
+            *pnum = n;
         }
-        *pnum = n;
-        if (status & BLOCK_STATUS_ALLOCATED) {
+        /* One that is shorter than those above gives the zeros behind its end itself. */
+        if (n == 0 || status & BLOCK_STATUS_ALLOCATED) {
             *depth = layers;
             break;
         }

@@ -112,8 +112,20 @@ static void collect_mounts(QValue *rows)
     }
 }
 
+/* Where clients find it: a file, or a name of the NBD server. A new string, or NULL. */
+static char *describe_place(const QValue *row)
+{
+    const QValue *nbd = qvalue_object_get(row, "nbd");
+
+    if (nbd && qvalue_type(nbd) == QVALUE_OBJECT) {
+        return g_strdup_printf("nbd:%s", ctl_json_string(nbd, "name"));
+    }
+    return g_strdup(ctl_json_string(row, "mountpoint"));
+}
+
 static void print_row(CtlTable *table, const QValue *row)
 {
+    g_autofree char *place = describe_place(row);
     g_autofree char *size =
         qvalue_object_has(row, "size") ? ctl_text_size(ctl_json_uint(row, "size", 0)) : NULL;
     const char *mode = ctl_json_bool(row, "writable", false) ? "rw" : "ro";
@@ -123,7 +135,7 @@ static void print_row(CtlTable *table, const QValue *row)
         ctl_json_bool(row, "shutting-down", false) ? "ending" : mode,
         size,
         ctl_json_string(row, "image"),
-        ctl_json_string(row, "mountpoint"),
+        place,
     };
 
     ctl_table_add(table, cells);

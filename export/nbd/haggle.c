@@ -198,7 +198,7 @@ static NbdHaggleStep do_info(const Option *option)
     if (nbd_wire_wants_info(&request, NBD_INFO_NAME)) {
         add_info_text(option, NBD_INFO_NAME, face->name);
     }
-    if (face->description && nbd_wire_wants_info(&request, NBD_INFO_DESCRIPTION)) {
+    if (face->description) {
         add_info_text(option, NBD_INFO_DESCRIPTION, face->description);
     }
     add_info_block_size(option, face);

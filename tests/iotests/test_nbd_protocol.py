@@ -479,7 +479,7 @@ class Transmission(NbdTest):
         self.assertEqual(client.read(0, 5), self.content[:5])
 
     def test_depth(self):
-        """Where in the backing chain data lies, filters not counted."""
+        """Where in the backing chain data lies; what is behind the end of a short image counts as its."""
         base, top = self.path('base.qcow2'), self.path('top.qcow2')
         run(find_tool('qemu-img'), 'create', '-q', '-f', 'qcow2', base, '1M')
         run(find_tool('qemu-img'), 'create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', top, '2M')
@@ -492,7 +492,7 @@ class Transmission(NbdTest):
         client = self.connected('top', structured=True, contexts=['qemu:allocation-depth'])
         k = 1024
         self.assertEqual(client.status(0, 2 * MIB)[1], [
-            (128 * k, 2), (256 * k, 1), (1152 * k, 0), (64 * k, 1), (448 * k, 0)])
+            (128 * k, 2), (256 * k, 1), (640 * k, 0), (512 * k, 2), (64 * k, 1), (448 * k, 2)])
 
 
 if __name__ == '__main__':

@@ -455,5 +455,71 @@ class Hostile(NbdTest):
         self.connected()
 
 
+@normal_build_only  # sanitizers do not work below strace
+class CountedSyncs(NbdTest):
+    """What must be on stable storage before it is answered is synced, seen from outside by strace (C9)."""
+
+    def setUp(self):
+        self.trace = None
+        super().setUp()
+        self.image = self.make_file('n0.img', 4 * MIB)
+
+    def start_nbd(self, *args):
+        self.trace = self.path('trace')
+        return self.wharfd('--nbd-server', f'addr.type=unix,addr.path={self.socket}', prefix=(
+            find_tool('strace'), '-f', '-o', self.trace, '-e', 'trace=pwritev2,fdatasync,fsync'))
+
+    def tearDown(self):
+        self.close_clients()
+        self.daemon.quit()  # by hand: a signal would hit strace
+        super().tearDown()
+
+    def serve(self, **options):
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'raw', 'node-name': 'n0', 'discard': 'unmap',
+            'file': {'driver': 'file', 'filename': self.image, 'aio': 'threads', 'discard': 'unmap'}})
+        self.export(**options)
+        return self.connected(structured=True)
+
+    def syncs(self):
+        with open(self.trace, encoding='utf-8', errors='replace') as f:
+            text = f.read()
+        return text.count('RWF_DSYNC') + text.count('fdatasync(') + text.count('fsync(')
+
+    def assert_synced(self, client, *request, **kwargs):
+        before = self.syncs()
+        self.assertEqual(client.error(*request, **kwargs), 0)
+        wait_until(lambda: self.syncs() > before, what=f'{request} to sync')
+
+    def test_fua(self):
+        """The very first one, and the first after a flush, too."""
+        client = self.serve()
+        for _ in range(2):
+            for offset in 0, 4096, 8192:
+                self.assert_synced(client, WRITE, offset, 512, FUA, b'x' * 512)
+            self.assertEqual(client.error(WRITE, 0, 512, payload=b'y' * 512), 0)
+            self.assert_synced(client, FLUSH)
+            self.assert_synced(client, WRITE_ZEROES, 0, 65536, FUA)
+            self.assertEqual(client.error(WRITE, 0, 512, payload=b'y' * 512), 0)
+            self.assert_synced(client, TRIM, 0, 65536, FUA)
+
+    def test_plain_writes_are_not(self):
+        client = self.serve()
+        self.assertEqual(client.error(WRITE, 0, 512, payload=b'y' * 512), 0)
+        self.assertEqual(self.syncs(), 0)
+
+    def test_writethrough(self):
+        client = self.serve(writethrough=True)
+        for _ in range(3):
+            self.assert_synced(client, WRITE, 0, 512, payload=b'x' * 512)
+            self.assert_synced(client, WRITE_ZEROES, 4096, 4096)
+
+    def test_flush_of_another_connection(self):
+        """What multi-conn promises: a flush covers what was answered over all connections."""
+        client, other = self.serve(), self.connected()
+        self.assertEqual(client.error(WRITE, 0, 512, payload=b'y' * 512), 0)
+        self.assert_synced(other, FLUSH)
+
+
 if __name__ == '__main__':
     main()
