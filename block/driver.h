@@ -271,6 +271,12 @@ BlockNode *block_child_node(const BlockChild *child);
 const char *block_child_name(const BlockChild *child);
 /* The parent's edge of that name, or NULL. Main thread. */
 BlockChild *block_node_child(BlockNode *node, const char *name);
+/*
+ * Whether @fn says so of a node that has the same child, too, and is open or being opened. Main
+ * thread.
+ */
+bool block_child_any_sibling(const BlockChild *child, bool (*fn)(BlockNode *sibling, void *opaque),
+                             void *opaque);
 /* The first child that was opened. Stable inside a request and in control callbacks. */
 BlockChild *block_node_first_child(BlockNode *node);
 /* The length of the node below. Any thread. */

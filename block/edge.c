@@ -155,6 +155,21 @@ BlockChild *block_node_child(BlockNode *node, const char *name)
     return NULL;
 }
 
+bool block_child_any_sibling(const BlockChild *child, bool (*fn)(BlockNode *sibling, void *opaque),
+                             void *opaque)
+{
+    const GPtrArray *edges = child->node->parents;
+
+    for (unsigned i = 0; i < edges->len; i++) {
+        const BlockChild *edge = g_ptr_array_index(edges, i);
+
+        if (edge->parent && edge->parent != child->parent && fn(edge->parent, opaque)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 BlockChild *block_node_first_child(BlockNode *node)
 {
     return node->first_child;

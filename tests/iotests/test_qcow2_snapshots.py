@@ -224,6 +224,34 @@ class CommandTest(SnapshotTest):
         self.daemon.qmp.cmd('blockdev-reopen', {'options': [{**options, **auto, 'snapshot': '7'}]})
         self.assertTrue(self.daemon.qmp.cmd('query-named-block-nodes')[0]['ro'])
 
+    def test_shown_while_in_use(self):
+        """Snapshots are exported beside the disk that they are of, which goes on changing."""
+        self.daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': 'f', 'filename': self.image})
+        self.daemon.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q', 'file': 'f'})
+        disk = self.export(self.daemon, writable=True)
+        contents = {}
+        for i in range(4):
+            self.scribble_mounted(disk, i)
+            name = f's{i}'
+            self.daemon.qmp.cmd(CREATE, {'device': 'q', 'name': name})
+            self.daemon.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': name, 'file': 'f',
+                                                 'read-only': True, 'snapshot': name})
+            contents[self.export(self.daemon, node=name)] = self.content(disk)
+        self.scribble_mounted(disk, 10)
+        self.fails(DELETE, {'device': 'q', 'name': 's1'}, 'another block node shows', 's1')
+        self.daemon.qmp.cmd(APPLY, {'device': 'q', 'name': 's2'})
+        self.scribble_mounted(disk, 11)
+        self.remove(self.daemon, node='s1')
+        contents.pop(self.path('mnt-s1'))
+        self.daemon.qmp.cmd(DELETE, {'device': 'q', 'name': 's1'})
+        self.scribble_mounted(disk, 12)
+        for mountpoint, content in contents.items():
+            self.assertEqual(self.content(mountpoint), content)
+        for name in ['s0', 's2', 's3', 'q']:
+            self.remove(self.daemon, node=name)
+        self.daemon.qmp.cmd('blockdev-del', {'node-name': 'f'})
+        self.check(self.image)
+
     def test_sizes(self):
         """A snapshot has its own length, and applying it gives that to the disk and its exports."""
         mountpoint = self.open(self.daemon, self.image)

@@ -82,6 +82,27 @@ static bool co_fn co_open_backing(BlockNode *node, Qcow2State *s, const Qcow2Hea
     return s->backing != NULL;
 }
 
+/* The snapshot that the node shows, as its options say; NULL: none, or it is no qcow2 node. */
+static const char *snapshot_of(BlockNode *node)
+{
+    const BlockdevOptions *opts = block_node_options(node);
+
+    return opts->driver == BLOCKDEV_DRIVER_QCOW2 ? opts->u.qcow2.snapshot : NULL;
+}
+
+static bool shows_disk(BlockNode *node, void *opaque)
+{
+    return block_node_options(node)->driver == BLOCKDEV_DRIVER_QCOW2 && !snapshot_of(node);
+}
+
+bool qcow2_shows_snapshot(BlockNode *node, void *snapshot)
+{
+    const Qcow2Snapshot *s = snapshot;
+    const char *shown = snapshot_of(node);
+
+    return shown && (strcmp(shown, s->id) == 0 || strcmp(shown, s->name) == 0);
+}
+
 static void qcow2_child_perm(BlockNode *node, BlockChild *child, BlockPerm parent_perm,
                              BlockPerm parent_shared, BlockPerm *perm, BlockPerm *shared)
 {
@@ -92,10 +113,17 @@ static void qcow2_child_perm(BlockNode *node, BlockChild *child, BlockPerm paren
     }
     /* Also while nobody uses the node: others must not write to what is kept in memory. */
     *perm = BLOCK_PERM_CONSISTENT_READ;
+    *shared = BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE_UNCHANGED;
+    if (snapshot_of(node)) {
+        /* The node of the disk itself touches nothing that a snapshot has, but in deleting it. */
+        if (block_child_any_sibling(child, shows_disk, NULL)) {
+            *shared = BLOCK_PERM_ALL;
+        }
+        return;
+    }
     if (!block_node_flags(node)->auto_read_only || !block_node_read_only(block_child_node(child))) {
         *perm |= BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE;
     }
-    *shared = BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE_UNCHANGED;
 }
 
 /* Caches */
@@ -281,12 +309,32 @@ static void state_clear(Qcow2State *s)
     g_clear_pointer(&s->name, g_free);
 }
 
-/* The tables of the disk, or those of a snapshot. */
+/* Whether the table of snapshots is still the one that was read. */
+static bool co_fn co_check_snapshots(const Qcow2Image *image, const Qcow2State *s, GError **error)
+{
+    g_autoptr(Qcow2Image) now = qcow2_image_co_load_header(s->file, s->name, false, error);
+
+    if (now && (now->header->snapshots_offset != image->header->snapshots_offset ||
+                now->header->n_snapshots != image->header->n_snapshots)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "image '%s': its snapshots were changed just now; try again", s->name);
+        return false;
+    }
+    return now != NULL;
+}
+
+/*
+ * The tables of the disk, or those of a snapshot. From here on that is not deleted by the node of
+ * the disk; but it, or others, may have been while they were looked for.
+ */
 static bool co_fn co_load_tables(Qcow2Image *image, const Qcow2State *s,
                                  const BlockdevOptionsQcow2 *o, GError **error)
 {
-    return qcow2_image_co_load_tables(image, s->file, s->name, error) &&
-           (!o->snapshot || qcow2_image_co_go_to(image, s->file, s->name, o->snapshot, error));
+    if (!qcow2_image_co_load_tables(image, s->file, s->name, error)) {
+        return false;
+    }
+    return !o->snapshot || (co_check_snapshots(image, s, error) &&
+                            qcow2_image_co_go_to(image, s->file, s->name, o->snapshot, error));
 }
 
 /* Nothing but the header is needed, which may be missing after an error. */

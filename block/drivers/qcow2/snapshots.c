@@ -387,6 +387,18 @@ static bool co_fn co_begin(Change *c, const char *id, const char *name, GError *
     return c->snapshot_l1 != NULL;
 }
 
+/* Nodes that show it have the same file below. */
+static bool check_unused(const Change *c, GError **error)
+{
+    if (!block_child_any_sibling(c->s->file, qcow2_shows_snapshot, c->snapshot)) {
+        return true;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "image '%s': another block node shows the snapshot '%s'; delete that node first",
+                c->s->name, c->snapshot->name);
+    return false;
+}
+
 SnapshotInfo *co_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, const char *name,
                                              GError **error)
 {
@@ -396,7 +408,7 @@ SnapshotInfo *co_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, co
     int r;
 
     change_init(&c, node);
-    if (!co_begin(&c, id, name, error)) {
+    if (!co_begin(&c, id, name, error) || !check_unused(&c, error)) {
         return NULL;
     }
     c.discard = s->discard_snapshot;

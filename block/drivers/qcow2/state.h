@@ -321,6 +321,9 @@ int co_fn qcow2_co_drop(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                             BlockRequestFlags flags, GError **error);
 
+/* qcow2.c: whether the node shows the Qcow2Snapshot @snapshot, or may: of any image. */
+bool qcow2_shows_snapshot(BlockNode *node, void *snapshot);
+
 /* snapshots.c */
 bool co_fn qcow2_co_snapshot_create(BlockNode *node, const char *name, GError **error);
 SnapshotInfo *co_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id, const char *name,
