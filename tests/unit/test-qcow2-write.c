@@ -1222,7 +1222,7 @@ static bool co_fn co_try_with_fault(Run *run, Doing what, int n, bool stay)
     return struck;
 }
 
-/* Warnings say what became of data and bitmaps. The test's own handler would end the run by them. */
+/* Warnings say what became of data and bitmaps. GLib's own handler would end the run by them. */
 static gboolean is_fatal(const gchar *domain, GLogLevelFlags level, const gchar *message,
                          gpointer opaque)
 {
