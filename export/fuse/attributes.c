@@ -260,6 +260,10 @@ static int check_mode(const FuseExport *fe, uint32_t mode)
     if (!fe->mount.allow_other && (mode & MODE_FOR_OTHERS)) {
         return -EPERM;
     }
+    /* The kernel leaves it to us to take these away when the file is written. */
+    if ((fe->agreed.flags & FUSE_HANDLE_KILLPRIV_V2) && (mode & (S_ISUID | S_ISGID))) {
+        return -EPERM;
+    }
     return 0;
 }
 

@@ -19,7 +19,9 @@
 #define INIT_SMALL_IN       offsetof(struct fuse_init_in, flags2) /* before protocol 7.36 */
 
 /*
- * What is asked for, some of it only where the export wants it. Not among it, though the kernel
+ * What is asked for, some of it only where the export wants it. That writes take set-user-ID bits
+ * away is promised with passthrough, by having none: the kernel then need not look at the file's
+ * attributes with each write. Not among it, though the kernel
  * offers it: opens without a message (FUSE_NO_OPEN_SUPPORT), which are cached ones whatever the
  * export is to be; and locks, which are local and work without us.
  */
@@ -38,6 +40,7 @@ static const struct {
     {FUSE_INIT_EXT, "init-ext"},
     {INIT_DIRECT_IO_ALLOW_MMAP, "direct-io-allow-mmap"},
     {PASSTHROUGH_INIT_FLAG, "passthrough"},
+    {FUSE_HANDLE_KILLPRIV_V2, "handle-killpriv-v2"},
     {URING_INIT_FLAG, "over-io-uring"},
     {FUSE_WRITEBACK_CACHE, "writeback-cache"},
 };
@@ -56,7 +59,7 @@ static uint64_t init_wanted(const FuseInitWishes *wishes)
         flags &= ~(uint64_t)FUSE_WRITEBACK_CACHE;
     }
     if (!wishes->passthrough) {
-        flags &= ~PASSTHROUGH_INIT_FLAG;
+        flags &= ~(PASSTHROUGH_INIT_FLAG | FUSE_HANDLE_KILLPRIV_V2);
     }
     return flags;
 }

@@ -8,6 +8,7 @@ import mmap
 import os
 import platform
 import re
+import stat
 import threading
 import time
 
@@ -95,7 +96,18 @@ class Open(PassTest, test_fuse_file.Open):
 
 
 class OtherUsers(PassTest, test_fuse_file.OtherUsers):
-    pass
+    def test_set_user_id_bits(self):
+        """There are none, for nobody would take them away when the file is written."""
+        self.export(allow_other='on')
+        for mode in (0o4700, 0o2750, 0o6777):
+            self.refuses(errno.EPERM, 'chmod', self.mnt, mode)
+        self.worker.chmod(self.mnt, 0o1666)
+        written = self.as_nobody('sh', '-c', f'printf text | dd of={self.mnt} conv=notrunc')
+        self.assertEqual(written.returncode, 0, written.stderr)
+        self.assertEqual(self.worker.read_file(self.mnt)[:4], b'text')
+        self.worker.chown(self.mnt, self.NOBODY, self.NOBODY)
+        self.assertEqual(self.as_nobody('truncate', '-s', '4096', self.mnt).returncode, 0)
+        self.assertEqual(stat.S_IMODE(self.worker.stat(self.mnt).st_mode), 0o1666)
 
 
 class Truncate(PassTest, test_fuse_file.Truncate):

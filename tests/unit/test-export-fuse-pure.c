@@ -176,12 +176,14 @@ static void test_init_passthrough(void)
 
     g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &wishes, &agreed, &out), ==, 0);
     g_assert_cmpuint(agreed.flags & PASSTHROUGH_INIT_FLAG, !=, 0);
+    g_assert_cmpuint(agreed.flags & FUSE_HANDLE_KILLPRIV_V2, !=, 0);
     g_assert_cmpuint(out.flags2 & (1 << 5), !=, 0);
     g_assert_cmpuint(stack_depth(&out), ==, 2);
 
     g_assert_cmpint(fuse_init_negotiate(&message, sizeof(message), &init_plain, &agreed, &out), ==,
                     0);
     g_assert_cmpuint(agreed.flags & PASSTHROUGH_INIT_FLAG, ==, 0);
+    g_assert_cmpuint(agreed.flags & FUSE_HANDLE_KILLPRIV_V2, ==, 0);
     g_assert_cmpuint(stack_depth(&out), ==, 0);
 
     message = init_message(7, 39, ~PASSTHROUGH_INIT_FLAG);
