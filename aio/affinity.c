@@ -5,8 +5,7 @@
  *
  * Who asks for one thing and waits for it is served soonest on its own CPU, for to wake another one
  * costs more than most requests. Who asks for many things at once is served faster by a CPU of the
- * server's own, where there is one to spare; there the server may also look for work as long as it
- * does elsewhere. How many events a wait brings tells the two apart.
+ * server's own, where there is one to spare. How many events a wait brings tells the two apart.
  */
 #include "aio/context-internal.h"
 
@@ -134,6 +133,11 @@ void aio_affinity_adapt(AioContext *ctx)
         ctx->roaming = crowded;
         affinity_apply(ctx);
     }
+}
+
+bool aio_affinity_holds(const AioContext *ctx)
+{
+    return ctx->bindable && !ctx->roaming;
 }
 
 static AioContext *bound_context(void)

@@ -193,9 +193,8 @@ typedef struct AioBinding AioBinding;
 /*
  * Keep the current context's thread to the CPUs @first, @first + @step, and so on; with several
  * bindings, to those of any. Of no effect where it may use none of them, where its affinity is not
- * that of the process, so that somebody else has chosen it, and under GLib. While they hold, the
- * thread does not busy-wait, for that would keep away from the CPU whoever it waits for. They are
- * a preference: where many requests come at once, the thread roams, and busy-waits as ever.
+ * that of the process, so that somebody else has chosen it, and under GLib. They are a preference:
+ * where many requests come at once, the thread roams.
  */
 AioBinding *aio_binding_new(unsigned first, unsigned step);
 

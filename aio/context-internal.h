@@ -166,6 +166,9 @@ int co_fn aio_co_nop(AioEngine engine);
 /* Before each wait of a bindable context: see whether the bindings are to hold. */
 void aio_affinity_adapt(AioContext *ctx);
 
+/* Whether its bindings, of which there are some, hold now. */
+bool aio_affinity_holds(const AioContext *ctx);
+
 /* Let the calling thread, if a context's binding holds it, run anywhere again, until restored. */
 AioContext *aio_affinity_lift(void);
 void aio_affinity_restore(AioContext *lifted);

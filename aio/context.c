@@ -186,11 +186,6 @@ static uint64_t load_option(const uint64_t *option)
     return __atomic_load_n(option, __ATOMIC_RELAXED);
 }
 
-static uint64_t poll_max(const AioContext *ctx)
-{
-    return ctx->bindable && !ctx->roaming ? 0 : load_option(&ctx->poll_max_ns);
-}
-
 static void poll_grow(AioContext *ctx, uint64_t max)
 {
     uint64_t factor = load_option(&ctx->poll_grow);
@@ -215,7 +210,8 @@ static void poll_shrink(AioContext *ctx)
 /*
  * Something came after @waited_ns, the last part of which we slept. Busy-wait longer next time
  * where that would have caught it, as it may have even if it took longer than the longest
- * busy-wait: who sleeps has to be woken first.
+ * busy-wait: who sleeps has to be woken first. A bound thread goes on where it was just too short:
+ * it also keeps its CPU from being idle, and so those it serves from being drawn there and back.
  */
 static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
 {
@@ -226,7 +222,7 @@ static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
         poll_shrink(ctx);
     } else if (ctx->poll_ns < max) {
         poll_grow(ctx, max);
-    } else if (++ctx->poll_misses > POLL_MISSES_MAX) {
+    } else if (!aio_affinity_holds(ctx) && ++ctx->poll_misses > POLL_MISSES_MAX) {
         poll_shrink(ctx);
     }
 }
@@ -266,7 +262,7 @@ static int64_t poll_pause(AioContext *ctx, int64_t last, uint64_t *spent_ns)
  */
 static bool busy_wait(AioContext *ctx, int64_t timeout_ns, bool *progress, uint64_t *spent_ns)
 {
-    uint64_t max = poll_max(ctx);
+    uint64_t max = load_option(&ctx->poll_max_ns);
     uint64_t span = MIN(ctx->poll_ns, max);
     int64_t start, now;
 
@@ -309,15 +305,14 @@ static void sleep_in_backend(AioContext *ctx, int64_t timeout_ns)
 /* Wait for events, at most @timeout_ns (-1: for ever). Returns whether a probe called back. */
 static bool wait_for_events(AioContext *ctx, TurnKind kind, int64_t timeout_ns)
 {
+    uint64_t max = load_option(&ctx->poll_max_ns);
     uint64_t spent_ns = 0;
     bool progress = false;
     int64_t start;
-    uint64_t max;
 
     if (ctx->bindable) {
         aio_affinity_adapt(ctx);
     }
-    max = poll_max(ctx);
     if (busy_wait(ctx, timeout_ns, &progress, &spent_ns) || kind == TURN_AWAIT) {
         return progress;
     }
