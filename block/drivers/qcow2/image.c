@@ -100,10 +100,11 @@ static bool co_fn co_load_l1(Qcow2Image *image, BlockChild *file, GError **error
 /* The table of snapshots, read in pieces, for it tells only bit by bit how long it is. */
 typedef struct TableReader {
     BlockChild *file;
-    uint64_t offset; /* of the first byte in the buffer */
+    uint64_t offset; /* of the first byte that has not been looked at */
     uint64_t end;    /* of the file, or of what a table may have */
     uint8_t *buffer;
     size_t size, used;
+    size_t at; /* of the first byte in the buffer that has not been looked at */
 } TableReader;
 
 /* Make the next @bytes bytes be in the buffer. */
@@ -111,7 +112,7 @@ static bool co_fn reader_co_need(TableReader *r, size_t bytes, GError **error)
 {
     size_t wanted;
 
-    if (bytes <= r->used) {
+    if (bytes <= r->used - r->at) {
         return true;
     }
     if (bytes > r->end - r->offset) {
@@ -124,13 +125,13 @@ static bool co_fn reader_co_need(TableReader *r, size_t bytes, GError **error)
         return false;
     }
     r->used = wanted;
+    r->at = 0;
     return true;
 }
 
 static void reader_skip(TableReader *r, size_t bytes)
 {
-    memmove(r->buffer, r->buffer + bytes, r->used - bytes);
-    r->used -= bytes;
+    r->at += bytes;
     r->offset += bytes;
 }
 
@@ -142,11 +143,11 @@ static Qcow2Snapshot *co_fn reader_co_next(TableReader *r, GError **error)
     if (!reader_co_need(r, QCOW2_SNAPSHOT_FIXED, error)) {
         return NULL;
     }
-    length = qcow2_snapshot_length(r->buffer, error);
+    length = qcow2_snapshot_length(r->buffer + r->at, error);
     if (length == 0 || !reader_co_need(r, length, error)) {
         return NULL;
     }
-    snapshot = qcow2_snapshot_parse(r->buffer);
+    snapshot = qcow2_snapshot_parse(r->buffer + r->at);
     reader_skip(r, length);
     return snapshot;
 }
