@@ -13,12 +13,12 @@
 
 /* A list of rules that does not change any more. */
 typedef struct AuthzRules {
-    gatomicrefcount refs;
+    gint refs; /* atomic */
     AuthzListProperties *list;
 } AuthzRules;
 
 struct Authz {
-    gatomicrefcount refs;
+    gint refs; /* atomic */
     char *id;
     char *filename; /* of a list in a file that is read again; else NULL */
 
@@ -34,20 +34,20 @@ static AuthzRules *authz_rules_new(AuthzListProperties *list)
 {
     AuthzRules *rules = g_new0(AuthzRules, 1);
 
-    g_atomic_ref_count_init(&rules->refs);
+    g_atomic_int_set(&rules->refs, 1);
     rules->list = list;
     return rules;
 }
 
 static AuthzRules *authz_rules_ref(AuthzRules *rules)
 {
-    g_atomic_ref_count_inc(&rules->refs);
+    g_atomic_int_inc(&rules->refs);
     return rules;
 }
 
 static void authz_rules_unref(AuthzRules *rules)
 {
-    if (g_atomic_ref_count_dec(&rules->refs)) {
+    if (g_atomic_int_dec_and_test(&rules->refs)) {
         authz_list_properties_free(rules->list);
         g_free(rules);
     }
@@ -155,7 +155,7 @@ static Authz *authz_new(const char *id, AuthzRules *rules)
 {
     Authz *authz = g_new0(Authz, 1);
 
-    g_atomic_ref_count_init(&authz->refs);
+    g_atomic_int_set(&authz->refs, 1);
     g_mutex_init(&authz->lock);
     authz->id = g_strdup(id);
     authz->rules = rules;
@@ -164,13 +164,13 @@ static Authz *authz_new(const char *id, AuthzRules *rules)
 
 Authz *authz_ref(Authz *authz)
 {
-    g_atomic_ref_count_inc(&authz->refs);
+    g_atomic_int_inc(&authz->refs);
     return authz;
 }
 
 void authz_unref(Authz *authz)
 {
-    if (!authz || !g_atomic_ref_count_dec(&authz->refs)) {
+    if (!authz || !g_atomic_int_dec_and_test(&authz->refs)) {
         return;
     }
     authz_rules_unref(authz->rules);

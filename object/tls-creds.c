@@ -33,7 +33,7 @@ TlsCreds *tls_creds_new(TlsCredsEndpoint endpoint, const char *priority,
     const char *at = whole;
     int r;
 
-    g_atomic_ref_count_init(&creds->refs);
+    g_atomic_int_set(&creds->refs, 1);
     creds->kind = kind;
     creds->endpoint = endpoint;
     r = gnutls_priority_init(&creds->priority, whole, &at);
@@ -72,7 +72,7 @@ bool tls_creds_load_dh_params(TlsCreds *creds, const char *dir, GError **error)
 
 TlsCreds *tls_creds_ref(TlsCreds *creds)
 {
-    g_atomic_ref_count_inc(&creds->refs);
+    g_atomic_int_inc(&creds->refs);
     return creds;
 }
 
@@ -92,7 +92,7 @@ static void tls_creds_free(TlsCreds *creds)
 
 void tls_creds_unref(TlsCreds *creds)
 {
-    if (creds && g_atomic_ref_count_dec(&creds->refs)) {
+    if (creds && g_atomic_int_dec_and_test(&creds->refs)) {
         tls_creds_free(creds);
     }
 }

@@ -9,7 +9,7 @@
 #include "object/tls-creds.h"
 
 struct TlsCreds {
-    gatomicrefcount refs;
+    gint refs; /* atomic */
     TlsCredsEndpoint endpoint;
     bool verify_peer; /* x509 alone */
     gnutls_priority_t priority;

@@ -15,10 +15,10 @@
 #define KEEP_PROBES      ((VANISHED_AFTER_S - KEEP_IDLE_S) / KEEP_INTERVAL_S)
 
 struct NbdConnect {
-    gatomicrefcount refs; /* the owner's, and the thread's */
-    SocketPlace *place;   /* fixed */
-    unsigned timeout_ms;  /* fixed before the thread begins */
-    gint cancelled;       /* atomic */
+    gint refs;           /* atomic: the owner's, and the thread's */
+    SocketPlace *place;  /* fixed */
+    unsigned timeout_ms; /* fixed before the thread begins */
+    gint cancelled;      /* atomic */
 
     GMutex lock;   /* of what follows */
     Coroutine *co; /* waits; whoever takes it wakes it */
@@ -30,7 +30,7 @@ NbdConnect *nbd_connect_new(const SocketPlace *place)
 {
     NbdConnect *c = g_new0(NbdConnect, 1);
 
-    g_atomic_ref_count_init(&c->refs);
+    g_atomic_int_set(&c->refs, 1);
     g_mutex_init(&c->lock);
     c->place = socket_place_copy(place);
     c->fd = -1;
@@ -39,7 +39,7 @@ NbdConnect *nbd_connect_new(const SocketPlace *place)
 
 static void nbd_connect_unref(NbdConnect *c)
 {
-    if (!g_atomic_ref_count_dec(&c->refs)) {
+    if (!g_atomic_int_dec_and_test(&c->refs)) {
         return;
     }
     if (c->fd >= 0) {
@@ -138,7 +138,7 @@ int co_fn nbd_connect_co_run(NbdConnect *c, int64_t deadline_ns, GError **error)
 
     c->timeout_ms = MIN(left_ms, G_MAXINT);
     c->co = coroutine_self();
-    g_atomic_ref_count_inc(&c->refs);
+    g_atomic_int_inc(&c->refs);
     thread = g_thread_try_new("nbd-connect", nbd_connect_thread, c, error);
     if (!thread) {
         c->co = NULL;
