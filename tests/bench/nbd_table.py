@@ -42,6 +42,9 @@ ROWS = (
 
 RAMP = 0.2
 
+# Where a root directory has programs.
+PROGRAMS = ('usr/bin', 'usr/sbin')
+
 
 class Column:
     """One server. socket: where it is for clients; start(): begins to serve."""
@@ -127,7 +130,7 @@ def all_columns(peers, options, work, image):
         place = os.path.join(work, 'nbdkit')
         columns.append(_nbdkit_column('nbdkit', None, place, place, image))
     for peer in peers:
-        if peer.root and os.path.exists(os.path.join(peer.root, 'usr/sbin/nbdkit')):
+        if peer.root and shutil.which('nbdkit', path=':'.join(os.path.join(peer.root, d) for d in PROGRAMS)):
             columns.append(_nbdkit_column('nbdkit-new', peer.root, peer.outside, peer.inside, image))
     return columns
 
