@@ -599,8 +599,10 @@ static unsigned tls_gather(char *gathered, size_t *bytes, const struct iovec *io
 
     *bytes = 0;
     for (i = 0; i < n && iov[i].iov_len <= TLS_GATHER_MAX - *bytes; i++) {
-        memcpy(gathered + *bytes, iov[i].iov_base, iov[i].iov_len);
-        *bytes += iov[i].iov_len;
+        if (iov[i].iov_len > 0) { /* an empty element may be nowhere */
+            memcpy(gathered + *bytes, iov[i].iov_base, iov[i].iov_len);
+            *bytes += iov[i].iov_len;
+        }
     }
     return i;
 }
