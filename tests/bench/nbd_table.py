@@ -123,8 +123,7 @@ def _nbdkit_column(name, root, outside, inside, image):
 def all_columns(peers, options, work, image):
     columns = []
     for peer in peers:
-        several = peer.name == 'wharfd' or peer.root
-        counts = [0, *options.iothreads] if several else [0, 1]
+        counts = [0, *options.iothreads] if peer.name == 'wharfd' else [0, 1]  # QSD knows no more for NBD
         columns += [_daemon_column(peer, n, image) for n in dict.fromkeys(counts)]
     if shutil.which('nbdkit'):
         place = os.path.join(work, 'nbdkit')
