@@ -268,9 +268,9 @@ static uint64_t new_refcount(const Rebuild *b, uint64_t cluster, bool has_old)
     if (cluster >= b->start && cluster < rebuild_end(b)) {
         return 1;
     }
-    if (named == 0 && has_old) {
-        named =
-            qcow2_refcount_get(b->old, c->header->refcount_order, cluster & (per_block(c) - 1)) > 0;
+    if (has_old) { /* too many are a leak at most */
+        named = MAX(named, qcow2_refcount_get(b->old, c->header->refcount_order,
+                                              cluster & (per_block(c) - 1)));
     }
     return MIN(named, max_refcount(c));
 }

@@ -9,6 +9,7 @@
 #include "block/drivers/qcow2/be.h"
 #include "block/drivers/qcow2/check-internal.h"
 #include "block/drivers/qcow2/state.h"
+#include "util/error.h"
 
 /* How much of a table is read at a time. */
 #define CHUNK_WORDS 8192
@@ -343,6 +344,9 @@ static int co_fn co_list_snapshots(Check *c, GArray *list)
         return r;
     }
     if (!qcow2_snapshots_co_load(c->file, c->header, snapshots, &end, &error)) {
+        if (g_error_matches(error, WHARF_ERROR, WHARF_ERROR_IO)) {
+            return -EIO; /* says nothing about the table */
+        }
         r = co_drop_snapshots(c, snapshots->len, error->message);
     } else if (c->header->n_snapshots > QCOW2_MAX_SNAPSHOTS) {
         r = co_drop_snapshots(c, QCOW2_MAX_SNAPSHOTS, "there are too many");
@@ -568,10 +572,11 @@ static int co_fn co_walk_bitmap_table(Walk *w, uint64_t offset, uint64_t entries
     bool usable = false;
     int r = 0;
 
-    if (entries > 0) {
-        r = name_table(c, offset, entries * 8, "the table of a bitmap", &usable);
+    if (entries == 0 || !afford(w, entries * 8, "the table of a bitmap")) {
+        return 0;
     }
-    if (r < 0 || !usable || !afford(w, entries * 8, "the table of a bitmap")) {
+    r = name_table(c, offset, entries * 8, "the table of a bitmap", &usable);
+    if (r < 0 || !usable) {
         return r;
     }
     for (uint64_t i = 0; r == 0 && i < entries; i++) {
@@ -583,6 +588,7 @@ static int co_fn co_walk_bitmap_table(Walk *w, uint64_t offset, uint64_t entries
         entry = r == 0 ? GUINT64_FROM_BE(words[i % CHUNK_WORDS]) : 0;
         if ((entry & BITMAP_TABLE_RESERVED) || (entry & 1 && entry & QCOW2_ENTRY_OFFSET)) {
             check_corruption(c, false, "the table of a bitmap has reserved bits set");
+            c->incomplete = true; /* it may name a cluster all the same */
         } else if (entry & QCOW2_ENTRY_OFFSET) {
             r = name_table(c, entry, check_cluster_size(c), "a cluster of a bitmap", &usable);
         }
