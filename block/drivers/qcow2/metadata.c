@@ -7,9 +7,10 @@
  * refcounts, in this order: each may name only what was counted and made before, so what is taken
  * later has at least what the earlier needs. It is written the other way round:
  *
- *   1. refcounts, and L2 tables that the image does not know yet
- *   2. flush: with these the data that was written is there, copies of old data among it
- *   3. L2 tables that it knows, and the L1 table
+ *   1. refcounts
+ *   2. flush: with these the data that was written is there, copies of old data among it, and new
+ *      L2 tables, as yet with zeros or what the one before them had
+ *   3. L2 tables, and the L1 table
  *   4. flush
  *
  * Whatever of that is lost in a crash, nothing in the image names a cluster that is not counted, or
@@ -576,17 +577,6 @@ static uint64_t l1_index_of(const Qcow2State *s, uint64_t key)
     return key >> (s->image->layout.l2_bits - s->l2.slice_bits);
 }
 
-/* Whether the image knows the table of a slice. */
-static bool is_linked(const Commit *c, uint64_t key)
-{
-    for (guint i = 0; i < c->l1->len; i++) {
-        if (g_array_index(c->l1, L1Change, i).index == l1_index_of(c->s, key)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 typedef struct SliceWrite {
     Qcow2Part part;
     Commit *commit;
@@ -613,30 +603,12 @@ static int co_fn slice_co_write(Qcow2Part *part)
     return r;
 }
 
-/* Put those that the image does not know yet first. Returns how many. */
-static guint sort_slices(Commit *c)
-{
-    guint n = 0;
-
-    for (guint i = 0; i < c->slices->len; i++) {
-        Qcow2CacheCopy *copies = (Qcow2CacheCopy *)c->slices->data;
-
-        if (!is_linked(c, copies[i].key)) {
-            Qcow2CacheCopy copy = copies[i];
-
-            copies[i] = copies[n];
-            copies[n++] = copy;
-        }
-    }
-    return n;
-}
-
-/* Write slices @from to @end - 1, side by side. */
-static int co_fn co_write_slices(Commit *c, guint from, guint end)
+/* Write all slices, side by side. */
+static int co_fn co_write_slices(Commit *c)
 {
     Qcow2Parts parts = {.running = 0};
 
-    for (guint i = from; i < end && parts.result == 0; i++) {
+    for (guint i = 0; i < c->slices->len && parts.result == 0; i++) {
         SliceWrite *w = g_new(SliceWrite, 1);
 
         *w = (SliceWrite){.part.run = slice_co_write, .commit = c, .number = i};
@@ -676,19 +648,15 @@ static int co_fn co_write_refcounts(Qcow2State *s)
 static int co_fn commit_co_write(Commit *c)
 {
     Qcow2Metadata *m = &c->s->metadata;
-    guint n_new = sort_slices(c);
     int r = co_write_refcounts(c->s);
 
-    if (r == 0) {
-        r = co_write_slices(c, 0, n_new);
-    }
     if (r < 0 || (c->slices->len == 0 && c->l1->len == 0 && !m->unflushed)) {
         return r;
     }
     r = co_flush_data(c->s);
     m->unflushed = true;
     if (r == 0) {
-        r = co_write_slices(c, n_new, c->slices->len);
+        r = co_write_slices(c);
     }
     if (r == 0) {
         r = co_write_l1(c);
@@ -711,6 +679,9 @@ int co_fn qcow2_co_commit_locked(BlockNode *node)
     Commit c = {.node = node, .s = s, .freed = freed, .l1 = l1, .slices = slices};
     int r = -ENOMEM;
 
+    if (__atomic_load_n(&m->unsure, __ATOMIC_ACQUIRE) && !qcow2_co_write_header_back(node)) {
+        return -EIO; /* the image may name other tables than those that would be written */
+    }
     take_l1(&c);
     if (qcow2_cache_take_changed(s->l2.cache, slices)) {
         c.written = written = g_new0(bool, slices->len);
