@@ -281,6 +281,32 @@ static bool open_part(Creation *c, Part *part, GPtrArray *take_words, GError **e
                error);
 }
 
+/* Whether the two paths lead to the same file, which is there. */
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+
+    if (stat(a, &x) < 0 || stat(b, &y) < 0) {
+        return false;
+    }
+    return S_ISBLK(x.st_mode) && S_ISBLK(y.st_mode) ? x.st_rdev == y.st_rdev
+                                                    : x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* What is made must not be what it is made upon. */
+static bool check_not_backing(const Creation *c, const Part *part, const char *backing,
+                              GError **error)
+{
+    if (!part->path || !is_same_file(part->path, backing)) {
+        return true;
+    }
+    g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
+                "'%s' is its own backing file '%s', and would lose all that is in it; choose "
+                "another name",
+                part->path, c->backing);
+    return false;
+}
+
 /* Whether the backing file can be opened; how large it is, if nothing else is said. */
 static bool look_at_backing(Creation *c, GError **error)
 {
@@ -288,6 +314,10 @@ static bool look_at_backing(Creation *c, GError **error)
     g_autoptr(QValue) nodes = NULL;
     bool is_device;
 
+    if (!check_not_backing(c, &c->image, path, error) ||
+        !check_not_backing(c, &c->data, path, error)) {
+        return false;
+    }
     if (c->options->unsafe) {
         return true;
     }

@@ -130,6 +130,22 @@ class CreateTest(ImageTest):
         with open(path, 'rb') as f:
             self.assertEqual(f.read(), content)
 
+    def test_on_itself(self):
+        """An image is no backing file of itself, however that is spelt; it keeps what it has."""
+        self.make('-f', 'qcow2', 'new.img', '1M')
+        os.symlink(self.image, self.path('link'))
+        os.link(self.image, self.path('twin'))
+        with open(self.image, 'rb') as f:
+            content = f.read()
+        for name in ('new.img', 'link', 'twin', self.image):
+            for more in ([], ['--unsafe', '1M']):
+                result = self.wharfctl('create', '-f', 'qcow2', '-b', name, '-F', 'qcow2', self.image, *more,
+                                       check=False)
+                self.assertNotEqual(result.returncode, 0)
+                self.assertIn('its own backing file', result.stderr)
+        with open(self.image, 'rb') as f:
+            self.assertEqual(f.read(), content)
+
     def test_in_use(self):
         self.make('-f', 'qcow2', 'new.img', '1M')
         daemon = self.wharfd()
