@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The object type "tls-creds-x509": certificates, and whether a handshake can succeed with them. */
 #include <gnutls/x509.h>
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -59,7 +60,8 @@ static bool pem_file_read(PemFile *pem, const char *what, const char *dir, const
                           bool optional, GError **error)
 {
     pem->path = g_build_filename(dir, name, NULL);
-    if (optional && access(pem->path, F_OK) < 0) {
+    /* Any other failure is told: nobody is let in for want of a list that is there. */
+    if (optional && access(pem->path, F_OK) < 0 && errno == ENOENT) {
         return true;
     }
     return object_file_read(&pem->file, what, pem->path, error);
