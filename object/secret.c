@@ -81,7 +81,7 @@ static Secret *secret_decode(const ObjectOptions *options, const char *text, siz
         if (len > 0) {
             g_base64_decode_inplace(secret->data, &secret->len);
         }
-        secret->data[secret->len] = '\0';
+        explicit_bzero(secret->data + secret->len, len + 1 - secret->len);
     }
     return secret;
 }
