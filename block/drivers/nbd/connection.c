@@ -402,7 +402,11 @@ int co_fn nbd_connection_co_flush(NbdConnection *c)
 /* What must be on stable storage, where the server cannot be told with the request itself. */
 static int co_fn connection_co_flush_after(NbdConnection *c, int r, BlockRequestFlags flags)
 {
-    return r == 0 && (flags & BLOCK_REQ_FUA) && !c->info.fua ? nbd_connection_co_flush(c) : r;
+    if (r < 0 || !(flags & BLOCK_REQ_FUA) || c->info.fua) {
+        return r;
+    }
+    /* It may have been lost since: what is asked for now would never end. */
+    return c->lost ? -ENOTCONN : nbd_connection_co_flush(c);
 }
 
 static uint32_t fua_flag(const NbdConnection *c, BlockRequestFlags flags)
