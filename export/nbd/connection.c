@@ -489,6 +489,9 @@ static bool conn_receive(NbdConnection *conn)
     }
     iov[n++] = (struct iovec){conn->input + conn->in_end, CONN_INPUT - conn->in_end};
     wanted = payload + CONN_INPUT - conn->in_end;
+    if (wanted == 0) {
+        return false; /* receiving nothing would look like the end */
+    }
 
     bytes = conn_recv(conn, iov, n);
     if (bytes == -EAGAIN) {
