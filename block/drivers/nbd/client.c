@@ -143,6 +143,11 @@ static bool client_check_info(NbdClient *c, const NbdExportInfo *now, GError **e
                     "the server has other limits on the size of blocks than before");
         return false;
     }
+    if (c->info.flush && !now->flush) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO,
+                    "the server cannot flush any more, as it could before");
+        return false;
+    }
     if (now->read_only && g_atomic_int_get(&c->writing)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO, "the export has become read-only");
         return false;
