@@ -294,6 +294,13 @@ static void l1_huge(Qcow2Builder *b)
     be32_put(qcow2_builder_at(b, 36), UINT32_MAX);
 }
 
+/* So that it goes on, after the largest number, with the header. */
+static void l1_wraps(Qcow2Builder *b)
+{
+    put(b, 40, UINT64_C(0xffffffffffff0000));
+    be32_put(qcow2_builder_at(b, 36), 16384);
+}
+
 static void no_snapshots(Qcow2Builder *b)
 {
     be32_put(qcow2_builder_at(b, 60), 2);
@@ -393,6 +400,7 @@ static const Case cases[] = {
     {"l1-past-end", l1_past_end, 1, 8, .left = 1},
     {"l1-unaligned", l1_unaligned, 1, 8, .left = 1},
     {"l1-huge", l1_huge, 1, 8, .left = 1},
+    {"l1-wraps", l1_wraps, 1, 8, .left = 1},
     {"no-snapshots", no_snapshots, 1, .left = 1},
     {"snapshots-cut", snapshots_cut, 1},
     {"snapshot-unaligned", snapshot_unaligned, 1, .left = 1},
@@ -856,11 +864,11 @@ static void test_counts(void)
     g_assert_cmpint(qcow2_counts_init(&c, QCOW2_COUNTS_MAX + 1), ==, -EFBIG);
     qcow2_counts_clear(&c);
     g_assert_cmpint(qcow2_counts_init(&c, 0), ==, 0);
-    g_assert_cmpuint(qcow2_counts_next(&c, 0), ==, 0);
+    g_assert_cmpuint(qcow2_counts_next(&c, 0, 0), ==, 0);
     g_assert_cmpuint(qcow2_counts_end(&c), ==, 0);
     qcow2_counts_clear(&c);
     g_assert_cmpint(qcow2_counts_init(&c, 1000000), ==, 0);
-    g_assert_cmpuint(qcow2_counts_next(&c, 5), ==, 1000000);
+    g_assert_cmpuint(qcow2_counts_next(&c, 5, 1000000), ==, 1000000);
     g_assert_cmpint(qcow2_counts_add(&c, 5000, 65534), ==, 0);
     g_assert_cmpuint(qcow2_counts_get(&c, 5000), ==, 65534);
     g_assert_cmpint(qcow2_counts_add(&c, 5000, 1), ==, 0);
@@ -870,8 +878,10 @@ static void test_counts(void)
     qcow2_counts_remove(&c, 5000);
     g_assert_cmpuint(qcow2_counts_get(&c, 5000), ==, (UINT64_C(1) << 40) + 65534);
     g_assert_cmpint(qcow2_counts_add(&c, 999999, 1), ==, 0);
-    g_assert_cmpuint(qcow2_counts_next(&c, 0), ==, 5000);
-    g_assert_cmpuint(qcow2_counts_next(&c, 5001), ==, 999999);
+    g_assert_cmpuint(qcow2_counts_next(&c, 0, 1000000), ==, 5000);
+    g_assert_cmpuint(qcow2_counts_next(&c, 0, 5000), ==, 5000);
+    g_assert_cmpuint(qcow2_counts_next(&c, 0, 4000), ==, 4000);
+    g_assert_cmpuint(qcow2_counts_next(&c, 5001, 1000000), ==, 999999);
     g_assert_cmpuint(qcow2_counts_end(&c), ==, 1000000);
     qcow2_counts_remove(&c, 999999);
     qcow2_counts_remove(&c, 999999);

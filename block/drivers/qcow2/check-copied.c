@@ -44,8 +44,8 @@ static int co_fn co_check_l1(Check *c, bool repair)
     g_autofree uint64_t *words = g_new(uint64_t, CHUNK_WORDS);
     int r = 0;
 
-    for (uint64_t first = 0; r == 0 && first < h->l1_entries; first += CHUNK_WORDS) {
-        uint64_t n = MIN(CHUNK_WORDS, h->l1_entries - first), offset;
+    for (uint64_t first = 0; r == 0 && first < c->l1_entries; first += CHUNK_WORDS) {
+        uint64_t n = MIN(CHUNK_WORDS, c->l1_entries - first), offset;
         bool changed = false;
 
         r = check_co_read(c, h->l1_offset + first * 8, words, n * 8);

@@ -32,6 +32,7 @@ typedef struct Check {
     uint64_t length;   /* of the file */
     uint64_t clusters; /* that it has, the last one maybe not as a whole */
     Qcow2Counts named;
+    uint64_t l1_entries; /* of the L1 table in use; 0: it is not where one can be */
     GArray *tables; /* of CheckTable; after the walk by offset, each once */
     guint sorted;   /* so many of them are */
 
@@ -56,7 +57,7 @@ static inline bool check_repairs_all(const Check *c)
     return c->repair == IMAGE_REPAIR_ALL;
 }
 
-/* Add a line to the findings, if there are not too many yet. */
+/* Add a line to the findings; where there are too many already it is only counted. */
 void check_tell(Check *c, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* The same for a corruption; which is @repaired, or else stays. */
 void check_corruption(Check *c, bool repaired, const char *format, ...) G_GNUC_PRINTF(3, 4);

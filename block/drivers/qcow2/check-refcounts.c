@@ -142,7 +142,7 @@ static int co_fn co_compare_block(Compare *m, uint64_t index)
     }
     for (uint64_t i = index << block_bits(c); r == 0 && i < end; i++) {
         if (!m->present) {
-            i = qcow2_counts_next(&c->named, i);
+            i = qcow2_counts_next(&c->named, i, end);
         }
         if (i < end) {
             compare_cluster(m, i);
@@ -154,15 +154,18 @@ static int co_fn co_compare_block(Compare *m, uint64_t index)
     return r;
 }
 
-/* The first index from @index on of a block that is there, or has to be; or behind the last. */
-static uint64_t next_block(const Check *c, uint64_t index)
+/* Whether any cluster that block @index counts is named. */
+static bool counts_named(const Check *c, uint64_t index)
 {
-    uint64_t needed = qcow2_counts_next(&c->named, index << block_bits(c)) >> block_bits(c);
+    uint64_t end = MIN((index + 1) << block_bits(c), c->clusters);
 
-    while (index < needed && block_offset(c, index) == 0) {
-        if (index >= c->reftable_entries) {
-            return needed;
-        }
+    return qcow2_counts_next(&c->named, index << block_bits(c), end) < end;
+}
+
+/* The first index from @index on of a block that is there, or has to be; or @end. */
+static uint64_t next_block(const Check *c, uint64_t index, uint64_t end)
+{
+    while (index < end && block_offset(c, index) == 0 && !counts_named(c, index)) {
         index++;
     }
     return index;
@@ -178,7 +181,7 @@ static int co_fn co_compare(Check *c)
     if (!m.block) {
         return -ENOMEM;
     }
-    for (uint64_t i = next_block(c, 0); r == 0 && i < end; i = next_block(c, i + 1)) {
+    for (uint64_t i = next_block(c, 0, end); r == 0 && i < end; i = next_block(c, i + 1, end)) {
         r = co_compare_block(&m, i);
     }
     g_free(m.block);
@@ -228,9 +231,8 @@ static uint64_t rebuild_end(const Rebuild *b)
 static bool is_needed(const Rebuild *b, uint64_t index)
 {
     const Check *c = b->check;
-    uint64_t first = index << block_bits(c), end = first + per_block(c);
 
-    return qcow2_counts_next(&c->named, first) < MIN(end, c->clusters) || end > b->start ||
+    return counts_named(c, index) || (index + 1) << block_bits(c) > b->start ||
            (c->incomplete && block_offset(c, index));
 }
 

@@ -236,15 +236,11 @@ static int co_fn co_take_l1_entry(Check *c, const L1Table *t, uint64_t index, ui
     return r == 0 && table.offset ? add_table(c, &table) : r;
 }
 
-static int co_fn co_walk_l1(Walk *w, const L1Table *t)
+static int co_fn co_walk_l1(Check *c, const L1Table *t)
 {
-    Check *c = w->check;
     g_autofree uint64_t *words = g_new(uint64_t, CHUNK_WORDS);
     int r = 0;
 
-    if (!afford(w, t->entries * 8, t->what)) {
-        return 0;
-    }
     for (uint64_t first = 0; r == 0 && first < t->entries; first += CHUNK_WORDS) {
         uint64_t n = MIN(CHUNK_WORDS, t->entries - first);
 
@@ -259,9 +255,10 @@ static int co_fn co_walk_l1(Walk *w, const L1Table *t)
 }
 
 /* Add an L1 table to the list, if there can be one. Takes @what. */
-static int list_l1(Check *c, GArray *list, uint64_t offset, uint64_t entries, bool active,
+static int list_l1(Walk *w, GArray *list, uint64_t offset, uint64_t entries, bool active,
                    char *take_what)
 {
+    Check *c = w->check;
     L1Table t = {.offset = offset, .entries = entries, .active = active, .times = 1};
     bool usable = false;
     int r = 0;
@@ -271,14 +268,15 @@ static int list_l1(Check *c, GArray *list, uint64_t offset, uint64_t entries, bo
         check_corruption(c, false, "%s is too large: it has %" G_GUINT64_FORMAT " entries", t.what,
                          entries);
         c->incomplete = true;
-    } else if (entries > 0) {
+    } else if (entries > 0 && afford(w, entries * 8, t.what)) {
         r = name_table(c, offset, entries * 8, t.what, &usable);
     }
-    if (usable) {
-        g_array_append_val(list, t);
-    } else {
+    if (!usable) {
         l1_table_clear(&t);
+        return r;
     }
+    c->l1_entries = active ? entries : c->l1_entries;
+    g_array_append_val(list, t);
     return r;
 }
 
@@ -296,7 +294,7 @@ static int compare_l1(gconstpointer a, gconstpointer b)
 }
 
 /* All on the list, each once, the one in use first. */
-static int co_fn co_walk_l1_list(Walk *w, GArray *list)
+static int co_fn co_walk_l1_list(Check *c, GArray *list)
 {
     L1Table *t = (L1Table *)list->data;
     int r = 0;
@@ -307,7 +305,7 @@ static int co_fn co_walk_l1_list(Walk *w, GArray *list)
             t[i + 1].times += t[i].times;
             continue;
         }
-        r = co_walk_l1(w, &t[i]);
+        r = co_walk_l1(c, &t[i]);
     }
     return r;
 }
@@ -327,8 +325,9 @@ static int co_fn co_drop_snapshots(Check *c, guint n, const char *reason)
     return check_co_write_header(c);
 }
 
-static int co_fn co_list_snapshots(Check *c, GArray *list)
+static int co_fn co_list_snapshots(Walk *w, GArray *list)
 {
+    Check *c = w->check;
     g_autoptr(GPtrArray) snapshots =
         g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_snapshot_free);
     uint64_t start = c->header->snapshots_offset, end = start;
@@ -359,7 +358,7 @@ static int co_fn co_list_snapshots(Check *c, GArray *list)
     for (guint i = 0; r == 0 && i < snapshots->len; i++) {
         const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
 
-        r = list_l1(c, list, s->l1_offset, s->l1_entries, false,
+        r = list_l1(w, list, s->l1_offset, s->l1_entries, false,
                     g_strdup_printf("the L1 table of snapshot %u", i + 1));
     }
     return r;
@@ -680,7 +679,7 @@ static int walk_encryption(Check *c)
 int co_fn check_co_walk(Check *c)
 {
     g_autoptr(GArray) list = g_array_new(FALSE, FALSE, sizeof(L1Table));
-    Walk w = {.check = c, .budget = 2 * c->length + 2 * QCOW2_MAX_L1_BYTES};
+    Walk w = {.check = c, .budget = 2 * (c->clusters << c->layout.cluster_bits)};
     int r = name(c, 0, check_cluster_size(c), 1);
 
     g_array_set_clear_func(list, l1_table_clear);
@@ -688,14 +687,14 @@ int co_fn check_co_walk(Check *c)
         r = co_walk_reftable(c);
     }
     if (r == 0) {
-        r = list_l1(c, list, c->header->l1_offset, c->header->l1_entries, true,
+        r = list_l1(&w, list, c->header->l1_offset, c->header->l1_entries, true,
                     g_strdup("the L1 table"));
     }
     if (r == 0) {
-        r = co_list_snapshots(c, list);
+        r = co_list_snapshots(&w, list);
     }
     if (r == 0) {
-        r = co_walk_l1_list(&w, list);
+        r = co_walk_l1_list(c, list);
     }
     if (r == 0) {
         r = co_walk_all_l2(c);

@@ -14,16 +14,18 @@
 
 /* Findings */
 
-static void tell(Check *c, char *take_line)
+/* A line is made only where it is kept: a broken image can have millions. */
+static G_GNUC_PRINTF(3, 0) void tell(Check *c, const char *prefix, const char *format, va_list ap)
 {
     GPtrArray *findings = c->result->findings;
+    g_autofree char *what = NULL;
 
-    if (findings->len < MAX_FINDINGS) {
-        g_ptr_array_add(findings, take_line);
+    if (findings->len >= MAX_FINDINGS) {
+        c->result->findings_left_out++;
         return;
     }
-    g_free(take_line);
-    c->result->findings_left_out++;
+    what = g_strdup_vprintf(format, ap);
+    g_ptr_array_add(findings, g_strconcat(prefix, what, NULL));
 }
 
 void check_tell(Check *c, const char *format, ...)
@@ -31,19 +33,17 @@ void check_tell(Check *c, const char *format, ...)
     va_list ap;
 
     va_start(ap, format);
-    tell(c, g_strdup_vprintf(format, ap));
+    tell(c, "", format, ap);
     va_end(ap);
 }
 
 void check_corruption(Check *c, bool repaired, const char *format, ...)
 {
-    g_autofree char *what = NULL;
     va_list ap;
 
     va_start(ap, format);
-    what = g_strdup_vprintf(format, ap);
+    tell(c, repaired ? "repaired: " : "corruption: ", format, ap);
     va_end(ap);
-    check_tell(c, "%s: %s", repaired ? "repaired" : "corruption", what);
     c->result->corruptions += !repaired;
     c->result->corruptions_fixed += repaired;
 }

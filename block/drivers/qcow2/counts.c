@@ -48,6 +48,12 @@ static uint16_t *need_counter(Qcow2Counts *c, uint64_t cluster)
 
 static void set_more(Qcow2Counts *c, uint64_t cluster, uint64_t count)
 {
+    uint64_t *more = g_hash_table_lookup(c->more, &cluster);
+
+    if (more) {
+        *more = count;
+        return;
+    }
     g_hash_table_insert(c->more, g_memdup2(&cluster, sizeof(cluster)),
                         g_memdup2(&count, sizeof(count)));
 }
@@ -87,9 +93,9 @@ uint64_t qcow2_counts_get(const Qcow2Counts *c, uint64_t cluster)
     return count == IS_MORE ? *(uint64_t *)g_hash_table_lookup(c->more, &cluster) : count;
 }
 
-uint64_t qcow2_counts_next(const Qcow2Counts *c, uint64_t from)
+uint64_t qcow2_counts_next(const Qcow2Counts *c, uint64_t from, uint64_t end)
 {
-    while (from < c->n) {
+    while (from < end) {
         const uint16_t *page = c->pages[from >> PAGE_BITS];
 
         if (!page) {
@@ -100,7 +106,7 @@ uint64_t qcow2_counts_next(const Qcow2Counts *c, uint64_t from)
             return from;
         }
     }
-    return c->n;
+    return end;
 }
 
 uint64_t qcow2_counts_end(const Qcow2Counts *c)

@@ -36,8 +36,8 @@ void qcow2_counts_remove(Qcow2Counts *c, uint64_t cluster);
 /* 0 for what cannot be counted. */
 uint64_t qcow2_counts_get(const Qcow2Counts *c, uint64_t cluster);
 
-/* The first cluster from @from on that is counted, or n. */
-uint64_t qcow2_counts_next(const Qcow2Counts *c, uint64_t from);
+/* The first cluster from @from on, below @end (at most n), that is counted; or @end. */
+uint64_t qcow2_counts_next(const Qcow2Counts *c, uint64_t from, uint64_t end);
 /* The number behind the last cluster that is counted. */
 uint64_t qcow2_counts_end(const Qcow2Counts *c);
 
