@@ -52,9 +52,13 @@ typedef struct ExportDriver {
     size_t queue_size;  /* of what begins with an ExportQueue; the same */
     size_t shared_size; /* of what all exports of this type in one registry share; zeroed */
 
-    /* Set up and tear down the shared part. NULL: it needs nothing. Main thread. */
+    /*
+     * Set up and tear down the shared part, once no export is left. NULL: it needs nothing.
+     * Commands that are still at work on it are waited for; false: not by @deadline_ns, and nothing
+     * has been torn down. Main thread.
+     */
     void (*shared_init)(gpointer shared);
-    void co_fn (*co_shared_clear)(gpointer shared);
+    bool co_fn (*co_shared_clear)(gpointer shared, int64_t deadline_ns);
 
     /* May be NULL: for an end that cannot wait, remove what of the shared part others would see. */
     void (*shared_abandon)(gpointer shared);

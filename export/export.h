@@ -54,8 +54,9 @@ bool co_fn export_registry_co_del(ExportRegistry *registry, const char *id,
                                   BlockExportRemoveMode mode, GError **error);
 
 /*
- * Remove all exports of @type, newest first, waiting for what is in flight; after a while it is cut
- * off from its clients. What then still hangs below goes on shutting down.
+ * Remove all exports of @type, side by side, the newest first, waiting for what is in flight; after
+ * a while, one for all, it is cut off from its clients. What then still hangs below goes on
+ * shutting down.
  */
 void co_fn export_registry_co_del_type(ExportRegistry *registry, BlockExportType type);
 

@@ -85,22 +85,23 @@ gpointer export_registry_shared(ExportRegistry *registry, const ExportDriver *dr
     return shared;
 }
 
-static void co_fn export_registry_co_clear_shared(ExportRegistry *registry)
+/* Returns whether nothing that exports share is left. */
+static bool co_fn export_registry_co_clear_shared(ExportRegistry *registry, int64_t deadline_ns)
 {
-    GHashTableIter iter;
-    gpointer driver, shared;
+    bool cleared = true;
 
-    g_hash_table_iter_init(&iter, registry->shared);
-    while (g_hash_table_iter_next(&iter, &driver, &shared)) {
-        const ExportDriver *d = driver;
+    /* Commands may look for it meanwhile, so it is in the table until it has been torn down. */
+    for (unsigned i = 0; export_drivers[i]; i++) {
+        const ExportDriver *driver = export_drivers[i];
+        gpointer shared = g_hash_table_lookup(registry->shared, driver);
 
-        /* Stolen first: the table is not to change while the coroutine sleeps. */
-        g_hash_table_iter_steal(&iter);
-        if (d->co_shared_clear) {
-            d->co_shared_clear(shared);
+        if (!shared || !driver->co_shared_clear || driver->co_shared_clear(shared, deadline_ns)) {
+            g_hash_table_remove(registry->shared, driver);
+        } else {
+            cleared = false;
         }
-        g_free(shared);
     }
+    return cleared;
 }
 
 /* Each iothread that @options name (Iothread *, none: the main context), or NULL. */
@@ -436,31 +437,42 @@ bool export_registry_has(ExportRegistry *registry, const char *id, BlockExportTy
     return exp && exp->driver->type == type;
 }
 
-/* The exports there are, newest first (Export *, with a reference). */
-static GPtrArray *export_registry_snapshot(ExportRegistry *registry)
+/* The exports of @type, newest first (Export *, with a reference). */
+static GPtrArray *export_registry_snapshot(ExportRegistry *registry, BlockExportType type)
 {
     GPtrArray *all = g_ptr_array_new_with_free_func((GDestroyNotify)export_unref);
 
     for (GList *l = registry->exports.head; l; l = l->next) {
-        g_ptr_array_add(all, export_ref(l->data));
+        Export *exp = l->data;
+
+        if (exp->driver->type == type) {
+            g_ptr_array_add(all, export_ref(exp));
+        }
     }
     return all;
 }
 
+/* Begin to delete it, unless it is on its way already. */
+static void export_delete_running(Export *exp)
+{
+    if (exp->state == EXPORT_RUNNING) {
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, EXPORT_DEL_WAIT_NS);
+    }
+}
+
 void export_registry_co_del_type(ExportRegistry *registry, BlockExportType type)
 {
-    g_autoptr(GPtrArray) all = export_registry_snapshot(registry);
+    g_autoptr(GPtrArray) all = export_registry_snapshot(registry, type);
 
+    /* All at once, so that many that hang take no longer than one. */
+    for (unsigned i = 0; i < all->len; i++) {
+        export_delete_running(g_ptr_array_index(all, i));
+    }
     for (unsigned i = 0; i < all->len; i++) {
         Export *exp = g_ptr_array_index(all, i);
 
-        if (exp->driver->type != type) {
-            continue;
-        }
         export_co_wait_started(exp);
-        if (exp->state == EXPORT_RUNNING) {
-            export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, EXPORT_DEL_WAIT_NS);
-        }
+        export_delete_running(exp);
         export_co_wait_end(exp, INT64_MAX);
     }
 }
@@ -534,9 +546,8 @@ bool export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wai
             gone = false;
         }
     }
-    if (gone) {
-        export_registry_co_clear_shared(registry);
-    } else {
+    gone = gone && export_registry_co_clear_shared(registry, deadline_ns + EXPORT_QUIT_GRACE_NS);
+    if (!gone) {
         export_registry_abandon_shared(registry);
     }
     return gone;

@@ -48,7 +48,7 @@ static int fuse_shared_close_records(void *opaque)
     return 0;
 }
 
-static void co_fn fuse_co_shared_clear(gpointer opaque)
+static bool co_fn fuse_co_shared_clear(gpointer opaque, int64_t deadline_ns)
 {
     FuseShared *shared = opaque;
 
@@ -56,6 +56,7 @@ static void co_fn fuse_co_shared_clear(gpointer opaque)
     g_hash_table_destroy(shared->mounted);
     g_hash_table_destroy(shared->covering);
     g_mutex_clear(&shared->lock);
+    return true;
 }
 
 static FuseRecords *fuse_shared_records(FuseShared *shared)

@@ -76,11 +76,11 @@ bool qmp_nbd_server_stop(QapiCall *call, GError **error)
     if (!check_running(shared, error)) {
         return false;
     }
-    shared->busy = true;
+    nbd_shared_set_busy(shared, true);
     nbd_server_close(shared->server);
     export_registry_co_del_type(call->self, BLOCK_EXPORT_TYPE_NBD);
     nbd_server_co_end(g_steal_pointer(&shared->server));
-    shared->busy = false;
+    nbd_shared_set_busy(shared, false);
     return true;
 }
 

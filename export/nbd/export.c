@@ -21,14 +21,35 @@ static void nbd_shared_init(gpointer opaque)
     shared->by_name = g_hash_table_new(g_str_hash, g_str_equal);
 }
 
-static void co_fn nbd_shared_co_clear(gpointer opaque)
+/* False: not by @deadline_ns. */
+static bool co_fn nbd_shared_co_wait_idle(NbdShared *shared, int64_t deadline_ns)
+{
+    bool idle = true;
+
+    while (shared->busy && idle) {
+        ExportWaiter waiter = {0};
+
+        shared->idle_waiter = &waiter;
+        idle = export_waiter_co_wait(&waiter, deadline_ns);
+        shared->idle_waiter = NULL;
+    }
+    return idle;
+}
+
+static bool co_fn nbd_shared_co_clear(gpointer opaque, int64_t deadline_ns)
 {
     NbdShared *shared = opaque;
 
+    if (!nbd_shared_co_wait_idle(shared, deadline_ns)) {
+        g_warning("NBD server: its start or its end takes too long; giving up on it");
+        return false;
+    }
+    nbd_shared_set_busy(shared, true);
     if (shared->server) {
         nbd_server_co_end(g_steal_pointer(&shared->server));
     }
     g_hash_table_destroy(shared->by_name);
+    return true;
 }
 
 static void nbd_shared_abandon(gpointer opaque)

@@ -42,8 +42,9 @@ typedef struct NbdContext NbdContext;
 
 /* What all NBD exports of a registry share. Main thread. */
 struct NbdShared {
-    NbdServer *server;   /* NULL: none runs */
-    bool busy;           /* one is just being started or stopped */
+    NbdServer *server;         /* NULL: none runs */
+    bool busy;                 /* one is just being started or stopped; see nbd_shared_set_busy() */
+    ExportWaiter *idle_waiter; /* until that is over */
     GHashTable *by_name; /* NbdExport.face.name -> NbdExport, borrowed; those being added, too */
     GQueue exports;      /* the same, oldest first */
 };

@@ -155,6 +155,14 @@ static NbdServer *server_new(NbdShared *shared, const NbdServerConfig *config)
     return server;
 }
 
+void nbd_shared_set_busy(NbdShared *shared, bool busy)
+{
+    shared->busy = busy;
+    if (!busy && shared->idle_waiter) {
+        export_waiter_wake(shared->idle_waiter);
+    }
+}
+
 static bool refuse_second(NbdShared *shared, GError **error)
 {
     if (!shared->server && !shared->busy) {
@@ -192,17 +200,17 @@ bool nbd_server_co_listen(NbdShared *shared, const NbdServerConfig *config, GErr
         server_unref(server);
         return false;
     }
-    shared->busy = true;
+    nbd_shared_set_busy(shared, true);
     if (!server_co_listen(server, error)) {
-        shared->busy = false;
+        nbd_shared_set_busy(shared, false);
         server_let_go_of_tls(server);
         server_unref(server);
         return false;
     }
-    shared->busy = false;
     shared->server = server;
     nbd_server_set_directory(shared, &server->directory);
     server_update(server);
+    nbd_shared_set_busy(shared, false);
     return true;
 }
 

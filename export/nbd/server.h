@@ -23,6 +23,9 @@ typedef struct NbdServerConfig {
 void nbd_server_config_clear(NbdServerConfig *config);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(NbdServerConfig, nbd_server_config_clear)
 
+/* A start or a stop of the server begins or is over. */
+void nbd_shared_set_busy(NbdShared *shared, bool busy);
+
 /* Begin to listen; shared->server is there then. */
 bool co_fn nbd_server_co_listen(NbdShared *shared, const NbdServerConfig *config, GError **error);
 

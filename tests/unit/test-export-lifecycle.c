@@ -555,6 +555,44 @@ static void co_fn body_used_without_requests(GraphRig *rig)
     co_clear_stage(rig);
 }
 
+static void co_fn del_all_beside(void *opaque)
+{
+    bool *done = opaque;
+
+    export_registry_co_del_type(stage->registry, BLOCK_EXPORT_TYPE_NBD);
+    *done = true;
+}
+
+/* Several are removed at the same time: none waits for what hangs in another. */
+static void co_fn body_delete_type(GraphRig *rig)
+{
+    bool done = false;
+
+    co_set_stage(rig);
+    for (unsigned i = 0; i < 3; i++) {
+        g_autofree char *id = g_strdup_printf("e%u", i);
+        Export *exp = co_add_ok(id);
+
+        if (i > 0) {
+            co_begin_request(exp->queues[0], data_request);
+        }
+    }
+    g_string_truncate(stage->log, 0);
+    aio_co_enter(rig->ctx, del_all_beside, &done);
+    while (export_registry_count(stage->registry) > 2) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    g_assert_false(done);
+    assert_log("withdraw:e2 withdraw:e1 withdraw:e0 end:e0 "
+               "event:{\"id\": \"e0\", \"reason\": \"deleted\"} ");
+    release_requests(true);
+    while (!done) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    g_assert_cmpuint(export_registry_count(stage->registry), ==, 0);
+    co_clear_stage(rig);
+}
+
 /* Many times, with requests beginning and ending in both threads meanwhile; for ThreadSanitizer. */
 static void co_fn body_cycles(GraphRig *rig)
 {
@@ -599,6 +637,7 @@ int main(int argc, char **argv)
     ADD("quit-while-starting", body_quit_while_starting);
     ADD("two-deletions", body_two_deletions);
     ADD("used-without-requests", body_used_without_requests);
+    ADD("delete-type", body_delete_type);
     ADD("cycles", body_cycles);
     return g_test_run();
 }
