@@ -15,6 +15,7 @@
 #include "ctl/help.h"
 #include "ctl/image.h"
 #include "ctl/json.h"
+#include "ctl/newfile.h"
 #include "ctl/output.h"
 #include "ctl/place.h"
 #include "ctl/private.h"
@@ -52,7 +53,7 @@ typedef struct Part {
     const char *node; /* name of its node */
     char *path;       /* absolute; NULL: there is no such part */
     bool is_device;
-    bool made; /* here, so it goes again if the rest fails */
+    CtlNewFile made; /* if it was not there */
 } Part;
 
 typedef struct Creation {
@@ -248,36 +249,50 @@ static void add_size(GPtrArray *words, guint64 size)
     g_ptr_array_add(words, g_strdup_printf("options.size=%" G_GUINT64_FORMAT, size));
 }
 
-/* Make the file of @part, of @size bytes. Takes @take_words. */
-static bool make_file(Creation *c, Part *part, guint64 size, GPtrArray *take_words, GError **error)
+/* By which the daemon finds the file of @part. */
+static const char *reach(const Part *part)
+{
+    return part->made.path ? ctl_new_file_reach(&part->made) : part->path;
+}
+
+/* Have the daemon make the file of @part what it is to be, of @size bytes. Takes @take_words. */
+static bool shape_file(Creation *c, Part *part, guint64 size, GPtrArray *take_words, GError **error)
 {
     g_autoptr(GPtrArray) words = take_words;
-    bool there = access(part->path, F_OK) == 0;
 
     add_pair(words, "driver", "file");
-    add_pair(words, "filename", part->path);
+    add_pair(words, "filename", reach(part));
     add_size(words, size);
-    if (!run_create(c, words, error)) {
-        return false;
+    return run_create(c, words, error);
+}
+
+/*
+ * Have the file of @part, if there is none. It is made here: so it is known to be ours when it has
+ * to go again. The name of what holds the data goes into the image, so it must have that at once.
+ */
+static bool find_file(Creation *c, Part *part, GError **error)
+{
+    struct stat st;
+
+    if (stat(part->path, &st) == 0) {
+        part->is_device = S_ISBLK(st.st_mode);
+        return true;
     }
-    part->made = !there;
-    return true;
+    return ctl_new_file_make(&part->made, part->path, part == &c->image, error);
 }
 
 /* Have the node of @part. What is there is left alone so far, for it may not come to anything. */
 static bool open_part(Creation *c, Part *part, GPtrArray *take_words, GError **error)
 {
     g_autoptr(GPtrArray) words = take_words;
-    struct stat st;
-    bool there = stat(part->path, &st) == 0;
 
-    part->is_device = there && S_ISBLK(st.st_mode);
-    if (!there && !make_file(c, part, 0, g_steal_pointer(&words), error)) {
+    if (!find_file(c, part, error) ||
+        (part->made.path && !shape_file(c, part, 0, g_steal_pointer(&words), error))) {
         return false;
     }
     return run(c, "blockdev-add",
                ctl_json_strings("driver", part->is_device ? "host_device" : "file", "node-name",
-                                part->node, "filename", part->path, NULL),
+                                part->node, "filename", reach(part), NULL),
                error);
 }
 
@@ -368,7 +383,8 @@ static bool create_raw(Creation *c, GError **error)
     for (guint i = 0; i < c->file_words->len; i++) {
         g_ptr_array_add(c->words, g_strdup(c->file_words->pdata[i]));
     }
-    return make_file(c, &c->image, c->size, g_steal_pointer(&c->words), error);
+    return find_file(c, &c->image, error) &&
+           shape_file(c, &c->image, c->size, g_steal_pointer(&c->words), error);
 }
 
 static bool create(Creation *c, GError **error)
@@ -432,34 +448,33 @@ static void tell(const Ctl *ctl, const Creation *c)
     }
 }
 
-static void undo(const Part *part)
-{
-    if (part->made) {
-        unlink(part->path);
-    }
-}
-
-/* The schema's words for what was typed without a prefix. */
-static void simplify(GError **error)
+/* The schema's words for what was typed without a prefix, and ours for a file without a name. */
+static void simplify(const Creation *c, GError **error)
 {
     GString *text = g_string_new((*error)->message);
 
     g_string_replace(text, "options.", "", 0);
+    if (c->image.made.handle) {
+        g_string_replace(text, c->image.made.handle, c->image.path, 0);
+    }
     g_free((*error)->message);
     (*error)->message = g_string_free(text, FALSE);
+}
+
+static bool give_name(Part *part, GError **error)
+{
+    return !part->made.path || ctl_new_file_name(&part->made, error);
 }
 
 static bool run_with_daemon(const Ctl *ctl, Creation *c, GError **error)
 {
     c->schema = ctl_schema_fetch(ctl_private_client(c->daemon), error);
-    if (!c->schema || !create(c, error)) {
-        undo(&c->image);
-        undo(&c->data);
+    if (!c->schema || !create(c, error) || !give_name(&c->data, error) ||
+        !give_name(&c->image, error) || !ctl_private_end(c->daemon, error)) {
         return false;
     }
-    if (!ctl_private_end(c->daemon, error)) {
-        return false;
-    }
+    ctl_new_file_keep(&c->data.made);
+    ctl_new_file_keep(&c->image.made);
     tell(ctl, c);
     return true;
 }
@@ -490,6 +505,9 @@ static bool start(const Ctl *ctl, Creation *c, char **words, GError **error)
 
 static void creation_clear(Creation *c)
 {
+    /* While there is a daemon signals do not end us, and so nothing is left behind. */
+    ctl_new_file_clear(&c->image.made);
+    ctl_new_file_clear(&c->data.made);
     ctl_private_free(c->daemon);
     ctl_schema_free(c->schema);
     g_free(c->image.path);
@@ -514,10 +532,10 @@ static bool run_command(const Ctl *ctl, const void *opts, char **words, GError *
     };
     bool ok = start(ctl, &c, words, error);
 
-    creation_clear(&c);
     if (!ok) {
-        simplify(error);
+        simplify(&c, error);
     }
+    creation_clear(&c);
     if (!ok && words[0]) {
         g_prefix_error(error, "cannot create '%s': ", words[0]);
     }

@@ -10,6 +10,8 @@
 
 #include "ctl/ctl.h"
 
+#define END_POLL_US (5 * 1000)
+
 static char *if_executable(char *take_path)
 {
     if (g_file_test(take_path, G_FILE_TEST_IS_EXECUTABLE) &&
@@ -153,8 +155,41 @@ int ctl_child_wait(CtlChild *child, GError **error)
     }
     child->pid = 0;
     child_pid = 0;
-    release_ends(child);
     return status;
+}
+
+/* Whether it has ended within that time; it stays to be waited for. */
+static bool ends_within(const CtlChild *child, unsigned seconds)
+{
+    gint64 deadline = g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
+    siginfo_t info;
+
+    for (;;) {
+        info.si_pid = 0;
+        if (waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 ||
+            info.si_pid) {
+            return true;
+        }
+        if (g_get_monotonic_time() >= deadline) {
+            return false;
+        }
+        g_usleep(END_POLL_US);
+    }
+}
+
+int ctl_child_end(CtlChild *child, unsigned seconds)
+{
+    if (!child->pid) {
+        return -1;
+    }
+    /* A second signal would have the daemon leave things as they are. */
+    if (!told_to_end) {
+        kill(child->pid, SIGTERM);
+    }
+    if (!ends_within(child, seconds)) {
+        kill(child->pid, SIGKILL);
+    }
+    return ctl_child_wait(child, NULL);
 }
 
 char *ctl_child_messages(const CtlChild *child)
@@ -174,10 +209,7 @@ void ctl_child_clear(CtlChild *child)
     if (!child->program) {
         return;
     }
-    if (child->pid) {
-        kill(child->pid, SIGTERM);
-        ctl_child_wait(child, NULL);
-    }
+    ctl_child_end(child, CTL_CHILD_PATIENCE);
     release_ends(child);
     if (child->messages_fd >= 0) {
         close(child->messages_fd);

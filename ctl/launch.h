@@ -3,8 +3,8 @@
  * ctl/launch.h - starting wharfd as a child.
  *
  * What it says on standard error is kept in memory, so that no pipe can fill up or stay open. While
- * it runs, SIGINT, SIGTERM and SIGHUP go to it instead of ending us: it knows best how to stop. One
- * child at a time.
+ * it runs, SIGINT, SIGTERM and SIGHUP go to it instead of ending us: it knows best how to stop.
+ * Until it is cleared they do not end us, either, so that we can tidy up. One child at a time.
  */
 #ifndef WHARF_CTL_LAUNCH_H
 #define WHARF_CTL_LAUNCH_H
@@ -14,6 +14,9 @@
 #include <stdbool.h>
 
 #define CTL_CHILD_SIGNALS 3
+
+/* Seconds that a daemon may take to end: more than it waits for whatever is under way then. */
+#define CTL_CHILD_PATIENCE 60
 
 /* All zero: none. */
 typedef struct CtlChild {
@@ -36,6 +39,12 @@ bool ctl_child_start(CtlChild *child, const char *const *argv, int io_fd, bool t
 
 /* Wait for its end. Returns the status as waitpid() has it, or -1 with @error. */
 int ctl_child_wait(CtlChild *child, GError **error);
+
+/*
+ * Tell it to end, if nobody has, and kill it if it still runs @seconds later. Returns the status,
+ * or -1: it did not run.
+ */
+int ctl_child_end(CtlChild *child, unsigned seconds);
 
 /* All that it has said so far. g_free(). */
 char *ctl_child_messages(const CtlChild *child);

@@ -28,13 +28,13 @@ static bool start_child(CtlPrivate *daemon, int fd, GError **error)
     return program && ctl_child_start(&daemon->child, argv, fd, true, error);
 }
 
-/* Why it has ended, if it says or we know: replaces *@error. */
+/* It does not answer any more. Why, if it says or we know: replaces *@error. */
 static void explain(CtlPrivate *daemon, GError **error)
 {
     g_autofree char *messages = NULL;
     int signo;
 
-    ctl_child_wait(&daemon->child, NULL);
+    ctl_child_end(&daemon->child, CTL_CHILD_PATIENCE);
     messages = g_strstrip(ctl_child_messages(&daemon->child));
     signo = ctl_child_signal();
     if (signo) {
@@ -97,7 +97,7 @@ QValue *ctl_private_call(CtlPrivate *daemon, const char *command, QValue *take_a
 
 bool ctl_private_end(CtlPrivate *daemon, GError **error)
 {
-    bool told = ctl_client_run(daemon->client, "quit", NULL, error);
+    g_autoptr(QValue) told = ctl_private_call(daemon, "quit", NULL, error);
     g_autofree char *messages = NULL;
     int status;
 
@@ -108,6 +108,7 @@ bool ctl_private_end(CtlPrivate *daemon, GError **error)
     messages = ctl_child_messages(&daemon->child);
     if (status == 0) {
         fputs(messages, stderr);
+        ctl_child_clear(&daemon->child);
         return true;
     }
     if (status != -1) {

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 from wharf import *
-from wharf.ctl import REFUSED, USAGE, CtlTest
+from wharf.ctl import REFUSED, UNREACHABLE, USAGE, CtlTest
 from wharf.qcow2 import KIB, MIB
 
 
@@ -155,22 +155,53 @@ class CreateTest(ImageTest):
             self.assertIn('lock', self.not_made('-f', form, 'new.img', '2M'))
         self.assertEqual(self.theirs(self.image, '-U')['virtual-size'], MIB)
 
+    def start_large(self, form, path, *options):
+        """Make an image of a size that takes for ever; returns wharfctl and its daemon, both at it."""
+        process = subprocess.Popen(
+            [os.environ['WHARFCTL'], 'create', '-f', form, '-o', ','.join(('preallocation=full', *options)),
+             path, '1T'], env=self.env, stderr=subprocess.DEVNULL)
+        return process, wait_until(lambda: self.busy_child(process.pid))
+
+    def interrupt(self, process, daemon, sig):
+        process.send_signal(sig)
+        self.assertNotEqual(process.wait(TIMEOUT), 0)
+        wait_until(lambda: not os.path.exists(f'/proc/{daemon}'))
+
     def test_interrupted(self):
         """Ctrl-C, and the death of wharfctl."""
         for form in ('raw', 'qcow2'):
             for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
                 path = self.path(f'{form}{sig}')
-                process = subprocess.Popen(
-                    [os.environ['WHARFCTL'], 'create', '-f', form, '-o', 'preallocation=full', path, '1T'],
-                    env=self.env, stderr=subprocess.DEVNULL)
-                daemon = wait_until(lambda pid=process.pid: self.busy_child(pid))
-                process.send_signal(sig)
-                self.assertNotEqual(process.wait(TIMEOUT), 0)
-                wait_until(lambda pid=daemon: not os.path.exists(f'/proc/{pid}'))
-                if sig != signal.SIGKILL or form == 'raw':
-                    self.assertFalse(os.path.exists(path))
-                else:
-                    self.assertEqual(os.stat(path).st_size, 0)
+                self.interrupt(*self.start_large(form, path), sig)
+                self.assertFalse(os.path.exists(path))
+
+    def test_what_others_make_meanwhile_is_theirs(self):
+        for form, options in (('raw', ()), ('qcow2', ()), ('qcow2', (f'data_file={self.path("data")}',))):
+            started = self.start_large(form, self.image, *options)
+            theirs = self.path('theirs')
+            for path in (self.image, self.path('data')):
+                self.make_file('theirs', content=b'theirs')
+                os.rename(theirs, path)
+            self.interrupt(*started, signal.SIGINT)
+            for path in (self.image, self.path('data')):
+                with open(path, 'rb') as f:
+                    self.assertEqual(f.read(), b'theirs')
+                os.unlink(path)
+
+    def test_daemon_that_ends_badly(self):
+        self.env['WHARFD'] = self.script(f'"{os.environ["WHARFD"]}" "$@"; exit 7')
+        for args in (('-f', 'raw'), ('-f', 'qcow2'), ('-f', 'qcow2', '-o', 'data_file=data')):
+            self.assertIn('did not end well', self.not_made(*args, 'new.img', '1M'))
+
+    def test_daemon_that_hangs(self):
+        """It says nothing any more, but lives."""
+        self.env['WHARFD'] = self.script('exec 0<&- 1>&-; exec sleep 1000')
+        self.assertIn('daemon', self.not_made('new.img', '1M', status=UNREACHABLE))
+
+    def script(self, text):
+        path = self.make_file('daemon', content=f'#!/bin/sh\n{text}\n'.encode())
+        os.chmod(path, 0o755)
+        return path
 
     def busy_child(self, pid):
         """Its daemon, if that has written something worth mentioning."""
