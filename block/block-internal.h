@@ -129,6 +129,8 @@ struct BlockNode {
     GMutex flush_lock;
     CoQueue flush_wait;
     bool flushing;
+    unsigned flush_failures; /* counted */
+    int flush_error;         /* of the last one */
 };
 
 struct BlockChild {

@@ -196,15 +196,23 @@ static int co_fn flush_co_children(BlockNode *node)
 /*
  * Flush the driver, if something was written since the last flush began. One flush at a time: who
  * comes while one runs cannot know whether it covers his writes, so he looks again when it has
- * ended.
+ * ended. If it has failed, he fails, too: it may have lost his writes, and a driver may tell of
+ * that only once.
  */
 static int co_fn flush_co_own(BlockNode *node)
 {
+    unsigned failures;
     int r;
 
     g_mutex_lock(&node->flush_lock);
+    failures = node->flush_failures;
     while (node->flushing) {
         co_queue_wait(&node->flush_wait, &node->flush_lock);
+    }
+    if (node->flush_failures != failures) {
+        r = node->flush_error;
+        g_mutex_unlock(&node->flush_lock);
+        return r;
     }
     if (!__atomic_exchange_n(&node->dirty, false, __ATOMIC_SEQ_CST) &&
         !__atomic_load_n(&node->direct_writer, __ATOMIC_SEQ_CST)) {
@@ -219,6 +227,8 @@ static int co_fn flush_co_own(BlockNode *node)
     g_mutex_lock(&node->flush_lock);
     if (r < 0) {
         set_dirty(node);
+        node->flush_failures++;
+        node->flush_error = r;
     }
     node->flushing = false;
     co_queue_wake_all(&node->flush_wait);

@@ -508,6 +508,44 @@ class GoingAway(NbdTest):
         return sorted(what for what in self.daemon.fds().values() if what.startswith('socket')), threads
 
 
+@fuse_test
+class Forgetful(NbdTest):
+    """Servers that crash, and forget what they have acknowledged and nobody has flushed."""
+
+    def begin(self, **options):
+        self.server = servers.nbdkit(self, 's', f'{self.SIZE}', plugin='memory')
+        self.start()
+        self.add(self.server.path, reconnect_delay=TIMEOUT, **options)
+        self.export()
+        self.fs1 = self.fs()
+        self.fd = self.fs1.open(self.mnt, os.O_RDWR)
+
+    def crash(self):
+        self.server.kill()
+        self.server.start()
+
+    def test_fsync_fails_once(self):
+        self.begin()
+        self.assertEqual(4, self.fs1.pwrite(self.fd, b'gone', 0))
+        self.crash()
+        self.assertEqual(bytes(4), self.fs1.pread(self.fd, 4, 0))
+        self.assert_errno(errno.EIO, self.fs1.fsync, self.fd)
+        self.daemon.wait_log('was lost with 1 unflushed writes')
+        self.fs1.fsync(self.fd)
+        # What was flushed is the server's affair.
+        self.fs1.pwrite(self.fd, b'kept', 0)
+        self.fs1.fsync(self.fd)
+        self.crash()
+        self.fs1.pwrite(self.fd, b'more', 8)
+        self.fs1.fsync(self.fd)
+
+    def test_trusted(self):
+        self.begin(keeps_writes=True)
+        self.fs1.pwrite(self.fd, b'kept', 0)
+        self.crash()
+        self.fs1.fsync(self.fd)
+
+
 class Hostile(NbdTest):
     """Servers that do not keep to the protocol. Each is refused, soon, and nothing is left."""
 

@@ -636,6 +636,34 @@ static void test_flush_during_flush(void)
     io_clear(&io);
 }
 
+/* Who waits for a flush that fails has perhaps lost his writes, too. */
+static void test_flush_fails_for_all(void)
+{
+    Io io;
+    Request first, second;
+
+    script_reset();
+    io = io_new(65536, "");
+    first = second = (Request){.op = REQUEST_FLUSH, .blk = io.blk};
+    g_assert_cmpint(fixture_fill(io.f, io.blk, 0, 10, 1), ==, 0);
+    script_hold(SCRIPT_FLUSH);
+    script_fail(SCRIPT_FLUSH, EIO, 1);
+    request_start(&first, io.f->main);
+    while (script_held(SCRIPT_FLUSH) == 0) {
+        aio_context_poll(io.f->main, false);
+    }
+    request_start(&second, io.f->main);
+    fixture_settle(io.f);
+    script_release(SCRIPT_FLUSH);
+    fixture_wait_count(io.f, &first.done, 1);
+    fixture_wait_count(io.f, &second.done, 1);
+    g_assert_cmpint(first.result, ==, -EIO);
+    g_assert_cmpint(second.result, ==, -EIO);
+    g_assert_cmpint(fixture_flush(io.f, io.blk), ==, 0);
+    assert_script("w0+10 f f");
+    io_clear(&io);
+}
+
 static void test_no_flush(void)
 {
     Io io;
@@ -807,6 +835,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/io/fua/fallback", test_fua_fallback);
     g_test_add_func("/block/io/flush/elision", test_flush_elision);
     g_test_add_func("/block/io/flush/during-flush", test_flush_during_flush);
+    g_test_add_func("/block/io/flush/fails-for-all", test_flush_fails_for_all);
     g_test_add_func("/block/io/flush/no-flush", test_no_flush);
     g_test_add_func("/block/io/status", test_block_status);
     g_test_add_func("/block/io/truncate/basic", test_truncate);

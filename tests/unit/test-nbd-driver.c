@@ -33,9 +33,10 @@ typedef struct Server {
     int listener;
     GThread *thread;
     guint8 *data;
-    gint ended;      /* atomic */
-    gint dies_after; /* atomic: requests that each connection serves; 0: any number */
-    gint silent;     /* atomic: requests are taken, and not answered */
+    gint ended;         /* atomic */
+    gint dies_after;    /* atomic: requests that each connection serves; 0: any number */
+    gint silent;        /* atomic: requests are taken, and not answered */
+    gint dies_in_flush; /* atomic: the next flush ends the connection, without an answer */
     gint requests, connections, flushes; /* atomic: counts */
     int client;                          /* under @lock; -1: none */
     GMutex lock;
@@ -175,6 +176,9 @@ static bool serve_one(Server *s, int fd)
     }
     if (g_atomic_int_get(&s->silent)) {
         return true;
+    }
+    if (type == NBD_FLUSH && g_atomic_int_compare_and_exchange(&s->dies_in_flush, 1, 0)) {
+        return false;
     }
     reply.cookie = request.cookie;
     return write_full(fd, &reply, sizeof(reply)) &&
@@ -396,6 +400,100 @@ static void test_no_delay(void)
     rig_clear(&rig);
 }
 
+static int put(Rig *rig, uint64_t offset, int byte, BlockRequestFlags flags)
+{
+    guint8 buffer[512];
+
+    memset(buffer, byte, sizeof(buffer));
+    return fixture_write(rig->f, rig->blk, offset, buffer, sizeof(buffer), flags);
+}
+
+/* The server ends, forgets all that was not flushed, and comes back. */
+static void crash(Rig *rig)
+{
+    guint8 byte;
+
+    server_end(rig->server);
+    memset(rig->server->data, 0, SIZE);
+    server_begin(rig->server);
+    /* It is connected to again. */
+    g_assert_cmpint(fixture_read(rig->f, rig->blk, 0, &byte, 1), ==, 0);
+}
+
+static void expect_forgotten(unsigned writes)
+{
+    g_autofree char *pattern = g_strdup_printf("*was lost with %u unflushed writes*", writes);
+
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, pattern);
+}
+
+/* What a server has acknowledged, and may have forgotten, a flush tells of, once. */
+static void test_forgotten(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60");
+    /* Nothing was written: nothing was forgotten. */
+    crash(&rig);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    g_assert_cmpint(put(&rig, 0, 'a', 0), ==, 0);
+    g_assert_cmpint(put(&rig, 512, 'a', 0), ==, 0);
+    crash(&rig);
+    g_assert_cmpint(put(&rig, 1024, 'a', 0), ==, 0);
+    /* FUA is for the one write, and takes nothing from the flush. */
+    g_assert_cmpint(put(&rig, 2048, 'a', BLOCK_REQ_FUA), ==, 0);
+    expect_forgotten(2);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
+    g_test_assert_expected_messages();
+    assert_byte(&rig, 0, 0);
+    assert_byte(&rig, 1024, 'a');
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    /* What was flushed, or written with FUA, is not in question. */
+    g_assert_cmpint(put(&rig, 0, 'b', 0), ==, 0);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    g_assert_cmpint(put(&rig, 0, 'b', BLOCK_REQ_FUA), ==, 0);
+    crash(&rig);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    /* Losses add up until somebody hears of them; a flush while it is away is none that does. */
+    g_assert_cmpint(put(&rig, 0, 'c', 0), ==, 0);
+    crash(&rig);
+    g_assert_cmpint(fixture_zero(rig.f, rig.blk, 0, 512, 0), ==, 0);
+    crash(&rig);
+    expect_forgotten(2);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
+    g_test_assert_expected_messages();
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    rig_clear(&rig);
+}
+
+/* The connection goes before the flush is answered, which is then repeated. */
+static void test_forgotten_in_flush(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60");
+    g_assert_cmpint(put(&rig, 0, 'a', 0), ==, 0);
+    g_atomic_int_set(&rig.server->dies_in_flush, 1);
+    g_test_expect_message(NULL, G_LOG_LEVEL_MESSAGE, "*lost the connection*");
+    g_test_expect_message(NULL, G_LOG_LEVEL_MESSAGE, "*connected to*");
+    expect_forgotten(1);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
+    g_test_assert_expected_messages();
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    rig_clear(&rig);
+}
+
+static void test_keeps_writes(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60, 'keeps-writes': true");
+    g_assert_cmpint(put(&rig, 0, 'a', 0), ==, 0);
+    crash(&rig);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    rig_clear(&rig);
+}
+
 static void test_silence(void)
 {
     guint8 buffer[512];
@@ -452,6 +550,9 @@ static void test_threads(void)
     }
     g_assert_cmpint(g_atomic_int_get(&rig.server->connections), >, 10);
     g_atomic_int_set(&rig.server->dies_after, 0);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*unflushed writes*");
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
+    g_test_assert_expected_messages();
     rig_clear(&rig);
 }
 
@@ -515,6 +616,9 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/requests", test_requests);
     g_test_add_func("/nbd/vectors", test_vectors);
     g_test_add_func("/nbd/no-delay", test_no_delay);
+    g_test_add_func("/nbd/forgotten/told-once", test_forgotten);
+    g_test_add_func("/nbd/forgotten/in-flush", test_forgotten_in_flush);
+    g_test_add_func("/nbd/forgotten/keeps-writes", test_keeps_writes);
     g_test_add_func("/nbd/silence", test_silence);
     g_test_add_func("/nbd/threads", test_threads);
     g_test_add_func("/nbd/given-up", test_given_up);

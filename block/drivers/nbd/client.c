@@ -42,6 +42,7 @@ struct NbdClient {
     TlsCreds *creds;
     char *hostname;
     int64_t reconnect_delay_ns, open_timeout_ns, reply_timeout_ns;
+    bool keeps_writes;
     Iothread *home;
     AioContext *ctx;
     NbdExportInfo info; /* once it is open */
@@ -53,6 +54,7 @@ struct NbdClient {
     NbdConnection *connection; /* NULL: none */
     int64_t connected_ns;      /* since when */
     int64_t wait_until_ns;     /* without one, requests wait until then */
+    uint64_t forgotten;        /* writes, perhaps, that no flush has told of yet */
     CoQueue waiting;           /* requests, for a connection */
     AioTimer *wait_timer;      /* for wait_until_ns */
     int64_t retry_ns;          /* pause before the next attempt */
@@ -291,6 +293,9 @@ static void on_lost(void *opaque, const char *reason)
     int64_t now_ns = aio_now_ns();
 
     client_tell_loss(c, reason, now_ns);
+    if (!c->keeps_writes) {
+        c->forgotten += nbd_connection_unflushed(c->connection);
+    }
     c->wait_until_ns = c->place->kind == SOCKET_FD ? now_ns : now_ns + c->reconnect_delay_ns;
     aio_timer_arm(c->wait_timer, c->wait_until_ns);
     c->retry_ns = client_first_retry_ns(c, now_ns);
@@ -350,6 +355,48 @@ int co_fn nbd_client_co_run(NbdClient *c, NbdClientWork *work, void *opaque)
 
     aio_co_reschedule_self(c->ctx);
     r = client_co_run_here(c, work, opaque);
+    aio_co_reschedule_self(caller);
+    return r;
+}
+
+/* ---- flushing ---- */
+
+typedef struct NbdFlush {
+    NbdClient *client;
+    uint64_t forgotten; /* before the flush was sent; what is forgotten later is not its affair */
+} NbdFlush;
+
+static int co_fn co_flush(NbdConnection *connection, void *opaque)
+{
+    NbdFlush *flush = opaque;
+
+    flush->forgotten = flush->client->forgotten;
+    return nbd_connection_co_flush(connection);
+}
+
+/* What is there is flushed in any case. */
+static int co_fn client_co_flush_here(NbdClient *c)
+{
+    NbdFlush flush = {.client = c};
+    int r = client_co_run_here(c, co_flush, &flush);
+
+    if (r < 0 || flush.forgotten == 0) {
+        return r;
+    }
+    c->forgotten -= flush.forgotten;
+    g_warning("block node '%s': %s was lost with %" G_GUINT64_FORMAT " unflushed writes, which it "
+              "may have forgotten; a flush fails for that, once",
+              c->node_name, c->where, flush.forgotten);
+    return -EIO;
+}
+
+int co_fn nbd_client_co_flush(NbdClient *c)
+{
+    AioContext *caller = aio_context_current();
+    int r;
+
+    aio_co_reschedule_self(c->ctx);
+    r = client_co_flush_here(c);
     aio_co_reschedule_self(caller);
     return r;
 }
@@ -480,6 +527,7 @@ NbdClient *nbd_client_new(const NbdClientOptions *o, GError **error)
     c->reconnect_delay_ns = o->reconnect_delay_s * SECOND_NS;
     c->open_timeout_ns = o->open_timeout_s * SECOND_NS;
     c->reply_timeout_ns = o->reply_timeout_s * SECOND_NS;
+    c->keeps_writes = o->keeps_writes;
     c->attempt_fd = -1;
     return c;
 }

@@ -11,6 +11,9 @@
  * Lost      A request that was under way, or comes while there is no connection, waits until
  *           reconnect-delay has passed since the loss, and is carried out (again) if the server is
  *           back by then; else it fails with -EIO.
+ * Forgotten What a server has acknowledged, and was not flushed when the connection was lost, may
+ *           be forgotten: nobody can tell a server that has crashed from one that was out of reach.
+ *           So the next flush fails, once, unless the server is said to keep its writes.
  */
 #ifndef WHARF_BLOCK_DRIVERS_NBD_CLIENT_H
 #define WHARF_BLOCK_DRIVERS_NBD_CLIENT_H
@@ -28,6 +31,7 @@ typedef struct NbdClientOptions {
     TlsCreds *creds; /* or NULL */
     const char *hostname;
     unsigned reconnect_delay_s, open_timeout_s, reply_timeout_s;
+    bool keeps_writes; /* the server forgets nothing that it has acknowledged */
 } NbdClientOptions;
 
 /* A client that has no connection yet. NULL with @error if there is no thread for it. */
@@ -59,5 +63,8 @@ typedef int co_fn NbdClientWork(NbdConnection *connection, void *opaque);
 
 /* Carry out @work(.., @opaque) in the client's home. Returns in the thread of the caller. */
 int co_fn nbd_client_co_run(NbdClient *client, NbdClientWork *work, void *opaque);
+
+/* Flush; -EIO also if writes that should be durable then were forgotten, perhaps. */
+int co_fn nbd_client_co_flush(NbdClient *client);
 
 #endif

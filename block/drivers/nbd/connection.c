@@ -27,6 +27,9 @@ struct NbdConnection {
     AioTimer *silence; /* armed while there are commands, or it may have been */
     bool silence_armed;
 
+    uint64_t written; /* writes that were acknowledged */
+    uint64_t durable; /* so many of them, the first ones, were before a flush or had FUA */
+
     Coroutine *opener; /* waits for the handshake */
     bool served;       /* a request was answered */
     bool lost;
@@ -39,7 +42,9 @@ struct NbdConnection {
 typedef struct NbdCommand {
     NbdConnection *c;
     GList link;
-    Coroutine *co; /* waits, or NULL */
+    Coroutine *co;   /* waits, or NULL */
+    bool writes;     /* what a flush is needed for afterwards */
+    uint64_t covers; /* a flush: so many writes had been acknowledged before it */
     bool done;
     int result;
 } NbdCommand;
@@ -102,6 +107,11 @@ bool nbd_connection_is_lost(const NbdConnection *c)
 bool nbd_connection_has_served(const NbdConnection *c)
 {
     return c->served;
+}
+
+uint64_t nbd_connection_unflushed(const NbdConnection *c)
+{
+    return c->written - c->durable;
 }
 
 int64_t nbd_connection_silence(const NbdConnection *c)
@@ -333,12 +343,24 @@ void co_fn nbd_connection_co_close(NbdConnection *c, int64_t deadline_ns)
 
 /* ---- requests ---- */
 
+/* At once, for the connection may be lost before the coroutine runs. */
+static void command_count(const NbdCommand *cmd)
+{
+    NbdConnection *c = cmd->c;
+
+    c->written += cmd->writes;
+    c->durable = MAX(c->durable, cmd->covers);
+}
+
 static int on_done(void *opaque, int *error)
 {
     NbdCommand *cmd = opaque;
 
     if (!cmd->done) {
         cmd->c->served |= *error != ENOTCONN;
+        if (*error == 0) {
+            command_count(cmd);
+        }
         command_end(cmd, -*error);
     }
     return 1;
@@ -393,9 +415,11 @@ int co_fn nbd_connection_co_flush(NbdConnection *c)
     NbdCommand cmd;
 
     if (!c->info.flush) {
+        c->durable = c->written;
         return 0; /* the server says that there is nothing to flush */
     }
     command_begin(&cmd, c);
+    cmd.covers = c->written;
     return command_co_finish(&cmd, nbd_aio_flush(c->nbd, command_callback(&cmd), 0));
 }
 
@@ -417,12 +441,14 @@ static uint32_t fua_flag(const NbdConnection *c, BlockRequestFlags flags)
 int co_fn nbd_connection_co_pwrite(NbdConnection *c, uint64_t offset, const void *buffer,
                                    size_t bytes, BlockRequestFlags flags)
 {
+    uint32_t nbd_flags = fua_flag(c, flags);
     NbdCommand cmd;
     int r;
 
     command_begin(&cmd, c);
-    r = command_co_finish(&cmd, nbd_aio_pwrite(c->nbd, buffer, bytes, offset,
-                                               command_callback(&cmd), fua_flag(c, flags)));
+    cmd.writes = !(nbd_flags & LIBNBD_CMD_FLAG_FUA);
+    r = command_co_finish(
+        &cmd, nbd_aio_pwrite(c->nbd, buffer, bytes, offset, command_callback(&cmd), nbd_flags));
     return connection_co_flush_after(c, r, flags);
 }
 
@@ -439,6 +465,7 @@ int co_fn nbd_connection_co_zero(NbdConnection *c, uint64_t offset, uint64_t byt
     nbd_flags |= flags & BLOCK_REQ_NO_FALLBACK ? LIBNBD_CMD_FLAG_FAST_ZERO : 0;
     nbd_flags |= flags & BLOCK_REQ_MAY_UNMAP ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
     command_begin(&cmd, c);
+    cmd.writes = !(nbd_flags & LIBNBD_CMD_FLAG_FUA);
     r = command_co_finish(&cmd,
                           nbd_aio_zero(c->nbd, bytes, offset, command_callback(&cmd), nbd_flags));
     return connection_co_flush_after(c, r, flags);

@@ -52,6 +52,12 @@ bool nbd_connection_is_lost(const NbdConnection *c);
 /* Whether any request has been answered. */
 bool nbd_connection_has_served(const NbdConnection *c);
 
+/*
+ * How many writes the server has acknowledged that nothing has made durable since: it may forget
+ * them if it crashes. Discards are not among them, for nobody may rely on what they leave.
+ */
+uint64_t nbd_connection_unflushed(const NbdConnection *c);
+
 /* Take it for lost, for this reason. */
 void nbd_connection_lose(NbdConnection *c, const char *reason);
 

@@ -88,6 +88,7 @@ static NbdClient *nbd_make_client(BlockNode *node, const BlockdevOptionsNbd *o, 
         .reconnect_delay_s = o->reconnect_delay,
         .open_timeout_s = o->open_timeout,
         .reply_timeout_s = o->reply_timeout,
+        .keeps_writes = o->keeps_writes,
     };
 
     if (!place) {
@@ -104,9 +105,13 @@ static NbdClient *nbd_make_client(BlockNode *node, const BlockdevOptionsNbd *o, 
     return nbd_client_new(&options, error);
 }
 
+/*
+ * FUA is for a single write: where the server cannot do it, a flush of the connection follows here,
+ * not one of the node, for that would tell the wrong one of what the server has forgotten.
+ */
 static void nbd_set_flags(BlockNode *node, const NbdExportInfo *info)
 {
-    BlockRequestFlags write = BLOCK_REQ_WRITE_UNCHANGED | (info->fua ? BLOCK_REQ_FUA : 0);
+    BlockRequestFlags write = BLOCK_REQ_WRITE_UNCHANGED | BLOCK_REQ_FUA;
 
     block_node_set_supported_flags(
         node, write, write | BLOCK_REQ_MAY_UNMAP | (info->fast_zero ? BLOCK_REQ_NO_FALLBACK : 0),
@@ -308,11 +313,6 @@ static int co_fn co_trim(NbdConnection *connection, void *opaque)
     return nbd_connection_co_trim(connection, r->offset, r->bytes);
 }
 
-static int co_fn co_flush(NbdConnection *connection, void *opaque)
-{
-    return nbd_connection_co_flush(connection);
-}
-
 static int co_fn co_block_status(NbdConnection *connection, void *opaque)
 {
     NbdRequest *r = opaque;
@@ -382,9 +382,9 @@ static int co_fn nbd_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byte
 
 static int co_fn nbd_co_flush(BlockNode *node)
 {
-    NbdRequest request = {.offset = 0};
+    NbdState *s = block_node_state(node);
 
-    return nbd_co_run(node, co_flush, &request);
+    return nbd_client_co_flush(s->client);
 }
 
 static int co_fn nbd_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
