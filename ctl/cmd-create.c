@@ -31,6 +31,7 @@ typedef struct CreateOptions {
     const char *backing;
     const char *backing_format;
     bool unsafe;
+    bool force;
     bool quiet;
 } CreateOptions;
 
@@ -44,6 +45,8 @@ static const CtlOption create_options[] = {
     {"backing-format", 'F', "FMT", "raw|qcow2", offsetof(CreateOptions, backing_format),
      "format of that FILE, needed with it"},
     {"unsafe", 'u', NULL, NULL, offsetof(CreateOptions, unsafe), "do not look at the backing FILE"},
+    {"force", 0, NULL, NULL, offsetof(CreateOptions, force),
+     "also if IMAGE is there already; all that is in it is lost"},
     {"quiet", 'q', NULL, NULL, offsetof(CreateOptions, quiet), "say nothing"},
     {NULL},
 };
@@ -387,8 +390,21 @@ static bool create_raw(Creation *c, GError **error)
            shape_file(c, &c->image, c->size, g_steal_pointer(&c->words), error);
 }
 
+static bool check_blank(const Creation *c, GError **error)
+{
+    if (c->options->force || ctl_image_is_blank(c->image.path)) {
+        return true;
+    }
+    g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
+                "there is something already; --force makes it anew, and all that is in it is lost");
+    return false;
+}
+
 static bool create(Creation *c, GError **error)
 {
+    if (!check_blank(c, error)) {
+        return false;
+    }
     if (c->backing && !look_at_backing(c, error)) {
         return false;
     }
@@ -548,8 +564,9 @@ const CtlCommand ctl_command_create = {
     .summary = "make a new image",
     .details =
         "SIZE takes k, M, G, T (powers of 1024); it may be left out with a backing file, whose\n"
-        "size the image has then. What IMAGE contains, if it is there already, is lost. If\n"
-        "something fails, what was made is removed. No running daemon is needed.\n"
+        "size the image has then. An IMAGE that is there already and not empty is left alone,\n"
+        "unless --force is given. If something fails, what was made is removed. No running\n"
+        "daemon is needed.\n"
         "\n"
         "  wharfctl create -f qcow2 disk.qcow2 20G\n"
         "  wharfctl create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2\n"

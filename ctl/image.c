@@ -9,8 +9,12 @@
 
 #include "ctl/ctl.h"
 #include "ctl/json.h"
+#include "util/iov.h"
 
 #define PROBE_SIZE 512
+
+/* Whatever a device holds shows within that much of it. */
+#define BLANK_SIZE (1024 * 1024)
 
 const char *ctl_image_probe(const void *start, gsize length)
 {
@@ -77,6 +81,23 @@ static ssize_t read_start(const char *path, void *start, gsize size)
     n = n < 0 ? -errno : n;
     close(fd);
     return n;
+}
+
+bool ctl_image_is_blank(const char *path)
+{
+    g_autofree char *start = NULL;
+    struct stat st;
+    ssize_t n;
+
+    if (stat(path, &st) < 0) {
+        return true;
+    }
+    if (!S_ISBLK(st.st_mode)) {
+        return !S_ISREG(st.st_mode) || st.st_size == 0;
+    }
+    start = g_malloc(BLANK_SIZE);
+    n = read_start(path, start, BLANK_SIZE);
+    return n <= 0 || iov_is_zero(IOV_LOCAL(start, n));
 }
 
 /* Whether there is a driver of that name that opens an image in a file. */

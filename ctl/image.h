@@ -34,6 +34,12 @@ const char *ctl_image_recognise(const char *path, bool *is_device, GError **erro
  */
 QValue *ctl_image_node(const char *name, const char *path, const char *format, bool is_device);
 
+/*
+ * Whether nothing is lost if an image is made at @path: there is no file, or an empty one, or a
+ * device that begins with zeros. What cannot be looked at is nothing, either.
+ */
+bool ctl_image_is_blank(const char *path);
+
 /* What format the first @length bytes of an image are of; NULL for nothing known, hence raw. */
 const char *ctl_image_probe(const void *start, gsize length);
 

@@ -40,11 +40,11 @@ class ImageTest(CtlTest):
 class CreateTest(ImageTest):
     def test_raw(self):
         for text, size in (('1000', 1000), ('3k', 3 * KIB), ('1.5M', 3 * MIB // 2), ('0', 0)):
-            self.make('new.img', text)
+            self.make('--force', 'new.img', text)
             self.assertEqual(os.stat(self.image).st_size, size)
         self.make('-f', 'raw', '-o', 'preallocation=falloc', 'new.img', '1M')
         self.assertGreaterEqual(os.stat(self.image).st_blocks, 2048)
-        self.make('-o', 'size=5', 'new.img')
+        self.make('--force', '-o', 'size=5', 'new.img')
         self.assertEqual(os.stat(self.image).st_size, 5)
         self.make('a,b', '4')
         self.assertEqual(os.stat(self.path('a,b')).st_size, 4)
@@ -57,7 +57,7 @@ class CreateTest(ImageTest):
                 ('compat=0.10', 'compat', '0.10'), ('compat=1.1', 'compat', '1.1'),
                 ('lazy_refcounts=on', 'lazy-refcounts', True), ('extended-l2=on', 'extended-l2', True),
                 ('compression_type=zstd', 'compression-type', 'zstd')):
-            self.make('-f', 'qcow2', '-o', option, 'new.img', '1M')
+            self.make('--force', '-f', 'qcow2', '-o', option, 'new.img', '1M')
             info = self.theirs(self.image)
             self.assertEqual({**info, **info['format-specific']['data']}[key], value, option)
             self.zeros(self.image, MIB)
@@ -118,7 +118,7 @@ class CreateTest(ImageTest):
             (('-f', 'qcow2', '-b', 'raw', '-F', 'qcow2', 'new.img'), 'qcow2'),
             (('-f', 'qcow2', '-o', 'data_file=data,compat=0.10', 'new.img', '1M'), 'data-file'),
             (('-o', 'preallocation=metadata', 'new.img', '1M'), 'metadata'),
-            (('missing/new.img', '1M'), 'missing'), (('.', '1M'), 'directory'),
+            (('missing/new.img', '1M'), 'missing'), (('.', '1M'), 'directory'), (('raw', '1M'), '--force'),
         )
         for args, word in rows:
             self.assertIn(word, self.not_made(*args), args)
@@ -126,9 +126,32 @@ class CreateTest(ImageTest):
     def test_what_is_there_survives_a_mistake(self):
         content = os.urandom(1000)
         path = self.make_file('new.img', content=content)
-        self.not_made('-f', 'qcow2', '-o', 'refcount_bits=3', 'new.img', '1M')
+        self.not_made('--force', '-f', 'qcow2', '-o', 'refcount_bits=3', 'new.img', '1M')
+        for form in ('raw', 'qcow2'):
+            self.assertIn('--force', self.not_made('-f', form, 'new.img', '1M'))
         with open(path, 'rb') as f:
             self.assertEqual(f.read(), content)
+
+    def test_what_is_there_and_empty(self):
+        for form in ('raw', 'qcow2'):
+            path = self.make_file('new.img', size=0)
+            inode = os.stat(path).st_ino
+            self.make('-f', form, 'new.img', '1M')
+            self.assertEqual(os.stat(path).st_ino, inode)
+            self.make('--force', '-f', form, 'new.img', '2M')
+            self.assertEqual(self.theirs(path)['virtual-size'], 2 * MIB)
+
+    def test_device(self):
+        self.need_loop()
+        disk = self.make_file('disk', size=8 * MIB)
+        device = run(find_tool('losetup'), '--find', '--show', disk).stdout.strip()
+        self.addCleanup(run, find_tool('losetup'), '--detach', device)
+        with open(device, 'r+b') as f:
+            f.seek(MIB - 1)
+            f.write(b'x')
+        self.assertIn('--force', self.not_made('-f', 'qcow2', device, '4M'))
+        self.make('--force', '-f', 'qcow2', device, '4M')
+        self.assertEqual(self.theirs(device)['virtual-size'], 4 * MIB)
 
     def test_on_itself(self):
         """An image is no backing file of itself, however that is spelt; it keeps what it has."""
@@ -139,8 +162,8 @@ class CreateTest(ImageTest):
             content = f.read()
         for name in ('new.img', 'link', 'twin', self.image):
             for more in ([], ['--unsafe', '1M']):
-                result = self.wharfctl('create', '-f', 'qcow2', '-b', name, '-F', 'qcow2', self.image, *more,
-                                       check=False)
+                result = self.wharfctl('create', '--force', '-f', 'qcow2', '-b', name, '-F', 'qcow2', self.image,
+                                       *more, check=False)
                 self.assertNotEqual(result.returncode, 0)
                 self.assertIn('its own backing file', result.stderr)
         with open(self.image, 'rb') as f:
@@ -152,7 +175,7 @@ class CreateTest(ImageTest):
         daemon.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'q',
                                         'file': {'driver': 'file', 'filename': self.image}})
         for form in ('raw', 'qcow2'):
-            self.assertIn('lock', self.not_made('-f', form, 'new.img', '2M'))
+            self.assertIn('lock', self.not_made('--force', '-f', form, 'new.img', '2M'))
         self.assertEqual(self.theirs(self.image, '-U')['virtual-size'], MIB)
 
     def start_large(self, form, path, *options):
