@@ -7,7 +7,8 @@
  * coroutine of its own. Answers that are ready at the same time go out in one call.
  *
  * A client gets no further request begun while it has too many or too large ones in flight, or
- * while it does not take its answers; so what it makes us keep is bounded.
+ * while it does not take its answers; so what it makes us keep is bounded. When it has nothing more
+ * to say, all that it has said is answered before the connection ends, if it takes the answers.
  */
 #include <errno.h>
 #include <poll.h>
@@ -37,12 +38,14 @@ struct NbdConnection {
     GList link; /* in queue->active */
 
     int fd;
-    AioWatch *watch; /* NULL: closed, or TLS, which has its own */
+    AioWatch *watch; /* NULL: closed. TLS has its own for reading and writing */
     AioBh *kick;     /* see conn_on_kick() */
     bool closed;
     bool working;   /* conn_work() is under way */
-    bool ended;     /* nothing more comes */
-    bool broken;    /* nor goes */
+    bool hung_up;   /* the client has closed its side; there may be more to receive before that */
+    bool eof;       /* nothing more comes, but what has come is served */
+    bool ended;     /* no further request is */
+    bool broken;    /* nor does anything go */
     bool refusing;  /* what comes now is too late */
     bool probed;    /* received in a busy-wait, not looked at yet */
     bool blocked;   /* the client does not take its answers just now */
@@ -58,6 +61,8 @@ struct NbdConnection {
     unsigned out_calls;
     size_t out_bytes;
     size_t out_sent; /* bytes of the first of them that have gone */
+    int64_t linger_ns;
+    AioTimer *linger; /* while the client, which says no more, does not take them */
 
     /* with TLS; see conn_co_read_tls() and conn_co_write_tls() */
     TlsSession *tls;
@@ -79,6 +84,7 @@ static void conn_free(NbdConnection *conn)
         close(conn->fd);
     }
     aio_bh_free(conn->kick);
+    g_clear_pointer(&conn->linger, aio_timer_free);
     g_queue_unlink(&queue->active, &conn->link);
     __atomic_fetch_sub(&queue->connections, 1, __ATOMIC_RELAXED);
     __atomic_fetch_sub(&conn->ne->connections, 1, __ATOMIC_RELEASE);
@@ -119,6 +125,7 @@ static void conn_close(NbdConnection *conn)
         return;
     }
     conn->closed = true;
+    conn->eof = true;
     conn->ended = true;
     g_clear_pointer(&conn->watch, aio_watch_free);
     shutdown(conn->fd, SHUT_RDWR);
@@ -169,9 +176,17 @@ static unsigned conn_gather(const NbdConnection *conn, struct iovec *iov, size_t
     return n;
 }
 
+static void conn_arm_linger(NbdConnection *conn)
+{
+    aio_timer_arm(conn->linger, aio_now_ns() + conn->linger_ns);
+}
+
 /* @bytes of what was to be sent have gone. */
 static void conn_sent(NbdConnection *conn, size_t bytes)
 {
+    if (conn->linger && bytes) {
+        conn_arm_linger(conn);
+    }
     conn->out_bytes -= bytes;
     conn->out_sent += bytes;
     while (conn->out && conn->out_sent >= conn->out->answer_bytes) {
@@ -406,20 +421,30 @@ static bool conn_may_take(const NbdConnection *conn)
     return !conn->ended && !conn->blocked && !conn_is_full(conn);
 }
 
+/* Whether what is there of the input lacks nothing to begin the next request. */
+static bool conn_has_request(NbdConnection *conn)
+{
+    return conn_take_payload(conn) &&
+           conn->in_end - conn->in_at >= nbd_wire_request_bytes(&conn->terms);
+}
+
 /* Take one request off the input. False if there is none, or not now. */
 static bool conn_take_request(NbdConnection *conn)
 {
-    size_t head = nbd_wire_request_bytes(&conn->terms);
     NbdRequest request;
 
-    if (!conn_take_payload(conn) || !conn_may_take(conn) || conn->in_end - conn->in_at < head) {
+    if (!conn_has_request(conn)) {
+        conn->ended |= conn->eof; /* what it lacks will never come */
+        return false;
+    }
+    if (!conn_may_take(conn)) {
         return false;
     }
     if (!nbd_wire_get_request(&conn->terms, conn->input + conn->in_at, &request)) {
         conn_close(conn); /* nobody knows where the next one begins */
         return false;
     }
-    conn->in_at += head;
+    conn->in_at += nbd_wire_request_bytes(&conn->terms);
     conn_begin_request(conn, &request);
     return true;
 }
@@ -443,7 +468,7 @@ static unsigned conn_take_requests(NbdConnection *conn, unsigned max)
 /* Whether something may be received: there is a place for it. */
 static bool conn_may_receive(const NbdConnection *conn)
 {
-    return !conn->ended && (conn->receiving || conn_may_take(conn));
+    return !conn->eof && !conn->ended && (conn->receiving || conn_may_take(conn));
 }
 
 /* Make room for more behind what is left of a request. */
@@ -499,7 +524,7 @@ static bool conn_receive(NbdConnection *conn)
     }
     if (bytes <= 0) {
         conn->broken = bytes < 0;
-        conn->ended = true;
+        conn->eof = true;
         return false;
     }
     conn->in_end += MAX((size_t)bytes, payload) - payload;
@@ -514,7 +539,7 @@ static void co_fn conn_co_read_tls(void *opaque)
 {
     NbdConnection *conn = opaque;
 
-    while (!conn->ended) {
+    while (!conn->eof && !conn->ended) {
         ssize_t n;
 
         if (!conn_may_receive(conn)) {
@@ -524,7 +549,7 @@ static void co_fn conn_co_read_tls(void *opaque)
         }
         conn_compact(conn);
         n = tls_session_co_read(conn->tls, conn->input + conn->in_end, CONN_INPUT - conn->in_end);
-        conn->ended |= n <= 0;
+        conn->eof |= n <= 0;
         conn->broken |= n < 0;
         conn->in_end += MAX(n, 0);
         conn_work(conn, false);
@@ -535,13 +560,48 @@ static void co_fn conn_co_read_tls(void *opaque)
 
 /* ---- work ---- */
 
+static void conn_on_linger(void *opaque)
+{
+    NbdConnection *conn = opaque;
+
+    conn_close(conn);
+    if (conn_is_over(conn)) {
+        conn_free(conn);
+    }
+}
+
+/* Do not wait for ever for a client that has said its last word and takes no answers. */
+static void conn_update_linger(NbdConnection *conn)
+{
+    bool lingers = conn->out && (conn->hung_up || conn->eof || conn->ended);
+
+    if (!lingers) {
+        g_clear_pointer(&conn->linger, aio_timer_free);
+    } else if (!conn->linger) {
+        conn->linger = aio_timer_new(conn->queue->common.ctx, conn_on_linger, conn);
+        conn_arm_linger(conn);
+    }
+}
+
+static short conn_events(const NbdConnection *conn)
+{
+    short events = (conn_may_receive(conn) ? POLLIN : 0) | (conn->out ? POLLOUT : 0);
+
+    /* While nothing is received, its end is not seen otherwise. */
+    if (events == POLLOUT && !conn->eof && !conn->hung_up) {
+        events |= POLLRDHUP;
+    }
+    return conn->tls ? events & POLLRDHUP : events;
+}
+
 /* What is to be waited for. */
 static void conn_update(NbdConnection *conn)
 {
     bool may_receive = conn_may_receive(conn);
 
+    conn_update_linger(conn);
     if (conn->watch) {
-        aio_watch_set_events(conn->watch, (may_receive ? POLLIN : 0) | (conn->out ? POLLOUT : 0));
+        aio_watch_set_events(conn->watch, conn_events(conn));
     }
     if (conn->reader_waits && (may_receive || conn->ended)) {
         aio_co_wake(g_steal_pointer(&conn->reader_waits));
@@ -640,6 +700,9 @@ static void conn_on_ready(void *opaque, short revents)
     NbdConnection *conn = opaque;
     bool readable = revents & (POLLIN | POLLHUP | POLLERR);
 
+    if (revents & POLLRDHUP) {
+        conn->hung_up = true;
+    }
     if (conn->probed) {
         conn->probed = false;
         readable = false;
@@ -660,7 +723,7 @@ static bool conn_probe(void *opaque)
         return false;
     }
     conn_receive(conn);
-    conn->probed = conn->in_end - conn->in_at != before || conn->ended;
+    conn->probed = conn->in_end - conn->in_at != before || conn->eof;
     return conn->probed;
 }
 
@@ -673,6 +736,7 @@ void nbd_connection_begin(NbdQueue *queue, const NbdClient *client)
     conn->queue = queue;
     conn->ne = (NbdExport *)queue->common.exp;
     conn->seat = client->seat;
+    conn->linger_ns = client->linger_ns;
     conn->fd = client->fd;
     conn->terms = client->terms;
     conn->context_ids = client->context_ids;
@@ -686,6 +750,7 @@ void nbd_connection_begin(NbdQueue *queue, const NbdClient *client)
         conn_close(conn);
         conn_free(conn);
     } else if (conn->tls) {
+        conn->watch = aio_watch_new(ctx, conn->fd, 0, conn_on_ready, NULL, conn);
         conn->reading = true;
         aio_co_enter(ctx, conn_co_read_tls, conn);
     } else {

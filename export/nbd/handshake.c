@@ -14,6 +14,9 @@
 /* For the end of TLS. */
 #define HS_BYE_NS (1000 * G_GINT64_CONSTANT(1000000))
 
+/* See NbdClient.linger_ns. */
+#define HS_LINGER_NS (60 * G_GINT64_CONSTANT(1000000000))
+
 struct NbdHandshake {
     NbdServer *server;
     NbdSeat *seat;
@@ -170,6 +173,7 @@ static NbdClient hs_take_client(NbdHandshake *hs)
         .terms = hs->haggle.terms,
         .context_ids = g_memdup2(ids->data, ids->len * sizeof(uint32_t)),
         .seat = hs->seat,
+        .linger_ns = HS_LINGER_NS,
     };
 
     if (hs->tls) {

@@ -135,6 +135,7 @@ typedef struct NbdClient {
     NbdTerms terms;
     uint32_t *context_ids; /* terms.n_contexts of them; owned */
     NbdSeat *seat;         /* NULL: it came from no server */
+    int64_t linger_ns;     /* how long it may take no answers when it has nothing more to say */
 } NbdClient;
 
 /*

@@ -13,6 +13,53 @@ from wharf.nbd_test import MIB, NbdTest
 HOUR = 'expiration_days = 10\n'
 
 
+class HalfClosing:
+    """A TLS client's socket that can say goodbye and read on, which SSLSocket cannot."""
+
+    def __init__(self, sock, context):
+        self.sock = sock
+        self.coming, self.going = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.coming, self.going, server_hostname='localhost')
+        self.until_done(self.tls.do_handshake)
+
+    def settimeout(self, timeout):
+        self.sock.settimeout(timeout)
+
+    def flush(self):
+        if self.going.pending:
+            self.sock.sendall(self.going.read())
+
+    def until_done(self, function, *args):
+        while True:
+            try:
+                result = function(*args)
+                self.flush()
+                return result
+            except ssl.SSLWantReadError:
+                self.flush()
+                data = self.sock.recv(65536)
+                if data:
+                    self.coming.write(data)
+                else:
+                    self.coming.write_eof()
+
+    def sendall(self, data):
+        self.until_done(self.tls.write, data)
+
+    def recv(self, size):
+        try:
+            return self.until_done(self.tls.read, size)
+        except ssl.SSLZeroReturnError:
+            return b''
+
+    def say_goodbye(self):
+        try:
+            self.tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+        self.flush()
+
+
 class Tls(NbdTest):
     def setUp(self):
         IoTest.setUp(self)
@@ -182,6 +229,23 @@ class Tls(NbdTest):
         self.assertEqual({error for error, _ in client.recv_answers(cookies, 4096).values()}, {0})
         self.assertTrue(client.closed())
         self.delete()
+
+    def test_half_closed(self):
+        """A client that says goodbye in one direction still gets all its answers."""
+        self.start_x509()
+        context = ssl.create_default_context(cafile=self.path('client/ca-cert.pem'))
+        context.load_cert_chain(self.path('client/client-cert.pem'), self.path('client/client-key.pem'))
+        plain = self.raw().greet()
+        self.assertEqual(plain.result(STARTTLS), ACK)
+        client = RawClient(sock=HalfClosing(plain.sock, context))
+        self.assertEqual(client.result(GO, info_data('disk')), ACK)
+        cookies = range(1, 1501)
+        client.send(b''.join(struct.pack('>IHHQQI', REQUEST, 0, READ, i, i * 512, 512) for i in cookies))
+        client.sock.say_goodbye()
+        for cookie, (error, chunks) in client.recv_answers(cookies, 512).items():
+            self.assertEqual((error, chunks[0][1]), (0, self.content[cookie * 512:cookie * 512 + 512]))
+        self.assertTrue(client.closed())
+        wait_until(lambda: self.connections() == 0)
 
     def test_end_in_the_middle(self):
         """Deletion and stop with TLS clients connected, and clients that vanish."""

@@ -6,6 +6,9 @@
 
 #include "qapi/json-parser.h"
 
+/* Not long, for tests that wait for it. */
+#define LINGER_NS (50 * G_GINT64_CONSTANT(1000000))
+
 typedef void FixtureFn(NbdFixture *fixture, gconstpointer opaque);
 
 typedef struct FixtureRun {
@@ -148,7 +151,7 @@ int nbd_fixture_connect(NbdFixture *fixture, bool structured, bool extended, Nbd
         terms->flags |= NBD_FLAG_SEND_DF | (extended ? NBD_FLAG_BLOCK_STATUS_PAYLOAD : 0);
         terms->n_contexts = G_N_ELEMENTS(ids);
     }
-    client = (NbdClient){.fd = fds[1], .terms = *terms};
+    client = (NbdClient){.fd = fds[1], .terms = *terms, .linger_ns = LINGER_NS};
     client.context_ids = g_memdup2(ids, sizeof(ids));
     queue->connections++;
     fixture->ne->connections++;

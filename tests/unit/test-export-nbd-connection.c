@@ -243,6 +243,109 @@ static void test_client_that_goes(void)
     nbd_fixture_free(f);
 }
 
+/* Answers to the requests 0 to @count - 1, each once and without data, and then the end. */
+static void assert_all_answered(NbdFixture *f, int fd, unsigned count)
+{
+    g_autofree bool *seen = g_new0(bool, count);
+    uint64_t cookie;
+
+    for (unsigned i = 0; i < count; i++) {
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+        g_assert_cmpuint(cookie, <, count);
+        g_assert_false(seen[cookie]);
+        seen[cookie] = true;
+    }
+    g_assert_true(at_end(f, fd));
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
+}
+
+/* A client that says no more gets all its answers, also to what had to wait for its turn. */
+static void test_half_closed(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+
+    nbd_fixture_drain(f);
+    send_requests(f, fd, &terms, NBD_CMD_TRIM, 4096, 1500);
+    shutdown(fd, SHUT_WR);
+    nbd_fixture_poll(f);
+    nbd_fixture_undrain(f);
+    assert_all_answered(f, fd, 1500);
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+/* The same if all of it is there at the first look, and ends with half a request. */
+static void test_half_closed_at_once(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+    uint8_t requests[600 * NBD_REQUEST_BYTES];
+
+    for (unsigned i = 0; i < 600; i++) {
+        put_request(&terms, requests + i * NBD_REQUEST_BYTES, NBD_CMD_TRIM, i, 0, 4096);
+    }
+    for (unsigned cut = 0; cut < 2; cut++) {
+        g_assert_cmpint(send(fd, requests, sizeof(requests) - cut, 0), ==, sizeof(requests) - cut);
+        shutdown(fd, SHUT_WR);
+        assert_all_answered(f, fd, 600 - cut);
+        close(fd);
+        fd = nbd_fixture_connect(f, false, false, &terms);
+    }
+    send_request(fd, &terms, NBD_CMD_TRIM, 0, 0, 4096);
+    send_request(fd, &terms, NBD_CMD_WRITE, 1, 0, 4096); /* whose payload does not come */
+    shutdown(fd, SHUT_WR);
+    assert_all_answered(f, fd, 1);
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+/* What has been asked for before a client disconnects is answered, however much it is. */
+static void test_disconnect(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+
+    nbd_fixture_drain(f);
+    send_requests(f, fd, &terms, NBD_CMD_TRIM, 4096, 1500);
+    send_request(fd, &terms, NBD_CMD_DISC, 0, 0, 0);
+    send_request(fd, &terms, NBD_CMD_TRIM, 5000, 0, 4096);
+    shutdown(fd, SHUT_WR);
+    nbd_fixture_poll(f);
+    nbd_fixture_undrain(f);
+    assert_all_answered(f, fd, 1500);
+    close(fd);
+    nbd_fixture_free(f);
+}
+
+/* One that says no more and takes no answers either is not kept for ever. */
+static void test_half_closed_and_does_not_read(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+    NbdTerms terms;
+    int fds[2];
+
+    nbd_fixture_drain(f);
+    for (unsigned i = 0; i < 2; i++) {
+        fds[i] = nbd_fixture_connect(f, false, false, &terms);
+        send_requests(f, fds[i], &terms, NBD_CMD_READ, SIZE, i == 0 ? 5 : 50);
+    }
+    send_request(fds[0], &terms, NBD_CMD_DISC, 0, 0, 0);
+    shutdown(fds[1], SHUT_WR);
+    nbd_fixture_poll(f);
+    nbd_fixture_undrain(f);
+    while (f->ne->connections) {
+        aio_context_poll(f->ctx, true);
+    }
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
+    close(fds[0]);
+    close(fds[1]);
+    nbd_fixture_free(f);
+}
+
 /* A client that comes when the queue has been stopped is sent away. */
 static void test_too_late(void)
 {
@@ -267,6 +370,11 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/connection/stop", test_stop);
     g_test_add_func("/nbd/connection/cut", test_cut);
     g_test_add_func("/nbd/connection/goes", test_client_that_goes);
+    g_test_add_func("/nbd/connection/half-closed", test_half_closed);
+    g_test_add_func("/nbd/connection/half-closed-at-once", test_half_closed_at_once);
+    g_test_add_func("/nbd/connection/disconnect", test_disconnect);
+    g_test_add_func("/nbd/connection/half-closed-and-does-not-read",
+                    test_half_closed_and_does_not_read);
     g_test_add_func("/nbd/connection/too-late", test_too_late);
     return g_test_run();
 }
