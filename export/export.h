@@ -46,8 +46,8 @@ bool co_fn export_registry_co_add(ExportRegistry *registry, const BlockExportOpt
 /*
  * Remove an export. Safe: refused while a request that reads or changes data is in flight, or while
  * clients use the image without requests (passthrough) and do not end soon. Hard:
- * what is in flight is cut off from its client, and the call returns at once; the export stays
- * listed as shutting down until the requests below it have ended. Otherwise the export is gone when
+ * what is in flight is cut off from its client, and the call does not wait for it; the export stays
+ * listed as shutting down until the requests below it, and the last flush, have ended. Otherwise the export is gone when
  * this returns true, and its event has been sent.
  */
 bool co_fn export_registry_co_del(ExportRegistry *registry, const char *id,
@@ -77,10 +77,11 @@ unsigned export_registry_count(ExportRegistry *registry);
 
 /*
  * Shut down all exports, newest first, waiting for what is in flight, but not for ever: after a
- * while requests are cut off from their clients, and what then still hangs below is given up. One
- * that is just being added has @start_wait_ns for that. Nothing can be added any more. Returns
- * whether all are gone; if not, each that is left is logged, no longer reachable for clients, and
- * still uses its node.
+ * while requests are cut off from their clients, and what then still hangs below is given up. An
+ * older one may serve the image of a newer one, and waits for it; but one that hangs costs the
+ * others a little time and nothing else. One that is just being added has @start_wait_ns for that.
+ * Nothing can be added any more. Returns whether all are gone; if not, each that is left is logged,
+ * no longer reachable for clients, and still uses its node.
  */
 bool co_fn export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wait_ns);
 

@@ -185,9 +185,6 @@ bool export_co_start(Export *exp, BlockNode *node, const BlockExportOptions *opt
 {
     BlockPerm perm, shared;
 
-    if (exp->driver->co_prepare) {
-        exp->driver->co_prepare(exp);
-    }
     exp->driver->permissions(options, &perm, &shared);
     exp->blk = block_backend_co_new(node, exp->user, perm, shared, error);
     if (!exp->blk) {

@@ -11,10 +11,12 @@ struct ExportRegistry {
     BlockGraph *graph;
     ObjectRegistry *objects;
     const QapiEventSink *events;
-    GHashTable *by_id;  /* Export.id -> Export, a reference */
-    GQueue exports;     /* Export, borrowed from by_id, newest first */
-    GHashTable *shared; /* ExportDriver -> what its exports share */
-    bool closing;       /* nothing can be added any more */
+    GHashTable *by_id;   /* Export.id -> Export, a reference */
+    GQueue exports;      /* Export, borrowed from by_id, newest first */
+    GHashTable *shared;  /* ExportDriver -> what its exports share */
+    bool closing;        /* nothing can be added any more */
+    int64_t del_wait_ns; /* how long a deletion waits for requests that came at the last moment */
+    int64_t quit_patience_ns; /* at the end of the daemon, before the next export is shut down */
     void (*gone_cb)(gpointer opaque);
     gpointer gone_opaque;
 };

@@ -16,9 +16,14 @@
 /* How long a deletion waits for requests that came at the last moment. */
 #define EXPORT_DEL_WAIT_NS (10 * NS_PER_S)
 
-/* How long the end of the daemon waits for all requests, and then for what has been cut off. */
-#define EXPORT_QUIT_WAIT_NS  (10 * NS_PER_S)
-#define EXPORT_QUIT_GRACE_NS (5 * NS_PER_S)
+/*
+ * How long the end of the daemon waits for an export's requests, and then for what has been cut off.
+ * Those older than it, which may serve its image, wait for it, but only for the patience that there
+ * is for one, or for all of them.
+ */
+#define EXPORT_QUIT_WAIT_NS     (10 * NS_PER_S)
+#define EXPORT_QUIT_GRACE_NS    (5 * NS_PER_S)
+#define EXPORT_QUIT_PATIENCE_NS (3 * NS_PER_S)
 
 /* How long a child that abandons exports may live. */
 #define EXPORT_ABANDON_MAX_S 10
@@ -53,6 +58,8 @@ ExportRegistry *export_registry_new(BlockGraph *graph, ObjectRegistry *objects,
     registry->graph = graph;
     registry->objects = objects;
     registry->events = events;
+    registry->del_wait_ns = EXPORT_DEL_WAIT_NS;
+    registry->quit_patience_ns = EXPORT_QUIT_PATIENCE_NS;
     registry->by_id =
         g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)export_unref);
     registry->shared = g_hash_table_new_full(NULL, NULL, NULL, g_free);
@@ -316,23 +323,32 @@ BlockNode *export_registry_find_node(ExportRegistry *registry, const char *name,
     return block_graph_find(registry->graph, name, error);
 }
 
+/* Prepare and start it. Its node is sought anew, for preparing it takes time in which it may go. */
+static bool co_fn registry_co_start(ExportRegistry *registry, Export *exp,
+                                    const BlockExportOptions *options, GError **error)
+{
+    BlockNode *node;
+
+    if (exp->driver->co_prepare) {
+        exp->driver->co_prepare(exp);
+    }
+    node = export_find_node(registry, options, error);
+    return node && export_co_start(exp, node, options, error);
+}
+
 bool export_registry_co_add_as(ExportRegistry *registry, const ExportDriver *driver,
                                const BlockExportOptions *options, GError **error)
 {
     g_autoptr(GPtrArray) iothreads = NULL;
     g_autoptr(Export) exp = NULL;
-    BlockNode *node;
 
     if (registry->closing) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
                     "export '%s' cannot be added: the daemon is ending", options->id);
         return false;
     }
-    if (!export_check_id(registry, options->id, error)) {
-        return false;
-    }
-    node = export_find_node(registry, options, error);
-    if (!node) {
+    if (!export_check_id(registry, options->id, error) ||
+        !export_find_node(registry, options, error)) {
         return false;
     }
     iothreads = export_find_iothreads(registry, options, error);
@@ -342,7 +358,7 @@ bool export_registry_co_add_as(ExportRegistry *registry, const ExportDriver *dri
 
     exp =
         export_ref(export_registry_insert(registry, driver, options, g_steal_pointer(&iothreads)));
-    if (!export_co_start(exp, node, options, error)) {
+    if (!registry_co_start(registry, exp, options, error)) {
         export_registry_remove(registry, exp);
         export_set_state(exp, EXPORT_GONE);
         return false;
@@ -424,9 +440,9 @@ bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExpor
         return false;
     }
     if (exp->state == EXPORT_RUNNING) {
-        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, hard ? 0 : EXPORT_DEL_WAIT_NS);
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, hard ? 0 : registry->del_wait_ns);
     }
-    export_co_wait_end(exp, INT64_MAX);
+    export_co_wait_end(exp, hard ? aio_now_ns() + registry->del_wait_ns : INT64_MAX);
     return true;
 }
 
@@ -456,13 +472,14 @@ static GPtrArray *export_registry_snapshot(ExportRegistry *registry, BlockExport
 static void export_delete_running(Export *exp)
 {
     if (exp->state == EXPORT_RUNNING) {
-        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, EXPORT_DEL_WAIT_NS);
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, exp->registry->del_wait_ns);
     }
 }
 
 void export_registry_co_del_type(ExportRegistry *registry, BlockExportType type)
 {
     g_autoptr(GPtrArray) all = export_registry_snapshot(registry, type);
+    int64_t deadline_ns = aio_now_ns() + registry->del_wait_ns + EXPORT_QUIT_GRACE_NS;
 
     /* All at once, so that many that hang take no longer than one. */
     for (unsigned i = 0; i < all->len; i++) {
@@ -473,25 +490,24 @@ void export_registry_co_del_type(ExportRegistry *registry, BlockExportType type)
 
         export_co_wait_started(exp);
         export_delete_running(exp);
-        export_co_wait_end(exp, INT64_MAX);
+        export_co_wait_end(exp, deadline_ns);
     }
 }
 
-/* Shut down one export for the end of the daemon. Returns whether it is gone. */
-static bool co_fn export_co_quit(Export *exp, int64_t start_deadline_ns, int64_t deadline_ns)
+/* Begin to shut down an export for the end of the daemon, as soon as it runs. */
+static void co_fn export_co_begin_quit(Export *exp, int64_t start_deadline_ns)
 {
-    while (exp->state == EXPORT_STARTING) {
-        if (!export_co_wait_change(exp, start_deadline_ns)) {
-            return false;
-        }
+    while (exp->state == EXPORT_STARTING && export_co_wait_change(exp, start_deadline_ns)) {
     }
     if (exp->state == EXPORT_RUNNING) {
-        int64_t left_ns = deadline_ns - aio_now_ns();
-
-        export_shut_down(exp, BLOCK_EXPORT_END_REASON_SHUTDOWN, MAX(left_ns, 0));
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_SHUTDOWN, EXPORT_QUIT_WAIT_NS);
     }
-    while (exp->state != EXPORT_GONE &&
-           export_co_wait_change(exp, deadline_ns + EXPORT_QUIT_GRACE_NS)) {
+}
+
+/* Wait until it is gone, whatever it has been cut off from, or until @deadline_ns (false). */
+static bool co_fn export_co_wait_gone(Export *exp, int64_t deadline_ns)
+{
+    while (exp->state != EXPORT_GONE && export_co_wait_change(exp, deadline_ns)) {
     }
     return exp->state == EXPORT_GONE;
 }
@@ -525,7 +541,8 @@ static void export_registry_abandon_shared(ExportRegistry *registry)
 bool export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wait_ns)
 {
     int64_t start_deadline_ns = aio_now_ns() + start_wait_ns;
-    int64_t deadline_ns = aio_now_ns() + EXPORT_QUIT_WAIT_NS;
+    int64_t patience_end_ns = aio_now_ns() + EXPORT_QUIT_WAIT_NS;
+    int64_t deadline_ns = patience_end_ns + EXPORT_QUIT_GRACE_NS;
     g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)export_unref);
     unsigned n_running = 0;
     bool gone = true;
@@ -541,12 +558,22 @@ bool export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wai
     for (unsigned i = 0; i < all->len; i++) {
         Export *exp = g_ptr_array_index(all, i);
 
-        if (!export_co_quit(exp, start_deadline_ns, deadline_ns)) {
+        export_co_begin_quit(exp, start_deadline_ns);
+        deadline_ns = aio_now_ns() + EXPORT_QUIT_WAIT_NS + EXPORT_QUIT_GRACE_NS;
+        if (exp->state == EXPORT_SHUTTING_DOWN) {
+            export_co_wait_gone(exp,
+                                MIN(aio_now_ns() + registry->quit_patience_ns, patience_end_ns));
+        }
+    }
+    for (unsigned i = 0; i < all->len; i++) {
+        Export *exp = g_ptr_array_index(all, i);
+
+        if (exp->state == EXPORT_STARTING || !export_co_wait_gone(exp, deadline_ns)) {
             export_warn_stuck(exp);
             gone = false;
         }
     }
-    gone = gone && export_registry_co_clear_shared(registry, deadline_ns + EXPORT_QUIT_GRACE_NS);
+    gone = gone && export_registry_co_clear_shared(registry, deadline_ns);
     if (!gone) {
         export_registry_abandon_shared(registry);
     }

@@ -7,6 +7,7 @@
 
 #include "export/registry-internal.h"
 #include "qapi/json-parser.h"
+#include "tests/unit/block-script.h"
 #include "tests/unit/graph-rig.h"
 #include "util/error.h"
 
@@ -20,10 +21,12 @@ typedef struct Stage {
     GString *log;    /* main thread */
     bool fail_start; /* the next start fails */
     bool fail_publish;
+    bool prepare_sleeps;
     bool start_sleeps;
     bool lose_at_start;
-    bool in_use;  /* by clients without requests */
-    bool release; /* atomic: requests may end */
+    unsigned cuts; /* atomic: of queues */
+    bool in_use;   /* by clients without requests */
+    bool release;  /* atomic: requests may end */
 } Stage;
 
 static Stage *stage;
@@ -57,13 +60,16 @@ typedef struct FakeQueue {
 
 static void fake_permissions(const BlockExportOptions *options, BlockPerm *perm, BlockPerm *shared)
 {
-    *perm = BLOCK_PERM_CONSISTENT_READ;
+    *perm = BLOCK_PERM_CONSISTENT_READ | (options->writable ? BLOCK_PERM_WRITE : (BlockPerm)0);
     *shared = BLOCK_PERM_ALL;
 }
 
 static void co_fn fake_co_prepare(Export *exp)
 {
     g_assert_null(exp->blk);
+    if (stage->prepare_sleeps) {
+        aio_co_sleep_ns(20 * MS);
+    }
 }
 
 static bool co_fn fake_co_start(Export *exp, const BlockExportOptions *options, GError **error)
@@ -99,6 +105,7 @@ static void fake_stop(ExportQueue *queue, bool cut)
     g_assert_true(fake->taking || cut);
     fake->taking = false;
     fake->cut = fake->cut || cut;
+    __atomic_fetch_add(&stage->cuts, cut, __ATOMIC_RELAXED);
 }
 
 static bool co_fn fake_co_publish(Export *exp, const BlockExportOptions *options, GError **error)
@@ -247,14 +254,21 @@ static void co_fn co_clear_stage(GraphRig *rig)
 }
 
 /* Add an export with a queue in each of both iothreads. */
-static bool co_fn co_add(const char *id, GError **error)
+static bool co_fn co_add_of(const char *id, const char *node, bool writable, GError **error)
 {
-    g_autofree char *json = g_strdup_printf(
-        "{'type': 'nbd', 'id': '%s', 'node-name': 'n0', 'iothread': ['t0', 't1']}", id);
+    g_autofree char *json =
+        g_strdup_printf("{'type': 'nbd', 'id': '%s', 'node-name': '%s', 'writable': %s, "
+                        "'iothread': ['t0', 't1']}",
+                        id, node, writable ? "true" : "false");
     g_autoptr(QValue) values = qvalue_from_json(json, -1, NULL);
     g_autoptr(BlockExportOptions) options = block_export_options_from_qvalue(values, NULL);
 
     return export_registry_co_add_as(stage->registry, &fake_driver, options, error);
+}
+
+static bool co_fn co_add(const char *id, GError **error)
+{
+    return co_add_of(id, "n0", false, error);
 }
 
 static Export *co_fn co_add_ok(const char *id)
@@ -291,6 +305,29 @@ static void co_fn body_order(GraphRig *rig)
     assert_log("start:e0 ");
     co_del_ok("e0", BLOCK_EXPORT_REMOVE_MODE_SAFE);
     assert_log("withdraw:e0 end:e0 event:{\"id\": \"e0\", \"reason\": \"deleted\"} ");
+    g_assert_cmpuint(export_registry_count(stage->registry), ==, 0);
+    co_clear_stage(rig);
+}
+
+static void co_fn del_node_soon(void *opaque)
+{
+    GraphRig *rig = opaque;
+
+    aio_co_sleep_ns(5 * MS);
+    graph_rig_co_del(rig, "n1");
+}
+
+/* A node that goes while an export of it is prepared: nobody holds it yet. */
+static void co_fn body_node_goes(GraphRig *rig)
+{
+    g_autoptr(GError) error = NULL;
+
+    co_set_stage(rig);
+    graph_rig_co_add(rig, graph_rig_options("{'driver': 'null-co', 'node-name': 'n1'}"));
+    stage->prepare_sleeps = true;
+    aio_co_enter(rig->ctx, del_node_soon, rig);
+    g_assert_false(co_add_of("e0", "n1", false, &error));
+    g_assert_error(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND);
     g_assert_cmpuint(export_registry_count(stage->registry), ==, 0);
     co_clear_stage(rig);
 }
@@ -403,6 +440,32 @@ static void co_fn body_hard(GraphRig *rig)
     co_clear_stage(rig);
 }
 
+/* Nor does it wait without limit for the last flush of its node. */
+static void co_fn body_hard_with_hung_flush(GraphRig *rig)
+{
+    g_autoptr(GError) error = NULL;
+    Export *exp;
+
+    script_reset();
+    co_set_stage(rig);
+    stage->registry->del_wait_ns = 20 * MS;
+    graph_rig_co_add(rig, graph_rig_options("{'driver': 'blkdebug', 'node-name': 'n1', "
+                                            "'image': {'driver': 'memory', 'size': 65536}}"));
+    g_assert_true(co_add_of("e0", "n1", true, &error));
+    exp = g_hash_table_lookup(stage->registry->by_id, "e0");
+    graph_rig_co_write(exp->blk, 0, 512, 1, 0);
+    script_hold(SCRIPT_FLUSH);
+    co_del_ok("e0", BLOCK_EXPORT_REMOVE_MODE_HARD);
+    g_assert_cmpuint(export_registry_count(stage->registry), ==, 1);
+    g_assert_cmpint(exp->state, ==, EXPORT_SHUTTING_DOWN);
+    script_release(SCRIPT_FLUSH);
+    while (export_registry_count(stage->registry)) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    graph_rig_co_del(rig, "n1");
+    co_clear_stage(rig);
+}
+
 /* Waiting ends at the deadline: then what is in flight is cut off. */
 static void co_fn body_deadline(GraphRig *rig)
 {
@@ -473,6 +536,43 @@ static void co_fn body_quit(GraphRig *rig)
                "withdraw:e0 end:e0 event:{\"id\": \"e0\", \"reason\": \"shutdown\"} ");
     g_assert_false(co_add("e3", &error));
     g_assert_nonnull(strstr(error->message, "ending"));
+    co_clear_stage(rig);
+}
+
+typedef struct Quit {
+    bool done;
+} Quit;
+
+static void co_fn quit_beside(void *opaque)
+{
+    Quit *quit = opaque;
+
+    g_assert_true(export_registry_co_shutdown_all(stage->registry, 5000 * MS));
+    quit->done = true;
+}
+
+/* One that hangs does not make the older ones be cut off. */
+static void co_fn body_quit_with_one_that_hangs(GraphRig *rig)
+{
+    Quit quit = {false};
+
+    co_set_stage(rig);
+    stage->registry->quit_patience_ns = 20 * MS;
+    co_add_ok("e0");
+    co_begin_request(co_add_ok("e1")->queues[0], data_request);
+    co_add_ok("e2");
+    g_string_truncate(stage->log, 0);
+    aio_co_enter(rig->ctx, quit_beside, &quit);
+    while (export_registry_count(stage->registry) > 1) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    assert_log("withdraw:e2 end:e2 event:{\"id\": \"e2\", \"reason\": \"shutdown\"} withdraw:e1 "
+               "withdraw:e0 end:e0 event:{\"id\": \"e0\", \"reason\": \"shutdown\"} ");
+    g_assert_cmpuint(stage->cuts, ==, 0);
+    release_requests(true);
+    while (!quit.done) {
+        aio_co_sleep_ns(1 * MS);
+    }
     co_clear_stage(rig);
 }
 
@@ -625,15 +725,18 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     ADD("order", body_order);
+    ADD("node-goes", body_node_goes);
     ADD("failed-start", body_failed_start);
     ADD("failed-publish", body_failed_publish);
     ADD("safe", body_safe);
     ADD("bookkeeping", body_bookkeeping);
     ADD("hard", body_hard);
+    ADD("hard-with-hung-flush", body_hard_with_hung_flush);
     ADD("deadline", body_deadline);
     ADD("lost", body_lost);
     ADD("lost-at-start", body_lost_at_start);
     ADD("quit", body_quit);
+    ADD("quit-with-one-that-hangs", body_quit_with_one_that_hangs);
     ADD("quit-while-starting", body_quit_while_starting);
     ADD("two-deletions", body_two_deletions);
     ADD("used-without-requests", body_used_without_requests);
