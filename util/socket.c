@@ -483,10 +483,38 @@ static int listen_at(const struct addrinfo *ai)
     return fd;
 }
 
-/* Listen at one of the addresses in @list. Returns a descriptor or -errno. */
-static int listen_at_any(const struct addrinfo *list, bool all_addresses)
+/* Where the port is; it is at the same place in both families. */
+static in_port_t *port_of(const struct addrinfo *ai)
 {
-    int fd = -EADDRNOTAVAIL;
+    return &((struct sockaddr_in *)ai->ai_addr)->sin_port;
+}
+
+G_STATIC_ASSERT(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port));
+
+/*
+ * Listen at the address @ai, at its port or the first after that, up to @last_port, that nobody
+ * uses. Returns a descriptor or -errno.
+ */
+static int listen_in_range(const struct addrinfo *ai, unsigned last_port)
+{
+    unsigned port = ntohs(*port_of(ai));
+    int fd = listen_at(ai);
+
+    while (fd == -EADDRINUSE && port && port++ < last_port) {
+        *port_of(ai) = htons(port);
+        fd = listen_at(ai);
+    }
+    return fd;
+}
+
+/*
+ * The same at one of the addresses in @list. That the ports of one are in use says more than why
+ * there is nothing to be had at another.
+ */
+static int listen_at_any(const struct addrinfo *list, bool all_addresses, unsigned last_port)
+{
+    int error = -EADDRNOTAVAIL;
+    int fd = -1;
 
     /*
      * "All addresses" is one IPv6 socket that serves both families, where there is IPv6. A host
@@ -495,41 +523,24 @@ static int listen_at_any(const struct addrinfo *list, bool all_addresses)
     for (int pass = 0; pass < 2 && fd < 0; pass++) {
         for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
             if ((ai->ai_family == AF_INET6) == (pass == (all_addresses ? 0 : 1))) {
-                fd = listen_at(ai);
+                fd = listen_in_range(ai, last_port);
+                error = error == -EADDRINUSE ? error : fd;
             }
         }
     }
-    return fd;
+    return fd >= 0 ? fd : error;
 }
-
-/* Make the port of each address the one after. */
-static void advance_ports(struct addrinfo *list)
-{
-    for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
-        /* It is at the same place in both families. */
-        struct sockaddr_in *addr = (struct sockaddr_in *)ai->ai_addr;
-
-        addr->sin_port = htons(ntohs(addr->sin_port) + 1);
-    }
-}
-
-G_STATIC_ASSERT(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port));
 
 static int listen_inet(const SocketPlace *address, GError **error)
 {
     struct addrinfo *list = resolve(address, true, error);
-    guint64 port = g_ascii_strtoull(address->port, NULL, 10);
     g_autofree char *what = NULL;
     int fd;
 
     if (!list) {
         return -1;
     }
-    fd = listen_at_any(list, !*address->host);
-    while (fd == -EADDRINUSE && port && port++ < address->last_port) {
-        advance_ports(list);
-        fd = listen_at_any(list, !*address->host);
-    }
+    fd = listen_at_any(list, !*address->host, address->last_port);
     freeaddrinfo(list);
     if (fd < 0) {
         what = socket_place_describe(address);

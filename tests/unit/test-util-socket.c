@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <netdb.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -233,6 +234,57 @@ static void test_tcp(Fixture *f, gconstpointer data)
     close(listener);
 }
 
+/* A name that stands for an address of ours and one that is nobody's. */
+#define TWO_ADDRESSES "two.example"
+
+int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                       struct addrinfo **list);
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                       struct addrinfo **list);
+
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                       struct addrinfo **list)
+{
+    bool two = g_strcmp0(host, TWO_ADDRESSES) == 0;
+    int r = __real_getaddrinfo(two ? "127.0.0.1" : host, port, hints, list);
+
+    if (r == 0 && two) {
+        r = __real_getaddrinfo("192.0.2.1", port, hints, &(*list)->ai_next);
+    }
+    return r;
+}
+
+static unsigned local_port(int fd)
+{
+    g_autofree char *name = socket_describe_local(fd);
+
+    return g_ascii_strtoull(strrchr(name, ':') + 1, NULL, 10);
+}
+
+/* The first port of a range that is free, whatever is wrong with another address of the host. */
+static void test_range_of_ports(Fixture *f, gconstpointer data)
+{
+    SocketPlace any = {.kind = SOCKET_INET, .host = (char *)"127.0.0.1", .port = (char *)"0"};
+    SocketFile *file = NULL;
+    int taken = must_listen(&any, &file);
+    unsigned port = local_port(taken);
+    g_autofree char *first = g_strdup_printf("%u", port);
+    SocketPlace range = {.kind = SOCKET_INET, .host = (char *)TWO_ADDRESSES, .port = first};
+    g_autoptr(GError) error = NULL;
+    int fd;
+
+    g_assert_cmpint(socket_listen(&range, &file, &error), ==, -1);
+    g_assert_nonnull(strstr(error->message, g_strerror(EADDRINUSE)));
+    range.last_port = MIN(port + 100, G_MAXUINT16);
+    if (port < G_MAXUINT16) {
+        fd = must_listen(&range, &file);
+        g_assert_cmpuint(local_port(fd), >, port);
+        g_assert_cmpuint(local_port(fd), <=, range.last_port);
+        close(fd);
+    }
+    close(taken);
+}
+
 static void test_unresolvable(Fixture *f, gconstpointer data)
 {
     SocketPlace place = {.kind = SOCKET_INET,
@@ -357,6 +409,7 @@ int main(int argc, char **argv)
     ADD("bad-paths", test_bad_paths);
     ADD("abstract", test_abstract);
     ADD("tcp", test_tcp);
+    ADD("range-of-ports", test_range_of_ports);
     ADD("unresolvable", test_unresolvable);
     ADD("inherited", test_inherited);
     ADD("connect-can-be-cancelled", test_connect_can_be_cancelled);
