@@ -96,6 +96,7 @@ struct BlockNode {
     int64_t length;
     bool active;
     bool dirty;                  /* written since the last flush began */
+    unsigned losses;             /* atomic; see block_child_losses() */
     bool grown;                  /* stands in graph->grown */
     BlockBackend *direct_writer; /* writes past us; changed in the main thread. NULL: nobody */
     BlockStatsSet stats;

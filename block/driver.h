@@ -259,6 +259,12 @@ bool block_node_can_compress(const BlockNode *node);
 void block_node_report_corruption(BlockNode *node, const char *message, bool fatal);
 
 /*
+ * Before a flush fails: what was written to @node since the last one may be gone, and the next
+ * flush may succeed. Any thread.
+ */
+void block_node_report_loss(BlockNode *node);
+
+/*
  * Open or find the child that @ref names and tie it to @parent as @name ("file"), with the
  * permissions that child_perm gives. In co_open only. The edge (owned by the parent, until after
  * its close) or NULL.
@@ -279,6 +285,12 @@ bool block_child_any_sibling(const BlockChild *child, bool (*fn)(BlockNode *sibl
                              void *opaque);
 /* The first child that was opened. Stable inside a request and in control callbacks. */
 BlockChild *block_node_first_child(BlockNode *node);
+/*
+ * How often a loss was reported of the node below or one below that. Who keeps tables there has to
+ * stop when the number has changed: of those that seem to be written some may not be. Inside a
+ * request and in control callbacks.
+ */
+unsigned block_child_losses(const BlockChild *child);
 /* The length of the node below. Any thread. */
 int64_t block_child_length(const BlockChild *child);
 

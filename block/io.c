@@ -236,6 +236,22 @@ static int co_fn flush_co_own(BlockNode *node)
     return r;
 }
 
+void block_node_report_loss(BlockNode *node)
+{
+    __atomic_add_fetch(&node->losses, 1, __ATOMIC_SEQ_CST);
+}
+
+unsigned block_child_losses(const BlockChild *child)
+{
+    const BlockNode *node = child->node;
+    unsigned losses = __atomic_load_n(&node->losses, __ATOMIC_SEQ_CST);
+
+    for (unsigned i = 0; i < node->children->len; i++) {
+        losses += block_child_losses(g_ptr_array_index(node->children, i));
+    }
+    return losses;
+}
+
 void block_node_set_dirty_below(BlockNode *node)
 {
     set_dirty(node);

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import random
 import shutil
 import struct
 import threading
@@ -10,6 +11,7 @@ import time
 
 from wharf import *
 from wharf import nbd_servers as servers
+from wharf.tools import unmount
 
 MIB = 1 << 20
 
@@ -544,6 +546,106 @@ class Forgetful(NbdTest):
         self.fs1.pwrite(self.fd, b'kept', 0)
         self.crash()
         self.fs1.fsync(self.fd)
+
+
+@fuse_test
+class ForgetfulBelowQcow2(NbdTest):
+    """What the server forgets are tables, too: the image must not become corrupt by what follows."""
+
+    DISK = 4 * MIB
+    BLOCK = 4096
+
+    def begin(self, seed):
+        image = self.path(f'{seed}.qcow2')
+        run(find_tool('qemu-img'), 'create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', image, self.DISK)
+        os.truncate(image, 2 * self.DISK)
+        with open(image, 'rb') as f:
+            self.server = servers.Forgetful(self, f's{seed}', f.read(), seed)
+        self.start()
+        self.add_image()
+        return image
+
+    def add_image(self):
+        self.image_options = {
+            'driver': 'qcow2', 'node-name': 'q', 'refcount-cache-size': 16384, 'l2-cache-size': 16384,
+            'file': self.options(self.server.path, node_name='f', reconnect_delay=TIMEOUT)}
+        self.daemon.qmp.cmd('blockdev-add', self.image_options)
+        self.export('q')
+
+    def go_through(self, seed):
+        image = self.begin(seed)
+        rng = random.Random(seed)
+        worker = self.fs()
+        fd = worker.open(self.mnt, os.O_RDWR)
+        possible = {}  # block: what it may hold, the last write at the end
+        last = {}  # block: how many syncs had failed when it was last written
+        failures = 0
+        self.server.crash_rate = 0.03
+        for _ in range(12):
+            for _ in range(rng.randrange(1, 20)):
+                block, byte = rng.randrange(self.DISK // self.BLOCK), rng.randrange(1, 256)
+                possible.setdefault(block, [0]).append(byte)
+                last[block] = failures
+                try:
+                    worker.pwrite(fd, bytes([byte]) * self.BLOCK, block * self.BLOCK)
+                except OSError as e:
+                    self.assertEqual(errno.EIO, e.errno)
+                    last[block] = None
+            try:
+                worker.fsync(fd)
+                possible = {block: held[-1:] if last[block] == failures else held
+                            for block, held in possible.items()}
+            except OSError as e:
+                self.assertEqual(errno.EIO, e.errno)
+                failures += 1
+        worker.kill()
+        self.daemon.kill()
+        unmount(self.mnt)
+        self.assert_sound(image, possible)
+        return failures
+
+    def assert_sound(self, image, possible):
+        with open(image, 'wb') as f:
+            f.write(self.server.data)
+        done = run(find_tool('qemu-img'), 'check', image, check=False)
+        self.assertIn(done.returncode, (0, 3), done.stdout + done.stderr)  # 3: leaks
+        raw = self.path('raw')
+        run(find_tool('qemu-img'), 'convert', '-O', 'raw', image, raw)
+        with open(raw, 'rb') as f:
+            data = f.read()
+        for block in range(self.DISK // self.BLOCK):
+            held = data[block * self.BLOCK:(block + 1) * self.BLOCK]
+            self.assertIn(held[0], possible.get(block, [0]), f'block {block}')
+            self.assertEqual(bytes(held[:1]) * self.BLOCK, held, f'block {block}')
+
+    def test_opened_anew(self):
+        """Nothing more is written, until the image is read anew."""
+        image = self.begin(0)
+        worker = self.fs()
+        fd = worker.open(self.mnt, os.O_RDWR)
+        worker.pwrite(fd, b'1' * 4096, 0)
+        worker.fsync(fd)
+        worker.pwrite(fd, b'2' * 4096, 4096)
+        self.server.crash()
+        for _ in range(2):
+            self.assert_errno(errno.EIO, worker.fsync, fd)
+        self.assert_errno(errno.EIO, worker.pwrite, fd, b'3' * 4096, 0)
+        self.assertEqual(b'1' * 4096, worker.pread(fd, 4096, 0))
+        self.assertIn('has lost something', self.daemon.log())
+        self.assertIn('delete the node', self.refused('blockdev-reopen', {
+            'options': [{**self.image_options, 'file': 'f', 'l2-cache-size': 32768}]}))
+        self.assert_errno(errno.EIO, worker.close, fd)
+        self.daemon.qmp.cmd('block-export-del', {'id': 'e0'})
+        self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED')
+        self.daemon.qmp.cmd('blockdev-del', {'node-name': 'q'})
+        self.add_image()
+        self.assertEqual(b'1' * 4096, self.read(0, 4096))
+        self.write(4096, b'4' * 4096)
+        self.daemon.quit()
+        self.assert_sound(image, {0: b'1', 1: b'4'})
+
+    def test_random(self):
+        self.assertGreater(sum(self.go_through(seed) for seed in range(6)), 3)
 
 
 class Hostile(NbdTest):

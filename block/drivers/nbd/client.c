@@ -375,7 +375,7 @@ static int co_fn co_flush(NbdConnection *connection, void *opaque)
 }
 
 /* What is there is flushed in any case. */
-static int co_fn client_co_flush_here(NbdClient *c)
+static int co_fn client_co_flush_here(NbdClient *c, bool *forgotten)
 {
     NbdFlush flush = {.client = c};
     int r = client_co_run_here(c, co_flush, &flush);
@@ -383,6 +383,7 @@ static int co_fn client_co_flush_here(NbdClient *c)
     if (r < 0 || flush.forgotten == 0) {
         return r;
     }
+    *forgotten = true;
     c->forgotten -= flush.forgotten;
     g_warning("block node '%s': %s was lost with %" G_GUINT64_FORMAT " unflushed writes, which it "
               "may have forgotten; a flush fails for that, once",
@@ -390,13 +391,14 @@ static int co_fn client_co_flush_here(NbdClient *c)
     return -EIO;
 }
 
-int co_fn nbd_client_co_flush(NbdClient *c)
+int co_fn nbd_client_co_flush(NbdClient *c, bool *forgotten)
 {
     AioContext *caller = aio_context_current();
     int r;
 
     aio_co_reschedule_self(c->ctx);
-    r = client_co_flush_here(c);
+    *forgotten = false;
+    r = client_co_flush_here(c, forgotten);
     aio_co_reschedule_self(caller);
     return r;
 }

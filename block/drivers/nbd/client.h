@@ -64,7 +64,9 @@ typedef int co_fn NbdClientWork(NbdConnection *connection, void *opaque);
 /* Carry out @work(.., @opaque) in the client's home. Returns in the thread of the caller. */
 int co_fn nbd_client_co_run(NbdClient *client, NbdClientWork *work, void *opaque);
 
-/* Flush; -EIO also if writes that should be durable then were forgotten, perhaps. */
-int co_fn nbd_client_co_flush(NbdClient *client);
+/*
+ * Flush. -EIO also if writes that should be durable then were forgotten, perhaps; then *@forgotten.
+ */
+int co_fn nbd_client_co_flush(NbdClient *client, bool *forgotten);
 
 #endif

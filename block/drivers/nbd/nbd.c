@@ -384,7 +384,13 @@ static int co_fn nbd_co_flush(BlockNode *node)
 {
     NbdState *s = block_node_state(node);
 
-    return nbd_client_co_flush(s->client);
+    bool forgotten;
+    int r = nbd_client_co_flush(s->client, &forgotten);
+
+    if (forgotten) {
+        block_node_report_loss(node);
+    }
+    return r;
 }
 
 static int co_fn nbd_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,

@@ -159,8 +159,9 @@ static int co_fn co_write_in_use(Qcow2State *s, guint i)
         IOV_LOCAL(&flags, sizeof(flags)), 0);
 }
 
-static int co_fn co_write_all_in_use(Qcow2State *s)
+static int co_fn co_write_all_in_use(BlockNode *node)
 {
+    Qcow2State *s = block_node_state(node);
     const GPtrArray *bitmaps = s->image->bitmaps;
     bool any = false;
     int r = 0;
@@ -171,7 +172,7 @@ static int co_fn co_write_all_in_use(Qcow2State *s)
             r = co_write_in_use(s, i);
         }
     }
-    return r == 0 && any ? block_child_co_flush(s->file) : r;
+    return r == 0 && any ? qcow2_co_flush_file(node) : r;
 }
 
 int co_fn qcow2_bitmaps_co_begin(BlockNode *node)
@@ -184,7 +185,7 @@ int co_fn qcow2_bitmaps_co_begin(BlockNode *node)
     if (!bitmaps || m->recorded) {
         return 0;
     }
-    r = co_write_all_in_use(s);
+    r = co_write_all_in_use(node);
     if (r < 0) {
         return r;
     }
@@ -455,7 +456,7 @@ static int co_fn co_switch(Store *st, uint64_t offset)
                                    IOV_LOCAL(changed + DIRECTORY_OFFSET_AT, 8), 0);
     }
     if (r == 0) {
-        r = block_child_co_flush(st->s->file);
+        r = qcow2_co_flush_file(st->node);
     }
     qcow2_header_set_extension(h, QCOW2_EXTENSION_BITMAPS,
                                g_bytes_new_take(g_steal_pointer(&changed), length));
@@ -481,7 +482,7 @@ static int co_fn co_prepare(Store *st, uint64_t *offset, uint64_t *bytes)
     if (r == 0) {
         r = qcow2_refcounts_co_write(&st->s->metadata.refcounts);
     }
-    return r < 0 ? r : block_child_co_flush(st->s->file);
+    return r < 0 ? r : qcow2_co_flush_file(st->node);
 }
 
 static void take_back(Store *st)

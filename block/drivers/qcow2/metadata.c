@@ -86,6 +86,30 @@ void qcow2_metadata_clear(Qcow2State *s)
     qcow2_refcounts_clear(&m->refcounts);
 }
 
+bool qcow2_has_lost(BlockNode *node)
+{
+    Qcow2State *s = block_node_state(node);
+
+    if (G_LIKELY(block_child_losses(s->file) == s->losses)) {
+        return false;
+    }
+    if (g_atomic_int_compare_and_exchange(&s->losses_told, 0, 1)) {
+        g_warning("image '%s': its storage has lost something that was written; what was not "
+                  "flushed is gone, and nothing more is written: delete the node and add it again",
+                  s->name);
+    }
+    return true;
+}
+
+int co_fn qcow2_co_flush_file(BlockNode *node)
+{
+    const Qcow2State *s = block_node_state(node);
+    int r = block_child_co_flush(s->file);
+
+    /* An earlier flush may have failed, for somebody else. */
+    return r == 0 && qcow2_has_lost(node) ? -EIO : r;
+}
+
 /* Header */
 
 int co_fn qcow2_co_update_header(BlockNode *node)
@@ -117,10 +141,9 @@ static void co_fn co_mark_corrupt(BlockNode *node)
 
 int co_fn qcow2_co_write_header(BlockNode *node)
 {
-    const Qcow2State *s = block_node_state(node);
     int r = qcow2_co_update_header(node);
 
-    return r < 0 ? r : block_child_co_flush(s->file);
+    return r < 0 ? r : qcow2_co_flush_file(node);
 }
 
 /* Have the header say these, durably; if that fails, what it said before. */
@@ -182,6 +205,9 @@ int co_fn qcow2_co_begin_writing(BlockNode *node)
     int r = 0;
 
     if (G_UNLIKELY(!s->writable)) { /* after a repair that could not be completed */
+        return -EIO;
+    }
+    if (G_UNLIKELY(qcow2_has_lost(node))) {
         return -EIO;
     }
     if (G_UNLIKELY(__atomic_load_n(&s->corrupt, __ATOMIC_RELAXED))) {
@@ -631,9 +657,10 @@ static int co_fn co_write_l1(Commit *c)
     return r;
 }
 
-static int co_fn co_flush_data(Qcow2State *s)
+static int co_fn co_flush_data(BlockNode *node)
 {
-    int r = block_child_co_flush(s->file);
+    const Qcow2State *s = block_node_state(node);
+    int r = qcow2_co_flush_file(node);
 
     return r == 0 && s->data != s->file ? block_child_co_flush(s->data) : r;
 }
@@ -653,7 +680,7 @@ static int co_fn commit_co_write(Commit *c)
     if (r < 0 || (c->slices->len == 0 && c->l1->len == 0 && !m->unflushed)) {
         return r;
     }
-    r = co_flush_data(c->s);
+    r = co_flush_data(c->node);
     m->unflushed = true;
     if (r == 0) {
         r = co_write_slices(c);
@@ -662,7 +689,7 @@ static int co_fn commit_co_write(Commit *c)
         r = co_write_l1(c);
     }
     if (r == 0) {
-        r = block_child_co_flush(c->s->file);
+        r = qcow2_co_flush_file(c->node);
     }
     m->unflushed = r < 0;
     return r;
@@ -679,6 +706,9 @@ int co_fn qcow2_co_commit_locked(BlockNode *node)
     Commit c = {.node = node, .s = s, .freed = freed, .l1 = l1, .slices = slices};
     int r = -ENOMEM;
 
+    if (qcow2_has_lost(node)) {
+        return -EIO;
+    }
     if (__atomic_load_n(&m->unsure, __ATOMIC_ACQUIRE) && !qcow2_co_write_header_back(node)) {
         return -EIO; /* the image may name other tables than those that would be written */
     }
@@ -741,7 +771,7 @@ int co_fn qcow2_co_finish_writing(BlockNode *node)
     }
     r = qcow2_refcounts_co_write(&m->refcounts);
     if (r == 0) {
-        r = block_child_co_flush(s->file);
+        r = qcow2_co_flush_file(node);
     }
     return r < 0 ? r
                  : co_set_features(node, h->incompatible & ~QCOW2_INCOMPATIBLE_DIRTY, h->autoclear);

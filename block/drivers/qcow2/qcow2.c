@@ -360,6 +360,7 @@ static bool co_fn co_open(BlockNode *node, Qcow2State *s, const BlockdevOptionsQ
     }
     s->for_check = o->for_check;
     s->name = image_name(s->file);
+    s->losses = block_child_losses(s->file);
     s->image = qcow2_image_co_load_header(s->file, s->name, s->for_check, error);
     if (!s->image || s->for_check) {
         return co_open_for_check(node, s);
@@ -480,6 +481,13 @@ static bool co_fn qcow2_co_reopen_prepare(BlockReopen *reopen, GError **error)
     const Qcow2State *s = block_node_state(reopen->node);
     g_autofree Qcow2Reopen *r = g_new0(Qcow2Reopen, 1);
 
+    if (s->writable && qcow2_has_lost(reopen->node)) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO,
+                    "image '%s': its storage has lost something that was written; delete the node "
+                    "and add it again",
+                    s->name);
+        return false;
+    }
     if (!check_children(reopen, error) || !check_lazy(s, &reopen->opts->u.qcow2, error) ||
         !make_caches(&reopen->opts->u.qcow2, s->image, &r->l2, &r->clean_ns, &r->refcount_bytes,
                      error)) {
@@ -551,6 +559,7 @@ static bool check_same_names(const Qcow2State *s, const Qcow2Header *header, GEr
 static bool co_fn co_load_anew(BlockNode *node, GError **error)
 {
     Qcow2State *s = block_node_state(node);
+    unsigned losses = block_child_losses(s->file);
     g_autoptr(Qcow2Image) image = qcow2_image_co_load_header(s->file, s->name, false, error);
     Qcow2L2 l2;
 
@@ -567,6 +576,8 @@ static bool co_fn co_load_anew(BlockNode *node, GError **error)
     s->unpacked = qcow2_unpacked_new(qcow2_cluster_size(&image->layout));
     s->image = g_steal_pointer(&image);
     s->l2 = l2;
+    s->losses = losses;
+    g_atomic_int_set(&s->losses_told, 0);
     __atomic_store_n(&s->corrupt, false, __ATOMIC_RELAXED);
     return true;
 }

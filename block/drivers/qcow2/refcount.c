@@ -305,13 +305,13 @@ static bool is_counted_among(const Qcow2Refcounts *r, uint64_t index, guint from
 static int co_fn co_write_entries(Qcow2Refcounts *r)
 {
     guint flushed = 0; /* so many of them */
-    int ret = block_child_co_flush(r->file);
+    int ret = qcow2_co_flush_file(r->node);
 
     for (guint i = 0; ret == 0 && i < r->new_entries->len; i++) {
         uint64_t index = g_array_index(r->new_entries, uint64_t, i);
 
         if (is_counted_among(r, index, flushed, i)) {
-            ret = block_child_co_flush(r->file);
+            ret = qcow2_co_flush_file(r->node);
             flushed = i;
         }
         if (ret == 0) {
@@ -472,7 +472,7 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
         ret = growth_co_write(&g, r);
     }
     if (ret == 0) {
-        ret = block_child_co_flush(r->file);
+        ret = qcow2_co_flush_file(r->node);
     }
     if (ret < 0) {
         g_free(g.table);

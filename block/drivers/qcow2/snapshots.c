@@ -184,7 +184,7 @@ static int co_fn co_write_all(Change *c, ChangeFunc *prepare)
         r = qcow2_shadow_co_write(refcounts, &c->root.reftable_offset, &c->root.reftable_clusters);
     }
     if (r == 0) {
-        r = block_child_co_flush(c->s->file);
+        r = qcow2_co_flush_file(c->node);
     }
     return r < 0 ? r : co_switch(c);
 }

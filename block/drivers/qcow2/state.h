@@ -122,6 +122,9 @@ typedef struct Qcow2State {
 
     bool corrupt; /* atomic; found to be, and reported */
 
+    unsigned losses;  /* of the file, when the tables were read */
+    gint losses_told; /* atomic */
+
     /* Options; drained. */
     bool discard_request, discard_snapshot, discard_other, discard_no_unref;
     bool lazy; /* refcounts are written late; drained */
@@ -218,6 +221,15 @@ int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, unsigned n,
                                 Qcow2CacheChange *change, void *opaque);
 
 /* metadata.c */
+
+/*
+ * Whether the file has told of a loss since the tables were read: then some of them may not be in
+ * it, though they were written, and nothing may be written that names others. Says so once.
+ */
+bool qcow2_has_lost(BlockNode *node);
+
+/* Flush the file: whatever was written to it since the tables were read is there, or -errno. */
+int co_fn qcow2_co_flush_file(BlockNode *node);
 
 /* Make the node ready for writing, or put away what it had for that. */
 bool co_fn qcow2_metadata_co_init(BlockNode *node, size_t refcount_bytes, GError **error);

@@ -38,7 +38,7 @@ static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries, 
         r = qcow2_refcounts_co_write(&s->metadata.refcounts);
     }
     if (r == 0) {
-        r = block_child_co_flush(s->file);
+        r = qcow2_co_flush_file(node);
     }
     if (r < 0) {
         return r;

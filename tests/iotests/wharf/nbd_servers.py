@@ -143,6 +143,8 @@ REPLY_MAGIC = 0x0003e889045565a9
 OPT_STARTTLS, OPT_GO, OPT_STRUCTURED = 5, 7, 8
 REP_ACK, REP_INFO, REP_ERR_UNSUP, REP_ERR_POLICY = 1, 3, (1 << 31) + 1, (1 << 31) + 2
 FLAG_HAS, FLAG_READ_ONLY, FLAG_FLUSH = 1, 2, 4
+CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH = 0, 1, 2, 3
+SIMPLE_REPLY_MAGIC = 0x67446698
 
 
 def receive(sock, count):
@@ -233,6 +235,66 @@ class Fake:
                 client.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+
+class Forgetful(Fake):
+    """A server with a cache that is written back by flushes alone; a crash forgets some of it."""
+
+    def __init__(self, test, name, data, seed=0):
+        self.data = bytearray(data)
+        self.random = random.Random(seed)
+        self.lock = threading.Lock()
+        self.crashes = 0
+        self.crash_rate = 0  # probability that a request finds it crashing
+        self.unflushed = []  # (offset, what was there), oldest first
+        super().__init__(test, name, self._export)
+
+    def crash(self):
+        with self.lock:
+            self._crash()
+
+    def _crash(self):
+        """End all connections; half of the writes that were not flushed are kept."""
+        self.crashes += 1
+        for client in self.open:
+            try:
+                client.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        kept = []
+        for offset, before in reversed(self.unflushed):
+            if self.random.random() < 0.5:
+                kept.append((offset, self.data[offset:offset + len(before)]))
+            self.data[offset:offset + len(before)] = before
+        for offset, after in reversed(kept):
+            self.data[offset:offset + len(after)] = after
+        self.unflushed = []
+
+    def _export(self, sock):
+        crashes = self.crashes
+        negotiate(sock, len(self.data))
+        while True:
+            _, kind, cookie, offset, length = take_request(sock)
+            payload = receive(sock, length) if kind == CMD_WRITE else b''
+            with self.lock:
+                if self.random.random() < self.crash_rate:
+                    self._crash()
+                if self.crashes != crashes:
+                    return
+                answer = self._carry_out(kind, offset, length, payload)
+            sock.sendall(struct.pack('>IIQ', SIMPLE_REPLY_MAGIC, 0, cookie) + answer)
+
+    def _carry_out(self, kind, offset, length, payload):
+        if kind == CMD_WRITE:
+            self.unflushed.append((offset, bytes(self.data[offset:offset + length])))
+            self.data[offset:offset + length] = payload
+        elif kind == CMD_FLUSH:
+            self.unflushed = []
+        elif kind == CMD_READ:
+            return bytes(self.data[offset:offset + length])
+        elif kind == CMD_DISC:
+            raise ConnectionError
+        return b''
 
 
 def make_certificates(directory):
