@@ -159,7 +159,7 @@ const char *block_backend_user(BlockBackend *blk)
     return blk->user;
 }
 
-void blk_set_change_notify(BlockBackend *blk, void (*cb)(void *opaque), void *opaque)
+void blk_set_change_notify(BlockBackend *blk, BlockChangeCallback *cb, void *opaque)
 {
     block_graph_assert_main(blk->graph);
     blk->notify = cb;

@@ -103,12 +103,20 @@ int co_fn blk_co_refresh_length(BlockBackend *blk);
 /* Requests that are inside or wait at the gate. Any thread; exact only when nothing is started. */
 unsigned block_backend_in_flight(BlockBackend *blk);
 
+/* What a BlockChangeCallback is told. */
+typedef enum BlockChanges {
+    BLOCK_CHANGED_LENGTH = 1 << 0,  /* by whomever, the backend itself included */
+    BLOCK_CHANGED_CONTENT = 1 << 1, /* by somebody else */
+} BlockChanges;
+
+typedef void BlockChangeCallback(BlockChanges changes, void *opaque);
+
 /*
  * Tell @cb (NULL: nobody any more) when the node's length has changed, or when its content was
  * written through another backend. Called in the main thread, outside of any coroutine, soon after
- * the change; several changes may make one call. A change of length is told to its author, too.
+ * the change; several changes may make one call.
  */
-void blk_set_change_notify(BlockBackend *blk, void (*cb)(void *opaque), void *opaque);
+void blk_set_change_notify(BlockBackend *blk, BlockChangeCallback *cb, void *opaque);
 
 /*
  * Returns when that has been called for all that had changed before; a change of length that the

@@ -160,7 +160,7 @@ struct BlockBackend {
     bool pins;                        /* nodes below may not be reopened */
     bool direct;                      /* holds direct access */
     BlockPerm lent_perm, lent_shared; /* a direct writer's own, without what that takes */
-    void (*notify)(void *opaque);
+    BlockChangeCallback *notify;
     void *notify_opaque;
 
     /* gate_lock */
@@ -168,10 +168,10 @@ struct BlockBackend {
     CoQueue gate_wait;
     bool gate_closed;
 
-    unsigned held;      /* atomic; requests on their way in, and truncates */
-    bool shares_writes; /* atomic; someone else wants to know what is written here */
-    bool wrote;         /* atomic; changed_bh is to tell them */
-    bool changed;       /* main; changed_bh is to tell this backend */
+    unsigned held;        /* atomic; requests on their way in, and truncates */
+    bool shares_writes;   /* atomic; someone else wants to know what is written here */
+    bool wrote;           /* atomic; changed_bh is to tell them */
+    BlockChanges changed; /* main; changed_bh is to tell this backend */
 };
 
 /* Which flags the driver handles. Any thread. */

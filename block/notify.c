@@ -10,9 +10,9 @@
 
 /* Marks, and the bottom half that acts on them */
 
-static void mark_changed(BlockBackend *blk)
+static void mark_changed(BlockBackend *blk, BlockChanges changes)
 {
-    blk->changed = true;
+    blk->changed |= changes;
     aio_bh_schedule(blk->graph->changed_bh);
 }
 
@@ -25,7 +25,7 @@ static void mark_readers(BlockBackend *blk, BlockNode *node)
         BlockBackend *other = g_ptr_array_index(backends, i);
 
         if (other != blk) {
-            mark_changed(other);
+            mark_changed(other, BLOCK_CHANGED_CONTENT);
         }
     }
     for (unsigned i = 0; i < node->children->len; i++) {
@@ -59,13 +59,14 @@ static void co_fn grown_co_entry(void *opaque)
 }
 
 /* One who is to be told, or NULL. A callback may free any backend, so each is looked for anew. */
-static BlockBackend *take_changed(BlockGraph *graph)
+static BlockBackend *take_changed(BlockGraph *graph, BlockChanges *changes)
 {
     for (GList *l = graph->backends.head; l; l = l->next) {
         BlockBackend *blk = l->data;
 
         if (blk->changed) {
-            blk->changed = false;
+            *changes = blk->changed;
+            blk->changed = 0;
             return blk;
         }
     }
@@ -125,6 +126,7 @@ static void notify_act(void *opaque)
     BlockGraph *graph = opaque;
     BlockNode *node;
     BlockBackend *blk;
+    BlockChanges changes;
 
     send_reports(graph);
 
@@ -139,9 +141,9 @@ static void notify_act(void *opaque)
             mark_readers(blk, blk->root.node);
         }
     }
-    while ((blk = take_changed(graph))) {
+    while ((blk = take_changed(graph, &changes))) {
         if (blk->notify) {
-            blk->notify(blk->notify_opaque);
+            blk->notify(changes, blk->notify_opaque);
         }
     }
     block_graph_wake(graph, &graph->notified);
@@ -191,7 +193,7 @@ void co_fn block_notify_co_length(BlockNode *node)
         BlockChild *edge = g_ptr_array_index(edges, i);
 
         if (edge->backend) {
-            mark_changed(edge->backend);
+            mark_changed(edge->backend, BLOCK_CHANGED_LENGTH);
         } else if (edge->parent->phase == BLOCK_NODE_OPEN &&
                    (edge->parent->drv->follows_child_length || edge->parent->drv->is_filter)) {
             block_node_co_refresh_length(edge->parent);
@@ -204,7 +206,7 @@ void block_notify_content(BlockNode *node)
     g_autoptr(GPtrArray) backends = block_node_backends_above(node);
 
     for (unsigned i = 0; i < backends->len; i++) {
-        mark_changed(g_ptr_array_index(backends, i));
+        mark_changed(g_ptr_array_index(backends, i), BLOCK_CHANGED_CONTENT);
     }
 }
 

@@ -518,7 +518,7 @@ static char *absolute_path(const char *path)
 /*
  * The node has changed: its length, which may be our own doing, or its data through somebody else.
  */
-static void fuse_node_changed(void *opaque)
+static void fuse_node_changed(BlockChanges changes, void *opaque)
 {
     FuseExport *fe = opaque;
     int64_t length;
@@ -530,7 +530,7 @@ static void fuse_node_changed(void *opaque)
     length = blk_length(fe->common.blk);
     ours = __atomic_exchange_n(&fe->resized, false, __ATOMIC_RELAXED);
     known = __atomic_exchange_n(&fe->length_told, length, __ATOMIC_RELAXED) == length;
-    if (!ours || !known) {
+    if ((changes & BLOCK_CHANGED_CONTENT) || !ours || !known) {
         fuse_told_of_change(fe);
         fuse_channel_void_attributes((FuseQueue *)fe->common.queues[0]);
     }

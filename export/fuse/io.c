@@ -57,6 +57,7 @@ static int co_fn co_resize_rounded(BlockBackend *blk, uint64_t size, PreallocMod
 
 int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
 {
+    int64_t before = blk_length(fuse_blk(fe));
     int ret;
 
     if (size > INT64_MAX) {
@@ -64,6 +65,9 @@ int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
     }
     __atomic_store_n(&fe->resized, true, __ATOMIC_RELAXED);
     ret = co_resize_rounded(fuse_blk(fe), size, prealloc);
+    if (blk_length(fuse_blk(fe)) == before) {
+        __atomic_store_n(&fe->resized, false, __ATOMIC_RELAXED); /* of that nobody is told */
+    }
     if (ret == 0) {
         __atomic_store_n(&fe->length_told, (int64_t)size, __ATOMIC_RELAXED);
         fuse_touch(fe);

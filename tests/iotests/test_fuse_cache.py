@@ -283,6 +283,20 @@ class Coherence(CacheTest):
             self.shows(second, 20000, text)
             self.shows(second, 40000, text)
 
+    def test_resizing_hides_nothing(self):
+        """A truncate that leaves the length alone, or fails, is no excuse for a change by others."""
+        self.export_twice(growable=True)
+        fd, second = self.open(), self.worker.open(self.other, os.O_RDWR)
+        for turn, size in enumerate((self.SIZE, 1 << 62, self.SIZE + 512, self.SIZE)):
+            text = b'turn %03d' % turn
+            self.worker.pread(fd, self.SIZE, 0)
+            try:
+                self.worker.truncate(self.mnt, size)
+            except OSError as e:
+                self.assertEqual((turn, e.errno), (1, errno.EFBIG))
+            self.worker.pwrite(second, text, 5000)
+            self.assertEqual(self.worker.read_file(self.mnt, 5000, 8), text)
+
     def test_a_new_export_does_not_end_early(self):
         """The kernel takes it for empty until it has asked, and must get to keep an answer."""
         self.export_twice()

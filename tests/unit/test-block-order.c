@@ -464,7 +464,7 @@ typedef struct Listener {
     unsigned calls;
 } Listener;
 
-static void listener_cb(void *opaque)
+static void listener_cb(BlockChanges changes, void *opaque)
 {
     ++((Listener *)opaque)->calls;
 }

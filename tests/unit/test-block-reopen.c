@@ -163,7 +163,7 @@ static void test_all_or_none(void)
     fixture_free_backend(f, blk);
 }
 
-static void count_call(void *opaque)
+static void count_call(BlockChanges changes, void *opaque)
 {
     ++*(unsigned *)opaque;
 }
