@@ -140,7 +140,6 @@ static ImageInfo *co_fn image_co_info(BlockNode *node, bool flat)
     info->filename = block_node_filename(node);
     info->format = g_strdup(node->drv->name);
     info->length = block_node_length(node);
-    info->virtual_size = (info->length + 511) & ~INT64_C(511);
     info->has_actual_size = allocated >= 0;
     info->actual_size = MAX(allocated, 0);
     info->limits = limits_info(&node->limits);
@@ -148,6 +147,7 @@ static ImageInfo *co_fn image_co_info(BlockNode *node, bool flat)
         info->format_specific = node->drv->image_specific(node);
     }
     add_driver_info(node, info);
+    info->virtual_size = (info->length + 511) & ~INT64_C(511);
     if (backing && !flat) {
         info->backing_image = image_co_info(backing, flat);
     }
@@ -201,6 +201,7 @@ BlockDeviceInfo *co_fn block_query_co_node(BlockNode *node, bool flat)
     info->cache = cache;
     info->children = children_info(node);
     info->image = image_co_info(node, flat);
+    info->encrypted = info->image->encrypted;
     return info;
 }
 

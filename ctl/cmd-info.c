@@ -86,24 +86,36 @@ static void print_snapshots(const QValue *info)
     }
 }
 
+#define INDENT 4
+
+/* The members of @data, with so many blanks before each. */
+static void print_members(const QValue *data, int indent)
+{
+    for (gsize i = 0; i < qvalue_object_size(data); i++) {
+        const QValue *value = qvalue_object_value(data, i);
+        g_autofree char *key = g_strdup_printf("%*s%s", indent, "", qvalue_object_key(data, i));
+        g_autofree char *text = NULL;
+
+        g_strdelimit(key, "-", ' ');
+        if (qvalue_type(value) == QVALUE_OBJECT) {
+            printf("%s:\n", key);
+            print_members(value, indent + INDENT);
+            continue;
+        }
+        text = qvalue_type(value) == QVALUE_STRING ? g_strdup(qvalue_get_string(value, NULL))
+                                                   : qvalue_to_json_string(value);
+        print_pair(key, text);
+    }
+}
+
 /* Whatever the format alone knows, as it comes. */
 static void print_specific(const QValue *info)
 {
     const QValue *data = ctl_json_object(ctl_json_object(info, "format-specific"), "data");
 
-    if (!data || qvalue_object_size(data) == 0) {
-        return;
-    }
-    puts("Format specific information:");
-    for (gsize i = 0; i < qvalue_object_size(data); i++) {
-        const QValue *value = qvalue_object_value(data, i);
-        g_autofree char *key = g_strdup_printf("    %s", qvalue_object_key(data, i));
-        g_autofree char *text = qvalue_type(value) == QVALUE_STRING
-                                    ? g_strdup(qvalue_get_string(value, NULL))
-                                    : qvalue_to_json_string(value);
-
-        g_strdelimit(key, "-", ' ');
-        print_pair(key, text);
+    if (data && qvalue_object_size(data) > 0) {
+        puts("Format specific information:");
+        print_members(data, INDENT);
     }
 }
 
@@ -119,6 +131,9 @@ static void print_info(const QValue *info)
                ctl_json_uint(info, "length", ctl_json_uint(info, "virtual-size", 0)), true);
     if (allocated != G_MAXUINT64) {
         print_size("disk size", allocated, false);
+    }
+    if (ctl_json_bool(info, "encrypted", false)) {
+        puts("encrypted: yes");
     }
     if (cluster) {
         printf("cluster_size: %" G_GUINT64_FORMAT "\n", cluster);
@@ -183,8 +198,9 @@ static QValue *node_for(const char *path, const char *format, bool is_device, co
 {
     QValue *node = ctl_image_node(NODE, path, format, is_device);
 
-    if (strcmp(format, "raw") != 0 && !o->chain) {
-        qvalue_object_set(node, "backing", qvalue_null());
+    if (strcmp(format, "qcow2") == 0) {
+        qvalue_object_set(node, "for-info", qvalue_bool(true));
+        qvalue_object_set(node, "follow-names", qvalue_bool(o->chain));
     }
     if (o->force_share) {
         qvalue_object_set(node, "force-share", qvalue_bool(true));

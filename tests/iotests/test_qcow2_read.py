@@ -277,6 +277,24 @@ class RefusedTest(Qcow2Test):
             image = self.patched('encrypted.qcow2', (32, struct.pack('>I', method)))
             self.refused(daemon, image, name)
 
+    def test_for_info(self):
+        """A node that tells all about its image, and has nothing to read or write."""
+        daemon = self.wharfd()
+        for method, name in [(1, 'aes'), (2, 'luks')]:
+            image = self.patched('encrypted.qcow2', (32, struct.pack('>I', method)))
+            self.refused(daemon, image, 'read-only', **{'for-info': True, 'read-only': False})
+            self.add(daemon, image, **{'for-info': True})
+            node = next(n for n in daemon.qmp.cmd('query-named-block-nodes') if n['node-name'] == 'q')
+            self.assertTrue(node['encrypted'])
+            self.assertTrue(node['image']['encrypted'])
+            self.assertEqual(node['image']['virtual-size'], MIB)
+            self.assertEqual(node['image']['format-specific']['data']['encrypt'], {'format': name})
+            self.assertEqual(os.path.getsize(self.export(daemon)), 0)
+            self.assertEqual(daemon.qmp.cmd('blockdev-check', {'node-name': 'q'})['check-errors'], 0)
+            self.remove(daemon)
+        image = self.patched('encrypted.qcow2', (32, struct.pack('>I', 3)))
+        self.refused(daemon, image, 'method 3', **{'for-info': True})
+
     def test_features(self):
         daemon = self.wharfd()
         image = self.patched('future.qcow2', (72, struct.pack('>Q', 1 << 17)))

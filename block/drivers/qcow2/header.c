@@ -342,6 +342,12 @@ static bool check_incompatible(const Qcow2Header *h, GError **error)
     return !unknown || UNSUPPORTED("it uses features that are not known here: %s", names->str);
 }
 
+static bool check_known_crypt(const Qcow2Header *h, GError **error)
+{
+    return h->crypt <= QCOW2_CRYPT_LUKS ||
+           UNSUPPORTED("it is encrypted in a way that is not known here (method %u)", h->crypt);
+}
+
 static bool check_crypt(const Qcow2Header *h, GError **error)
 {
     switch (h->crypt) {
@@ -349,10 +355,8 @@ static bool check_crypt(const Qcow2Header *h, GError **error)
         return true;
     case QCOW2_CRYPT_AES:
         return UNSUPPORTED("it is encrypted (AES, the old way), which is not supported");
-    case QCOW2_CRYPT_LUKS:
-        return UNSUPPORTED("it is encrypted (LUKS), which is not supported yet");
     default:
-        return UNSUPPORTED("it is encrypted in a way that is not known here (method %u)", h->crypt);
+        return UNSUPPORTED("it is encrypted (LUKS), which is not supported yet");
     }
 }
 
@@ -403,10 +407,15 @@ bool qcow2_header_check_format(const Qcow2Header *h, GError **error)
     return true;
 }
 
+bool qcow2_header_check_known(const Qcow2Header *h, GError **error)
+{
+    return qcow2_header_check_format(h, error) && check_known_crypt(h, error) &&
+           check_compression(h, error);
+}
+
 bool qcow2_header_check_features(const Qcow2Header *h, GError **error)
 {
-    return qcow2_header_check_format(h, error) && check_crypt(h, error) &&
-           check_compression(h, error);
+    return qcow2_header_check_known(h, error) && check_crypt(h, error);
 }
 
 /* Tables */

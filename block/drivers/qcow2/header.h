@@ -121,6 +121,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Header, qcow2_header_free)
 /* Whether the tables of an image with this header are as we know them, whatever its data is. */
 bool qcow2_header_check_format(const Qcow2Header *header, GError **error);
 
+/* The same, and whether this build could tell all that there is to tell about the image. */
+bool qcow2_header_check_known(const Qcow2Header *header, GError **error);
+
 /* Whether this build can do all that the header asks for; encryption it cannot. */
 bool qcow2_header_check_features(const Qcow2Header *header, GError **error);
 

@@ -46,23 +46,24 @@ Qcow2Header *co_fn qcow2_image_co_read_header(BlockChild *file, GError **error)
                : NULL;
 }
 
-static bool check_header(const Qcow2Header *header, BlockChild *file, bool for_check,
+static bool check_header(const Qcow2Header *header, BlockChild *file, Qcow2Purpose purpose,
                          GError **error)
 {
-    if (for_check) {
+    if (purpose == QCOW2_FOR_CHECK) {
         return qcow2_header_check_format(header, error);
     }
-    return qcow2_header_check_features(header, error) &&
+    return (purpose == QCOW2_FOR_INFO ? qcow2_header_check_known(header, error)
+                                      : qcow2_header_check_features(header, error)) &&
            qcow2_header_check_tables(header, block_child_length(file), error);
 }
 
-Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, bool for_check,
-                                             GError **error)
+Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name,
+                                             Qcow2Purpose purpose, GError **error)
 {
     g_autoptr(Qcow2Image) image = g_new0(Qcow2Image, 1);
 
     image->header = qcow2_image_co_read_header(file, error);
-    if (!image->header || !check_header(image->header, file, for_check, error)) {
+    if (!image->header || !check_header(image->header, file, purpose, error)) {
         g_prefix_error(error, "image '%s': ", name);
         return NULL;
     }

@@ -42,6 +42,19 @@ static GPtrArray *bitmaps_info(const GPtrArray *bitmaps)
     return list;
 }
 
+static ImageInfoSpecificQCow2Encryption *encryption_info(const Qcow2Header *h)
+{
+    ImageInfoSpecificQCow2Encryption *info;
+
+    if (h->crypt == QCOW2_CRYPT_NONE) {
+        return NULL;
+    }
+    info = g_new0(ImageInfoSpecificQCow2Encryption, 1);
+    info->format =
+        h->crypt == QCOW2_CRYPT_AES ? QCOW2_ENCRYPTION_FORMAT_AES : QCOW2_ENCRYPTION_FORMAT_LUKS;
+    return info;
+}
+
 ImageInfoSpecific *qcow2_image_specific(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
@@ -67,6 +80,7 @@ ImageInfoSpecific *qcow2_image_specific(BlockNode *node)
                    __atomic_load_n(&s->corrupt, __ATOMIC_RELAXED),
         .bitmaps = s->image->bitmaps ? bitmaps_info(s->image->bitmaps) : NULL,
         .refcount_bits = INT64_C(1) << h->refcount_order,
+        .encrypt = encryption_info(h),
         .compression_type = h->compression == QCOW2_COMPRESSION_ZSTD ? QCOW2_COMPRESSION_TYPE_ZSTD
                                                                      : QCOW2_COMPRESSION_TYPE_ZLIB,
     };
@@ -106,6 +120,8 @@ bool qcow2_image_info(BlockNode *node, ImageInfo *info)
     const Qcow2State *s = block_node_state(node);
     const Qcow2Header *h = s->image->header;
 
+    info->length = (int64_t)h->size; /* also where the disk cannot be read */
+    info->has_encrypted = info->encrypted = h->crypt != QCOW2_CRYPT_NONE;
     info->has_cluster_size = true;
     info->cluster_size = qcow2_cluster_size(&s->image->layout);
     info->has_dirty_flag = true;

@@ -163,6 +163,9 @@ BlockdevRef *co_fn qcow2_names_co_backing(const Qcow2State *s, const Qcow2Header
     options = qvalue_object();
     qvalue_object_set(options, "driver", qvalue_string(format));
     qvalue_object_set(options, "read-only", qvalue_bool(true));
+    if (s->purpose == QCOW2_FOR_INFO && strcmp(format, "qcow2") == 0) {
+        qvalue_object_set(options, "for-info", qvalue_bool(true));
+    }
     qvalue_object_set(options, "file", co_protocol_options(path));
     return blockdev_ref_from_qvalue(options, error);
 }

@@ -26,6 +26,9 @@ static bool co_fn co_open_data_file(BlockNode *node, Qcow2State *s, const Qcow2H
     g_autoptr(BlockdevRef) named = NULL;
 
     s->data = s->file;
+    if (s->purpose == QCOW2_FOR_INFO && !o->data_file && !s->follow_names) {
+        return true; /* then it is not told how much there is of it */
+    }
     if (!qcow2_header_has_data_file(header)) {
         if (o->data_file) {
             g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
@@ -49,7 +52,7 @@ static bool co_fn co_backing_ref(Qcow2State *s, const Qcow2Header *header,
 {
     g_autoptr(QValue) options = NULL;
 
-    if (!given && !header->backing_file) {
+    if (!given && (!header->backing_file || (s->purpose == QCOW2_FOR_INFO && !s->follow_names))) {
         return true;
     }
     if (!given) {
@@ -189,7 +192,7 @@ static bool check_writable(BlockNode *node, const Qcow2State *s, GError **error)
 /* The header as it is now, of an image that a repair has changed. */
 static bool co_fn co_load_header_anew(Qcow2State *s, GError **error)
 {
-    Qcow2Image *image = qcow2_image_co_load_header(s->file, s->name, s->for_check, error);
+    Qcow2Image *image = qcow2_image_co_load_header(s->file, s->name, s->purpose, error);
 
     if (image) {
         qcow2_image_free(s->image);
@@ -312,7 +315,7 @@ static void state_clear(Qcow2State *s)
 /* Whether the table of snapshots is still the one that was read. */
 static bool co_fn co_check_snapshots(const Qcow2Image *image, const Qcow2State *s, GError **error)
 {
-    g_autoptr(Qcow2Image) now = qcow2_image_co_load_header(s->file, s->name, false, error);
+    g_autoptr(Qcow2Image) now = qcow2_image_co_load_header(s->file, s->name, s->purpose, error);
 
     if (now && (now->header->snapshots_offset != image->header->snapshots_offset ||
                 now->header->n_snapshots != image->header->n_snapshots)) {
@@ -337,13 +340,38 @@ static bool co_fn co_load_tables(Qcow2Image *image, const Qcow2State *s,
                             qcow2_image_co_go_to(image, s->file, s->name, o->snapshot, error));
 }
 
-/* Nothing but the header is needed, which may be missing after an error. */
-static bool co_open_for_check(BlockNode *node, Qcow2State *s)
+/* Nothing but the header is needed. */
+static void open_for_check(BlockNode *node, Qcow2State *s)
 {
+    s->data = s->file;
     if (block_node_flags(node)->auto_read_only && block_node_read_only(block_child_node(s->file))) {
         block_node_set_read_only(node, true);
     }
-    return s->image != NULL;
+}
+
+/* All that can be told, of an image whose data may be out of reach. */
+static bool co_fn co_open_for_info(BlockNode *node, Qcow2State *s, const BlockdevOptionsQcow2 *o,
+                                   GError **error)
+{
+    if (!block_node_flags(node)->read_only) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "image '%s': 'for-info' needs 'read-only'", s->name);
+        return false;
+    }
+    return co_open_data_file(node, s, s->image->header, o, error) &&
+           co_open_backing(node, s, s->image->header, o, error) &&
+           co_load_tables(s->image, s, o, error);
+}
+
+static bool take_purpose(Qcow2State *s, const BlockdevOptionsQcow2 *o, GError **error)
+{
+    if (o->for_check && o->for_info) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "'for-check' and 'for-info' exclude each other");
+        return false;
+    }
+    s->purpose = o->for_check ? QCOW2_FOR_CHECK : o->for_info ? QCOW2_FOR_INFO : QCOW2_FOR_USE;
+    return true;
 }
 
 /*
@@ -354,16 +382,22 @@ static bool co_fn co_open(BlockNode *node, Qcow2State *s, const BlockdevOptionsQ
                           GError **error)
 {
     s->follow_names = o->follow_names;
-    s->file = block_child_co_open(node, o->file, "file", error);
+    s->file = take_purpose(s, o, error) ? block_child_co_open(node, o->file, "file", error) : NULL;
     if (!s->file) {
         return false;
     }
-    s->for_check = o->for_check;
     s->name = image_name(s->file);
     s->losses = block_child_losses(s->file);
-    s->image = qcow2_image_co_load_header(s->file, s->name, s->for_check, error);
-    if (!s->image || s->for_check) {
-        return co_open_for_check(node, s);
+    s->image = qcow2_image_co_load_header(s->file, s->name, s->purpose, error);
+    if (!s->image) {
+        return false;
+    }
+    if (s->purpose == QCOW2_FOR_CHECK) {
+        open_for_check(node, s);
+        return true;
+    }
+    if (s->purpose == QCOW2_FOR_INFO) {
+        return co_open_for_info(node, s, o, error);
     }
     return check_lazy(s, o, error) && co_settle_header(node, s, error) &&
            co_open_data_file(node, s, s->image->header, o, error) &&
@@ -381,7 +415,7 @@ static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GE
         state_clear(s);
         return false;
     }
-    if (s->for_check) {
+    if (s->purpose != QCOW2_FOR_USE) {
         return true;
     }
     s->unpacked = qcow2_unpacked_new(qcow2_cluster_size(&s->image->layout));
@@ -430,8 +464,10 @@ static bool check_children(BlockReopen *reopen, GError **error)
     const BlockdevOptionsQcow2 *o = &reopen->opts->u.qcow2;
     const char *name = NULL;
 
-    if (s->for_check || o->for_check) {
+    if (s->purpose == QCOW2_FOR_CHECK || o->for_check) {
         name = "for-check";
+    } else if (s->purpose == QCOW2_FOR_INFO || o->for_info) {
+        name = "for-info";
     } else if (block_reopen_child(reopen, "file") != block_child_node(s->file)) {
         name = "file";
     } else if (s->data != s->file &&
@@ -582,13 +618,21 @@ static bool co_fn co_load_anew(BlockNode *node, GError **error)
     return true;
 }
 
+/* The same of one that is not there for use. */
+static bool co_fn co_load_sealed_anew(BlockNode *node, Qcow2State *s, GError **error)
+{
+    return co_load_header_anew(s, error) &&
+           (s->purpose == QCOW2_FOR_CHECK ||
+            co_load_tables(s->image, s, &block_node_options(node)->u.qcow2, error));
+}
+
 static bool co_fn qcow2_co_activate(BlockNode *node, GError **error)
 {
     Qcow2State *s = block_node_state(node);
     g_autoptr(Qcow2Header) header = NULL;
 
-    if (s->for_check) {
-        return co_load_header_anew(s, error);
+    if (s->purpose != QCOW2_FOR_USE) {
+        return co_load_sealed_anew(node, s, error);
     }
     header = qcow2_image_co_read_header(s->file, error);
     return header && co_settle_dirty(node, s, header, error) && co_load_anew(node, error) &&
@@ -602,8 +646,8 @@ static bool co_fn co_take_up_repaired(BlockNode *node, bool writable, GError **e
 {
     Qcow2State *s = block_node_state(node);
 
-    if (s->for_check) {
-        return co_load_header_anew(s, error);
+    if (s->purpose != QCOW2_FOR_USE) {
+        return co_load_sealed_anew(node, s, error);
     }
     if (!co_load_anew(node, error) ||
         (writable && !qcow2_metadata_co_init(node, s->refcount_bytes, error))) {
@@ -652,7 +696,7 @@ static int64_t co_fn qcow2_co_length(BlockNode *node)
 {
     const Qcow2State *s = block_node_state(node);
 
-    return s->for_check ? 0 : (int64_t)qcow2_disk_size(s);
+    return s->purpose == QCOW2_FOR_USE ? (int64_t)qcow2_disk_size(s) : 0;
 }
 
 static void qcow2_limits(BlockNode *node, BlockLimits *limits)

@@ -102,11 +102,18 @@ typedef struct Qcow2Metadata {
     Gate *inside;         /* requests under way, by epoch; never closed */
 } Qcow2Metadata;
 
+/* What a node is there for. But for use, its disk can be neither read nor written. */
+typedef enum {
+    QCOW2_FOR_USE,
+    QCOW2_FOR_INFO,  /* all was read that queries tell */
+    QCOW2_FOR_CHECK, /* nothing but the header was read */
+} Qcow2Purpose;
+
 typedef struct Qcow2State {
     /* Fixed after open; what the edges lead to changes with the node drained. */
     char *name;              /* of the image, for messages */
     bool follow_names;       /* of other files, in the image */
-    bool for_check;          /* nothing but the header was read, and nothing else can be done */
+    Qcow2Purpose purpose;
     BlockChild *file, *data; /* the same without an external data file */
     BlockChild *backing;     /* NULL: none */
 
@@ -143,11 +150,11 @@ static inline uint64_t qcow2_disk_size(const Qcow2State *s)
 
 /*
  * Read the image in @file: header, L1 table, list of snapshots. Messages begin with @name. The
- * first step alone gives what is needed to open the other children, and with @for_check accepts
- * whatever can be checked; image_co_load_tables() then fills in the rest.
+ * first step alone gives what is needed to open the other children, and accepts whatever is good
+ * enough for @purpose; image_co_load_tables() then fills in the rest.
  */
-Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name, bool for_check,
-                                             GError **error);
+Qcow2Image *co_fn qcow2_image_co_load_header(BlockChild *file, const char *name,
+                                             Qcow2Purpose purpose, GError **error);
 bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const char *name,
                                       GError **error);
 /* Let @image, which is only read, be as it was at the snapshot with that id or name. */

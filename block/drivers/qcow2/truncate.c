@@ -221,10 +221,11 @@ int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode preallo
     uint64_t before;
     int r;
 
-    if (s->for_check) {
+    if (s->purpose != QCOW2_FOR_USE) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "block node '%s': it was opened for a check, and for nothing else",
-                    block_node_name(node));
+                    "block node '%s': it was opened for %s, and for nothing else",
+                    block_node_name(node),
+                    s->purpose == QCOW2_FOR_CHECK ? "a check" : "information");
         return -ENOTSUP;
     }
     if (size % QCOW2_SECTOR != 0) {
