@@ -726,6 +726,40 @@ class HostileReplies(NbdTest):
             self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED')
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n'})
 
+    def test_nothing_comes_late(self):
+        """What has not left when a connection is lost never does: it would come after its repetition."""
+        over = threading.Event()
+
+        def talk(sock):
+            servers.negotiate(sock, 32 * MIB)
+            if fake.connections == 1:
+                servers.take_request(sock)
+                sock.sendall(b'\xff' * 16)  # no reply
+                over.wait(TIMEOUT)
+                return
+            while True:
+                _, kind, cookie, _, length = servers.take_request(sock)
+                if kind == servers.CMD_WRITE:
+                    servers.receive(sock, length)
+                sock.sendall(struct.pack('>IIQ', servers.SIMPLE_REPLY_MAGIC, 0, cookie))
+        fake = servers.Fake(self, 's', talk, tcp=True)
+        self.start()
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'nbd', 'node-name': 'n', 'reconnect-delay': TIMEOUT,
+            'server': {'type': 'inet', 'host': '127.0.0.1', 'port': str(fake.port)}})
+        self.export()
+        run('dd', 'if=/dev/zero', f'of={self.mnt}', 'bs=16M', 'count=1', 'oflag=direct', 'conv=notrunc')
+        left = 0
+        try:
+            with self.assertRaises(ConnectionResetError):
+                while True:
+                    got = len(fake.open[0].recv(MIB))
+                    self.assertGreater(got, 0, 'the connection was ended in peace')
+                    left += got
+        finally:
+            over.set()
+        self.assertLess(left, 16 * MIB)
+
     def test_dies_of_each_request(self):
         """A request that kills the server each time is not tried for ever."""
         def talk(sock):

@@ -323,10 +323,24 @@ static void connection_disconnect(NbdConnection *c)
     }
 }
 
+/*
+ * What a connection that is lost has not sent yet must not come to the server later, when the same
+ * has been asked for again, and perhaps something else after that.
+ */
+static void connection_drop_unsent(const NbdConnection *c)
+{
+    const struct linger none = {.l_onoff = 1};
+
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+}
+
 void co_fn nbd_connection_co_close(NbdConnection *c, int64_t deadline_ns)
 {
     if (!c) {
         return;
+    }
+    if (c->lost) {
+        connection_drop_unsent(c);
     }
     connection_disconnect(c);
     g_clear_pointer(&c->watch, aio_watch_free);

@@ -196,13 +196,14 @@ def take_request(sock):
 class Fake:
     """A server that is a function of a connected socket; each connection in a thread of its own."""
 
-    def __init__(self, test, name, talk):
+    def __init__(self, test, name, talk, tcp=False):
         self.talk = talk
         self.connections = 0
         self.open = []
-        self.listener = socket.socket(socket.AF_UNIX)
         self.path = test.path(name)
-        self.listener.bind(self.path)
+        self.listener = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
+        self.listener.bind(('127.0.0.1', 0) if tcp else self.path)
+        self.port = self.listener.getsockname()[1] if tcp else None
         self.listener.listen(16)
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
