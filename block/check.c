@@ -27,12 +27,14 @@ static bool co_fn co_check_drained(BlockNode *node, ImageRepair repair, ImageChe
 {
     bool ok;
 
+    co_mutex_lock(&node->image_lock);
     block_node_co_drain_begin(node);
     ok = node->drv->co_check(node, repair, result, error);
     if (result->corruptions_fixed > 0) {
         block_notify_content(node);
     }
     block_node_co_drain_end(node);
+    co_mutex_unlock(&node->image_lock);
     return ok;
 }
 

@@ -189,8 +189,9 @@ typedef struct BlockDriver {
                             GError **error);
 
     /*
-     * Internal snapshots of the image, with the node drained; a failure changes nothing. Of @id and
-     * @name either may be NULL, which matches any. Apply changes the content, perhaps the length.
+     * Internal snapshots of the image, with the node drained, and one of these callbacks or of
+     * co_check at a time; a failure changes nothing. Of @id and @name either may be NULL, which
+     * matches any. Apply changes the content, perhaps the length.
      */
     bool co_fn (*co_snapshot_create)(BlockNode *node, const char *name, GError **error);
     SnapshotInfo *co_fn (*co_snapshot_delete)(BlockNode *node, const char *id, const char *name,

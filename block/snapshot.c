@@ -36,7 +36,7 @@ static bool check_node(BlockNode *node, GError **error)
     return true;
 }
 
-/* Requests wait from here to the end. */
+/* Requests, and other commands of the kind, wait from here to the end. */
 static bool co_fn co_begin(SnapshotCommand *c, BlockGraph *graph, const char *device,
                            const char *user, BlockPerm perm, GError **error)
 {
@@ -53,6 +53,7 @@ static bool co_fn co_begin(SnapshotCommand *c, BlockGraph *graph, const char *de
         block_graph_end_command(graph);
         return false;
     }
+    co_mutex_lock(&c->node->image_lock);
     block_node_co_drain_begin(c->node);
     return true;
 }
@@ -60,6 +61,7 @@ static bool co_fn co_begin(SnapshotCommand *c, BlockGraph *graph, const char *de
 static void co_fn co_end(SnapshotCommand *c)
 {
     block_node_co_drain_end(c->node);
+    co_mutex_unlock(&c->node->image_lock);
     block_backend_co_free(c->blk);
     block_graph_end_command(c->graph);
 }

@@ -270,6 +270,22 @@ class CommandTest(SnapshotTest):
         self.assertEqual(self.image_info(self.daemon)['virtual-size'], 900 * MIB)
         self.remove(self.daemon, exported=False)
 
+    def test_two_at_once(self):
+        """Commands of two clients are carried out one after the other, whichever they are."""
+        other = self.daemon.qmp_client()
+        pairs = [(CREATE, 'a'), (CREATE, 'b')], [(CREATE, 'c'), (DELETE, 'a')], [(CREATE, 'd'), (APPLY, 'b')]
+        self.qemu_io(self.image, f'write -P 7 0 {self.SIZE}')
+        self.add(self.daemon, self.image, **{'read-only': False})
+        for pair in pairs:
+            clients = list(zip([self.daemon.qmp, other], pair))
+            for client, (command, name) in clients:
+                client.send({'execute': command, 'arguments': {'device': 'q', 'name': name}})
+            for client, _ in clients:
+                self.assertIn('return', client.read_reply())
+        self.remove(self.daemon, exported=False)
+        self.check(self.image)
+        self.assertEqual(list(self.snapshots(self.image)), ['b', 'c', 'd'])
+
     @timeout(120)
     def test_while_written_to(self):
         """No request fails or is lost, and each snapshot holds what was written before it, in order."""

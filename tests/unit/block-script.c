@@ -88,7 +88,7 @@ char *script_text(void)
     for (unsigned i = 0; i < st.notes->len; i++) {
         ScriptEntry *e = &g_array_index(st.notes, ScriptEntry, i);
 
-        g_string_append_printf(text, "%s%c", i ? " " : "", "rwzdftsa"[e->op]);
+        g_string_append_printf(text, "%s%c", i ? " " : "", "rwzdftsaSC"[e->op]);
         if (e->op != SCRIPT_FLUSH) {
             g_string_append_printf(text, "%" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT, e->offset,
                                    e->bytes);
@@ -312,6 +312,28 @@ static int co_fn script_co_block_status(BlockNode *node, uint64_t offset, uint64
     return r;
 }
 
+/* A command on the image as a whole, which does nothing. */
+static bool co_fn script_co_command(ScriptOp op, GError **error)
+{
+    int r = script_co_pass((ScriptEntry){op, 0, 0, 0, 0});
+
+    if (r < 0) {
+        wharf_set_error_errno(error, -r, "the script says");
+    }
+    return r == 0;
+}
+
+static bool co_fn script_co_snapshot_create(BlockNode *node, const char *name, GError **error)
+{
+    return script_co_command(SCRIPT_SNAPSHOT, error);
+}
+
+static bool co_fn script_co_check(BlockNode *node, ImageRepair repair, ImageCheck *result,
+                                  GError **error)
+{
+    return script_co_command(SCRIPT_CHECK, error);
+}
+
 static int64_t co_fn script_co_length(BlockNode *node)
 {
     return block_child_length(image(node));
@@ -426,6 +448,8 @@ const BlockDriver block_driver_blkdebug = {
     .co_truncate = script_co_truncate,
     .co_block_status = script_co_block_status,
     .co_length = script_co_length,
+    .co_snapshot_create = script_co_snapshot_create,
+    .co_check = script_co_check,
     .limits = script_limits,
     .child_perm = script_child_perm,
     .co_check_perm = script_co_check_perm,

@@ -21,6 +21,8 @@ typedef enum {
     SCRIPT_TRUNCATE,
     SCRIPT_STATUS,
     SCRIPT_ALLOCATE,
+    SCRIPT_SNAPSHOT, /* to create one, which does nothing */
+    SCRIPT_CHECK,
     SCRIPT__MAX,
 } ScriptOp;
 
