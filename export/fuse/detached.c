@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -137,9 +138,22 @@ bool fuse_mount_detached(FuseExportAllowOther allow_other, FuseMount *mount, GEr
  * then, nobody does, nor can the thread end. A child with none of our descriptors does not keep the
  * connection alive, so the end of it ends the child's wait, too. */
 
+/* Let @signo end this process, whatever the thread had blocked that it was forked from. */
+static void child_heed(int signo)
+{
+    sigset_t set;
+
+    signal(signo, SIG_DFL);
+    sigemptyset(&set);
+    sigaddset(&set, signo);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
 /* In a forked child: system calls only. */
 static void child_close_all_from(int first)
 {
+    child_heed(SIGTERM);
+    child_heed(SIGALRM);
     alarm(CHILD_MAX_S);
     if (close_range(first, ~0U, 0) < 0) {
         _exit(EXIT_FAILURE);
@@ -212,42 +226,40 @@ bool fuse_mount_attach(FuseMount *mount, const char *path, GError **error)
     return true;
 }
 
-static void sync_in_child(const FuseMount *mount) G_GNUC_NORETURN;
+static void sync_in_child(const char *path, const FuseMountId *id) G_GNUC_NORETURN;
 
-static void sync_in_child(const FuseMount *mount)
+static void sync_in_child(const char *path, const FuseMountId *id)
 {
     struct statx st;
     int fd;
 
     child_close_all_from(STDERR_FILENO + 1);
-    fd = open(mount->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0) {
         _exit(errno);
     }
-    if (st.stx_dev_major != mount->id.dev_major || st.stx_dev_minor != mount->id.dev_minor) {
+    if (st.stx_dev_major != id->dev_major || st.stx_dev_minor != id->dev_minor) {
         _exit(EXIT_SUCCESS); /* another mount on top of it */
     }
     _exit(fsync(fd) < 0 ? errno : EXIT_SUCCESS);
 }
 
-bool fuse_mount_sync(const FuseMount *mount, GError **error)
+bool fuse_mount_sync(const char *path, const FuseMountId *id, GError **error)
 {
-    FuseMountId there;
+    g_autofree char *place = fuse_mount_find(path, id);
     pid_t pid;
     int err;
 
-    if (fuse_mountpoint_identify(mount->path, &there) < 0 ||
-        !fuse_mount_id_equal(&there, &mount->id)) {
+    if (!place) {
         return true;
     }
     pid = fork();
     if (pid == 0) {
-        sync_in_child(mount);
+        sync_in_child(place, id);
     }
     err = child_wait(pid);
     if (err) {
-        wharf_set_error_errno(error, err, "cannot write back what the kernel keeps of '%s'",
-                              mount->path);
+        wharf_set_error_errno(error, err, "cannot write back what the kernel keeps of '%s'", place);
     }
     return err == 0;
 }

@@ -19,6 +19,9 @@
 #define LEAVE_WAIT_NS (5 * NS_PER_S)
 #define LEAVE_STEP_NS (NS_PER_S / 20)
 
+/* How long a safe deletion waits for the kernel's next write while it writes back. */
+#define WRITE_BACK_STALL_NS (10 * NS_PER_S)
+
 /* How long taking an export away waits for an unmount before it cuts the connection off. */
 #define UNMOUNT_WAIT_NS (5 * NS_PER_S)
 
@@ -711,19 +714,114 @@ static bool co_fn fuse_co_leave(FuseExport *fe)
     return true;
 }
 
+/* Writing back, in a coroutine that may outlive whoever wants it: it may hang. */
+typedef struct FuseWriteBack {
+    unsigned refs;
+    char *path;
+    FuseMountId id;
+    bool done;
+    GError *error;
+    ExportWaiter *waiter;
+} FuseWriteBack;
+
+static void write_back_unref(FuseWriteBack *wb)
+{
+    if (--wb->refs == 0) {
+        g_free(wb->path);
+        g_clear_error(&wb->error);
+        g_free(wb);
+    }
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FuseWriteBack, write_back_unref)
+
+static int write_back_worker(void *opaque)
+{
+    FuseWriteBack *wb = opaque;
+
+    return fuse_mount_sync(wb->path, &wb->id, &wb->error) ? 0 : -EIO;
+}
+
+static void co_fn write_back_co_run(void *opaque)
+{
+    g_autoptr(FuseWriteBack) wb = opaque;
+
+    aio_co_run_worker(write_back_worker, wb);
+    wb->done = true;
+    if (wb->waiter) {
+        export_waiter_wake(wb->waiter);
+    }
+}
+
+static void co_fn write_back_co_wait(FuseWriteBack *wb, int64_t deadline_ns)
+{
+    ExportWaiter waiter = {0};
+
+    if (!wb->done) {
+        wb->waiter = &waiter;
+        export_waiter_co_wait(&waiter, deadline_ns);
+        wb->waiter = NULL;
+    }
+}
+
+static uint64_t writes_done(const FuseExport *fe)
+{
+    BlockOpStats stats[BLOCK_OP__MAX];
+
+    blk_stats(fe->common.blk, stats);
+    return stats[BLOCK_OP_WRITE].ops + stats[BLOCK_OP_WRITE].failed;
+}
+
+/* Have the kernel write back all that it keeps, however long that takes, if only it goes on. */
+static bool co_fn fuse_co_write_back(FuseExport *fe, GError **error)
+{
+    g_autoptr(FuseWriteBack) wb = g_new0(FuseWriteBack, 1);
+    uint64_t before;
+
+    wb->refs = 2;
+    wb->path = g_strdup(fe->mount.path);
+    wb->id = fe->mount.id;
+    aio_co_enter(fe->common.main, write_back_co_run, wb);
+    do {
+        before = writes_done(fe);
+        write_back_co_wait(wb, aio_now_ns() + WRITE_BACK_STALL_NS);
+    } while (!wb->done && fe->common.state == EXPORT_RUNNING && writes_done(fe) != before);
+    if (fe->common.state != EXPORT_RUNNING) {
+        return true; /* somebody else has ended it meanwhile */
+    }
+    if (!wb->done) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "%s is still in use: the kernel has data to write back to its file '%s', and "
+                    "that does not go on; mode 'hard' drops the data",
+                    fe->common.user, wb->path);
+        return false;
+    }
+    if (wb->error) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&wb->error),
+                                   "%s stays, for data was lost; remove it again if that is "
+                                   "known: ",
+                                   fe->common.user);
+        return false;
+    }
+    return true;
+}
+
 /* With passthrough, open files and mappings would go on without us. */
 static bool co_fn fuse_export_co_may_end(Export *exp, GError **error)
 {
     FuseExport *fe = (FuseExport *)exp;
 
+    if (fe->cache == FUSE_EXPORT_CACHE_WRITEBACK) {
+        return fuse_co_write_back(fe, error);
+    }
     if (!fe->passthrough.active) {
         return true;
     }
-    __atomic_store_n(&fe->leaving, true, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&fe->leaving, 1, __ATOMIC_SEQ_CST);
     if (fuse_co_leave(fe)) {
         return true;
     }
-    __atomic_store_n(&fe->leaving, false, __ATOMIC_SEQ_CST);
+    __atomic_fetch_sub(&fe->leaving, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&fe->lost, __ATOMIC_SEQ_CST)) {
         return true; /* nobody has been told of that yet */
     }
@@ -740,7 +838,7 @@ static void fuse_sync_at_end(FuseExport *fe)
 {
     g_autoptr(GError) error = NULL;
 
-    if (!fuse_mount_sync(&fe->mount, &error)) {
+    if (!fuse_mount_sync(fe->mount.path, &fe->mount.id, &error)) {
         g_warning("%s: %s", fe->common.user, error->message);
     }
 }
@@ -815,6 +913,10 @@ static void co_fn fuse_export_co_withdraw(Export *exp)
     /* A coroutine of its own: if the unmount hangs, the export goes on without it. */
     aio_co_enter(exp->main, fuse_co_unmount, fe);
     fuse_co_wait_unmounted(fe, unmount_deadline(fe));
+    if (!fe->unmounted && fe->cache == FUSE_EXPORT_CACHE_WRITEBACK) {
+        g_warning("%s: what the kernel has not written back to '%s' yet is lost", exp->user,
+                  fe->mount.path);
+    }
 }
 
 static void fuse_export_abandon(Export *exp)

@@ -75,7 +75,7 @@ typedef struct FuseExport {
     FuseAttributes attributes; /* atomic */
     unsigned open_files;       /* atomic */
     bool opened;               /* atomic: ever; see fuse_channel_void_attributes() */
-    bool leaving;              /* atomic: an unmount is ours, no loss */
+    unsigned leaving;          /* atomic: so many safe deletions unmount it, which is no loss */
     int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
     bool uring_refused;        /* atomic: the kernel does not want our entries */
     bool resized;              /* atomic: a client of ours has, since we last looked */

@@ -209,6 +209,18 @@ static bool is_on_top(const char *path, const FuseMountId *id)
     return fuse_mountpoint_identify(path, &there) == 0 && fuse_mount_id_equal(&there, id);
 }
 
+char *fuse_mount_find(const char *path, const FuseMountId *id)
+{
+    g_autoptr(MountInfo) info = NULL;
+
+    if (is_on_top(path, id)) {
+        return g_strdup(path);
+    }
+    info = mountinfo_find_id(id->mount, id->dev_major, id->dev_minor);
+    return info && id->unique && is_on_top(info->mountpoint, id) ? g_strdup(info->mountpoint)
+                                                                 : NULL;
+}
+
 static FuseUnmountResult covered(const char *path, GError **error)
 {
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,

@@ -56,10 +56,14 @@ bool fuse_mount_detached(FuseExportAllowOther allow_other, FuseMount *mount, GEr
 bool fuse_mount_attach(FuseMount *mount, const char *path, GError **error);
 
 /*
- * Have the kernel write back what programs have written. The connection must be served meanwhile,
- * and it lasts as long as that takes; if the connection ends, so does this.
+ * Have the kernel write back what programs have written to the mount @id, made at @path, wherever
+ * it has been moved to. The connection must be served meanwhile, and it lasts as long as that takes;
+ * if the connection ends, so does this. True also where the mount is not to be found.
  */
-bool fuse_mount_sync(const FuseMount *mount, GError **error);
+bool fuse_mount_sync(const char *path, const FuseMountId *id, GError **error);
+
+/* Where the mount @id, made at @path, is on top now: to be freed; NULL: nowhere. */
+char *fuse_mount_find(const char *path, const FuseMountId *id);
 
 typedef enum {
     FUSE_UNMOUNT_DONE,

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Exports with the kernel's write-back cache (cache=writeback)."""
 
+import concurrent.futures
 import errno
 import mmap
 import os
+import re
+import signal
 
 import test_fio_verify
 import test_fuse_file
@@ -85,8 +88,8 @@ class WriteBackTest(WriteBack, test_fuse_file.FileTest):
         with open(path or self.image, 'rb') as f:
             return f.read()
 
-    def delete(self):
-        self.daemon.qmp.cmd('block-export-del', {'id': 'e0'})
+    def delete(self, **options):
+        self.daemon.qmp.cmd('block-export-del', {'id': 'e0', **options})
 
 
 class Late(WriteBackTest):
@@ -133,6 +136,25 @@ class Late(WriteBackTest):
             self.worker.close(fd)
         except OSError as e:
             self.assertEqual(e.errno, errno.ENOTCONN)
+
+    def blocks(self, pid, number):
+        """Whether the process keeps the signal away from itself."""
+        with open(f'/proc/{pid}/status', encoding='utf-8') as f:
+            blocked = int(re.search(r'^SigBlk:\s*(\w+)$', f.read(), re.MULTILINE)[1], 16)
+        return bool(blocked >> (number - 1) & 1)
+
+    def test_slow_deletion(self):
+        """The child that has it written back can be ended by whoever must."""
+        self.export(node={'driver': 'blkdebug', 'image': {'driver': 'file', 'filename': self.image},
+                          'inject-delay': [{'event': 'none', 'iotype': 'write', 'delay-ns': 500 * 10**6}]})
+        self.worker.pwrite(self.open(), b'slow', 0)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            deletion = pool.submit(self.delete)
+            child = wait_until(self.daemon.children, what='the child that writes back')[0]
+            for number in (signal.SIGTERM, signal.SIGALRM):
+                wait_until(lambda n=number: not self.blocks(child, n), timeout=0.4)
+            deletion.result()
+        self.assertEqual(self.image_bytes(), b'slow' + self.content[4:])
 
     def test_end_of_the_daemon(self):
         self.export()
@@ -286,9 +308,19 @@ class Errors(WriteBackTest):
         self.refuses(errno.EIO, 'close', fd)
 
     def test_deletion(self):
+        """It is told once; what the kernel could not write it keeps no longer."""
         self.fails(errno.EIO)
         self.worker.pwrite(self.open(), b'x', 0)
+        with self.assertRaises(QmpError) as caught:
+            self.delete()
+        self.assertIn('cannot write back', str(caught.exception))
+        self.assertTrue(self.mounted(self.mnt))
         self.delete()
+
+    def test_hard_deletion(self):
+        self.fails(errno.EIO)
+        self.worker.pwrite(self.open(), b'x', 0)
+        self.delete(mode='hard')
         self.daemon.wait_log('cannot write back')
 
 

@@ -174,6 +174,19 @@ class Daemon:
                 pass
         return sorted(names)
 
+    def children(self):
+        """The pids of the processes that it has started."""
+        pids = []
+        for entry in filter(str.isdigit, os.listdir('/proc')):
+            try:
+                with open(f'/proc/{entry}/stat', encoding='utf-8') as f:
+                    parent = int(f.read().rpartition(')')[2].split()[1])
+            except OSError:
+                continue
+            if parent == self.pid:
+                pids.append(int(entry))
+        return pids
+
     def rss(self):
         """Resident memory in bytes."""
         with open(f'/proc/{self.pid}/statm', encoding='ascii') as f:
