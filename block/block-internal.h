@@ -263,10 +263,6 @@ void block_backend_leave(BlockBackend *blk);
 /* Put blk->perm and blk->shared into force. With change_lock held. */
 bool co_fn block_backend_co_update_perm(BlockBackend *blk, GError **error);
 
-/* direct.c */
-/* Whether @node may be reopened; not while direct access relies on it, or it is being checked. */
-bool block_node_check_direct(BlockNode *node, GError **error);
-
 /* check.c */
 /*
  * Check the image of @node, with its requests waiting meanwhile, and repair it, for which others

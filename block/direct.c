@@ -151,29 +151,6 @@ void co_fn block_backend_co_release_direct(BlockBackend *blk)
     block_graph_unlock_change(blk->graph);
 }
 
-bool block_node_check_direct(BlockNode *node, GError **error)
-{
-    for (GList *l = node->graph->backends.head; l; l = l->next) {
-        const BlockBackend *blk = l->data;
-
-        if (blk->pins && block_node_reaches(blk->root.node, node)) {
-            g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                        "block node '%s' cannot be changed while %s is at work", node->name,
-                        blk->user);
-            return false;
-        }
-        if (blk->direct && block_node_reaches(blk->root.node, node)) {
-            g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                        "block node '%s' cannot be changed while clients of %s read and write its "
-                        "file directly ('passthrough'): end that first, and begin it anew "
-                        "afterwards",
-                        node->name, blk->user);
-            return false;
-        }
-    }
-    return true;
-}
-
 static int co_fn node_co_refresh_lengths(BlockNode *node)
 {
     for (unsigned i = 0; i < node->children->len; i++) {

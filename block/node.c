@@ -123,10 +123,21 @@ void co_fn block_node_co_flush_last(BlockNode *node)
     }
 }
 
+/*
+ * Wait for the end of a reopen at work below @node, which must not exchange edges under what goes
+ * through them. One that begins later is refused while @node is being closed.
+ */
+static void co_fn node_co_wait_reopened(BlockNode *node)
+{
+    block_graph_co_lock_change(node->graph, node);
+    block_graph_unlock_change(node->graph);
+}
+
 /* Ends @node; @opened: whether the driver's open has succeeded. */
 static void co_fn node_co_close(BlockNode *node, bool opened)
 {
     node->phase = BLOCK_NODE_CLOSING;
+    node_co_wait_reopened(node);
     if (opened) {
         block_node_co_flush_last(node);
         if (node->drv->co_close) {

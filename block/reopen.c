@@ -48,6 +48,57 @@ static ReopenNode *reopen_find(const Reopen *r, const BlockNode *node)
     return NULL;
 }
 
+/*
+ * Who may not be disturbed. A drain waits for requests that came through a backend. Others have to
+ * end before edges below them are exchanged: a reopen is refused while they are there, and those
+ * that would begin meanwhile wait for its end.
+ */
+
+static bool check_backend(const BlockBackend *blk, BlockNode *node, GError **error)
+{
+    if (!(blk->pins || blk->direct) || !block_node_reaches(blk->root.node, node)) {
+        return true;
+    }
+    if (blk->pins) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "block node '%s' cannot be changed while %s is at work", node->name, blk->user);
+        return false;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "block node '%s' cannot be changed while clients of %s read and write its file "
+                "directly ('passthrough'): end that first, and begin it anew afterwards",
+                node->name, blk->user);
+    return false;
+}
+
+/* What is opened or closed reads and writes what is below it. */
+static bool check_above(BlockNode *above, BlockNode *node, GError **error)
+{
+    if (above->phase == BLOCK_NODE_OPEN || !block_node_reaches(above, node)) {
+        return true;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "block node '%s' cannot be changed while node '%s' above it is being %s; try again "
+                "later",
+                node->name, above->name, above->phase == BLOCK_NODE_OPENING ? "opened" : "closed");
+    return false;
+}
+
+static bool reopen_check_undisturbed(BlockNode *node, GError **error)
+{
+    for (GList *l = node->graph->backends.head; l; l = l->next) {
+        if (!check_backend(l->data, node, error)) {
+            return false;
+        }
+    }
+    for (GList *l = node->graph->nodes.head; l; l = l->next) {
+        if (!check_above(l->data, node, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Collect */
 
 static ReopenNode *reopen_add(Reopen *r, BlockNode *node, const BlockdevOptions *opts)
@@ -87,7 +138,7 @@ static bool reopen_collect_one(Reopen *r, const BlockdevOptions *opts, GError **
                     node->drv->name);
         return false;
     }
-    if (!block_node_check_direct(node, error)) {
+    if (!reopen_check_undisturbed(node, error)) {
         return false;
     }
     if (opts->has_active && opts->active != block_node_active(node)) {
@@ -133,7 +184,7 @@ static bool reopen_collect_heirs(Reopen *r, const ReopenNode *rn, GError **error
             return false;
         }
         if (!flags_equal(&flags, &heir->flags)) {
-            if (!block_node_check_direct(heir, error)) {
+            if (!reopen_check_undisturbed(heir, error)) {
                 return false;
             }
             reopen_add(r, heir, heir->opts)->heir = true;

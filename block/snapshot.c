@@ -53,6 +53,7 @@ static bool co_fn co_begin(SnapshotCommand *c, BlockGraph *graph, const char *de
         block_graph_end_command(graph);
         return false;
     }
+    c->blk->pins = true;
     co_mutex_lock(&c->node->image_lock);
     block_node_co_drain_begin(c->node);
     return true;

@@ -94,9 +94,137 @@ static void test_commands_on_image(void)
     command_succeeds(f, &first);
 }
 
+static bool co_fn co_add(Command *c)
+{
+    g_autoptr(QValue) value = fixture_parse(c->name);
+    g_autoptr(BlockdevOptions) opts = blockdev_options_from_qvalue(value, &c->error);
+
+    return block_graph_co_add(c->call.self, opts, &c->error);
+}
+
+static bool co_fn co_del(Command *c)
+{
+    return block_graph_co_del(c->call.self, c->name, &c->error);
+}
+
+static bool co_fn co_reopen(Command *c)
+{
+    g_autoptr(QValue) value = fixture_parse(c->name);
+    g_autoptr(GPtrArray) options =
+        g_ptr_array_new_with_free_func((GDestroyNotify)blockdev_options_free);
+
+    g_ptr_array_add(options, blockdev_options_from_qvalue(value, &c->error));
+    return block_graph_co_reopen(c->call.self, options, &c->error);
+}
+
+#define EXCHANGE "{'driver': 'raw', 'node-name': 'r', 'file': 'other'}"
+#define RW       (BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE)
+
+static void assert_exchange_refused(Fixture *f, const char *word)
+{
+    g_autoptr(GError) error = NULL;
+
+    g_assert_false(fixture_try_reopen(f, "[" EXCHANGE "]", &error));
+    assert_error(&error, word);
+}
+
+/* A chain of 'd', which is as slow as need be, over 'r' over 'mem'. */
+static Fixture *chain_new(void)
+{
+    Fixture *f = concurrent_new();
+
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'r', 'file': 'mem'}");
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'd', 'image': 'r'}");
+    return f;
+}
+
+/* Write to @node, so that a flush has something to do. */
+static void make_dirty(Fixture *f, const char *node)
+{
+    BlockBackend *blk = fixture_backend(f, node, "test", RW, BLOCK_PERM_ALL);
+
+    g_assert_cmpint(fixture_fill(f, blk, 0, 512, 1), ==, 0);
+    fixture_free_backend(f, blk);
+}
+
+/* What reads and writes below a node without a backend keeps a reopen away from there. */
+static void test_reopen_below_open(void)
+{
+    g_autoptr(Fixture) f = chain_new();
+    Command add;
+
+    script.slow_open = true;
+    command_start(f, &add, co_add, "{'driver': 'blkdebug', 'node-name': 'new', 'image': 'd'}");
+    g_assert_false(add.done);
+    assert_exchange_refused(f, "'new' above it is being opened");
+    script_release_open();
+    command_succeeds(f, &add);
+    fixture_reopen(f, "[" EXCHANGE "]");
+}
+
+static void test_reopen_below_close(void)
+{
+    g_autoptr(Fixture) f = chain_new();
+    Command del;
+
+    make_dirty(f, "d");
+    script_hold(SCRIPT_FLUSH);
+    command_start(f, &del, co_del, "d");
+    g_assert_cmpuint(script_held(SCRIPT_FLUSH), ==, 1);
+    assert_exchange_refused(f, "'d' above it is being closed");
+    script_release(SCRIPT_FLUSH);
+    command_succeeds(f, &del);
+    fixture_reopen(f, "[" EXCHANGE "]");
+}
+
+static void test_reopen_below_snapshot(void)
+{
+    g_autoptr(Fixture) f = chain_new();
+    Command snapshot;
+
+    script_hold(SCRIPT_SNAPSHOT);
+    command_start(f, &snapshot, co_snapshot, "d");
+    assert_exchange_refused(f, "while blockdev-snapshot-internal-sync is at work");
+    script_release(SCRIPT_SNAPSHOT);
+    command_succeeds(f, &snapshot);
+    fixture_reopen(f, "[" EXCHANGE "]");
+}
+
+/* A node that is closed later waits for the reopen before it touches what is below. */
+static void test_close_above_reopen(void)
+{
+    g_autoptr(Fixture) f = chain_new();
+    BlockBackend *blk;
+    Request write = {.op = REQUEST_WRITE, .bytes = 512, .buffer = (char[512]){0}};
+    Command reopen, del;
+
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'busy', 'image': 'r'}");
+    blk = fixture_backend(f, "busy", "test", RW, BLOCK_PERM_ALL);
+    make_dirty(f, "d");
+    script_hold(SCRIPT_WRITE);
+    write.blk = blk;
+    request_start(&write, f->main);
+    fixture_settle(f);
+    g_assert_cmpuint(script_held(SCRIPT_WRITE), ==, 1);
+    command_start(f, &reopen, co_reopen, EXCHANGE);
+    g_assert_false(reopen.done);
+    command_start(f, &del, co_del, "d");
+    g_assert_false(del.done);
+    g_assert_cmpuint(script_count(SCRIPT_FLUSH), ==, 0);
+    script_release(SCRIPT_WRITE);
+    command_succeeds(f, &reopen);
+    command_succeeds(f, &del);
+    g_assert_cmpuint(script_count(SCRIPT_FLUSH), ==, 1);
+    fixture_free_backend(f, blk);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/block/concurrent/commands-on-image", test_commands_on_image);
+    g_test_add_func("/block/concurrent/reopen-below-open", test_reopen_below_open);
+    g_test_add_func("/block/concurrent/reopen-below-close", test_reopen_below_close);
+    g_test_add_func("/block/concurrent/reopen-below-snapshot", test_reopen_below_snapshot);
+    g_test_add_func("/block/concurrent/close-above-reopen", test_close_above_reopen);
     return g_test_run();
 }
