@@ -163,6 +163,22 @@ static bool perm_check_read_only(const BlockNode *node, BlockPerm perm, GError *
     return false;
 }
 
+/* An inactive node holds no lock on its image, so nobody active may rely on it. */
+static bool perm_check_active(const BlockNode *node, GError **error)
+{
+    for (unsigned i = 0; !block_node_active(node) && i < node->parents->len; i++) {
+        const BlockChild *edge = upper_edge(node, i);
+
+        if (edge->parent && block_node_active(edge->parent)) {
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                        "block node '%s' is inactive, but the active node '%s' uses it", node->name,
+                        edge->parent->name);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Computes new_perm and new_shared of the edges below @node. */
 static void perm_pass_down(BlockNode *node, BlockPerm perm, BlockPerm shared)
 {
@@ -194,7 +210,8 @@ static bool perm_check_node(BlockNode *node, GError **error)
 {
     BlockPerm perm, shared;
 
-    if (!perm_check_direct(node, error) || !perm_check_conflicts(node, error)) {
+    if (!perm_check_active(node, error) || !perm_check_direct(node, error) ||
+        !perm_check_conflicts(node, error)) {
         return false;
     }
     perm_cumulate(node, &perm, &shared);

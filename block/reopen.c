@@ -244,6 +244,23 @@ static bool reopen_check_active(const ReopenNode *rn, const BlockChild *edge, Bl
     return false;
 }
 
+/* Again, for the lock was given back since the edges were collected. */
+static bool reopen_check_still_active(const Reopen *r, GError **error)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        const ReopenNode *rn = reopen_get(r, i);
+
+        for (unsigned j = 0; j < rn->switches->len; j++) {
+            const EdgeSwitch *change = &g_array_index(rn->switches, EdgeSwitch, j);
+
+            if (!reopen_check_active(rn, change->edge, change->node, error)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 /* What the options say about one edge. */
 static bool reopen_collect_edge(Reopen *r, ReopenNode *rn, BlockChild *edge, const QValue *ref,
                                 GError **error)
@@ -571,7 +588,7 @@ static void co_fn reopen_co_free(Reopen *r)
 /* The part with the nodes drained and change_lock held. */
 static bool co_fn reopen_co_switch(Reopen *r, GError **error)
 {
-    if (!reopen_co_drain(r, error)) {
+    if (!reopen_co_drain(r, error) || !reopen_check_still_active(r, error)) {
         return false;
     }
     reopen_switch_edges(r);

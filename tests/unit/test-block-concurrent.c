@@ -2,6 +2,7 @@
 /* Commands of several clients at the same time, at nodes that have to do with each other. */
 #include "block-fixture.h"
 #include "block-script.h"
+#include "block/block-internal.h"
 #include "qapi/commands-block-core.h"
 
 /* A command that runs beside others. */
@@ -218,6 +219,60 @@ static void test_close_above_reopen(void)
     fixture_free_backend(f, blk);
 }
 
+/* Holds the graph's lock until told, so that commands stand in the order in which they came. */
+typedef struct Holder {
+    BlockGraph *graph;
+    bool release, done;
+} Holder;
+
+static void co_fn holder_entry(void *opaque)
+{
+    Holder *h = opaque;
+
+    co_mutex_lock(&h->graph->change_lock);
+    while (!h->release) {
+        aio_co_sleep_ns(100000);
+    }
+    co_mutex_unlock(&h->graph->change_lock);
+    h->done = true;
+}
+
+static void holder_start(Fixture *f, Holder *h)
+{
+    *h = (Holder){.graph = f->graph};
+    aio_co_enter(f->main, holder_entry, h);
+}
+
+static void holder_release(Fixture *f, Holder *h)
+{
+    h->release = true;
+    fixture_wait(f, &h->done);
+}
+
+static bool co_fn co_deactivate(Command *c)
+{
+    return block_graph_co_set_active(c->call.self, c->name, false, &c->error);
+}
+
+/* The node that is to be a child is made inactive after the reopen has looked at it. */
+static void test_child_rests_during_reopen(void)
+{
+    g_autoptr(Fixture) f = chain_new();
+    Command reopen, rest;
+    Holder h;
+
+    holder_start(f, &h);
+    command_start(f, &reopen, co_reopen, EXCHANGE);
+    command_start(f, &rest, co_deactivate, "other");
+    holder_release(f, &h);
+    fixture_wait(f, &reopen.done);
+    command_succeeds(f, &rest);
+    g_assert_false(reopen.ok);
+    assert_error(&reopen.error, "'other' is inactive");
+    g_assert_true(fixture_try_set_active(f, "other", true, NULL));
+    fixture_reopen(f, "[" EXCHANGE "]");
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -226,5 +281,6 @@ int main(int argc, char **argv)
     g_test_add_func("/block/concurrent/reopen-below-close", test_reopen_below_close);
     g_test_add_func("/block/concurrent/reopen-below-snapshot", test_reopen_below_snapshot);
     g_test_add_func("/block/concurrent/close-above-reopen", test_close_above_reopen);
+    g_test_add_func("/block/concurrent/child-rests-during-reopen", test_child_rests_during_reopen);
     return g_test_run();
 }
