@@ -298,8 +298,10 @@ bool co_fn authz_co_is_allowed(Authz *authz, const char *identity, GError **erro
         return false;
     }
     if (!identity || !authz_rules_allow(rules, identity)) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC, "'%s' is not let in by '%s'",
-                    identity ? identity : "somebody unknown", authz->id);
+        g_autofree char *shown = wharf_printable(identity ? identity : "somebody unknown");
+
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC, "'%s' is not let in by '%s'", shown,
+                    authz->id);
         return false;
     }
     return true;

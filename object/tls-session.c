@@ -421,11 +421,12 @@ static char *tls_peer_certificate_name(TlsSession *s)
 
 static void tls_set_status_error(unsigned status, const char *name, GError **error)
 {
+    g_autofree char *shown = wharf_printable(name ? name : "");
     gnutls_datum_t text = {0};
 
     gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC, "certificate '%s' of the peer: %s",
-                name ? name : "", text.data ? g_strchomp((char *)text.data) : "not trusted");
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC, "certificate '%s' of the peer: %s", shown,
+                text.data ? g_strchomp((char *)text.data) : "not trusted");
     gnutls_free(text.data);
 }
 

@@ -31,4 +31,11 @@ typedef enum {
 /* Set @error to "@format: strerror(@err)" with code WHARF_ERROR_IO. @err is a positive errno. */
 void wharf_set_error_errno(GError **error, int err, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
+/*
+ * What a stranger says (a peer's name, a server's reason), as it may stand in a message: in UTF-8,
+ * and with what would control a terminal, break a line or turn the direction of writing around as
+ * \xNN or \uNNNN.
+ */
+char *wharf_printable(const char *text);
+
 #endif

@@ -684,6 +684,8 @@ class Hostile(NbdTest):
             self.assert_refused(fake.path, fake.path, tls_creds='c')
         script[0] = reply(5, servers.REP_ERR_POLICY, 9, b'not today')
         self.assert_refused(fake.path, 'refuses TLS: not today', tls_creds='c')
+        script[0] = reply(5, servers.REP_ERR_POLICY, 8, b'\x1b[2Jn\xff\ro')
+        self.assert_refused(fake.path, 'refuses TLS: \\x1b[2Jn\\xff\\x0do', tls_creds='c')
 
     def test_sizes(self):
         size = [0]

@@ -411,6 +411,20 @@ static void test_authz_simple(void)
     del("z");
 }
 
+static void test_authz_evil_name(void)
+{
+    Asking asking = {.identity = "CN=\xff\n"};
+
+    add_ok("{'qom-type': 'authz-simple', 'id': 'z', 'identity': 'fred'}", "");
+    asking.authz = object_registry_get_authz(registry, "z", &asking.error);
+    run_two(co_ask, &asking, NULL, NULL);
+    g_assert_false(asking.allowed);
+    g_assert_nonnull(strstr(asking.error->message, "'CN=\\xff\\x0a' is not let in"));
+    g_clear_error(&asking.error);
+    authz_unref(asking.authz);
+    del("z");
+}
+
 static void test_authz_list(void)
 {
     add_ok("{'qom-type': 'authz-list', 'id': 'z'}", "");
@@ -753,6 +767,17 @@ static void test_session_bad_client(void)
     assert_client_refused(&stranger, &client_spec, "certificate");
 }
 
+/* Whatever is in a name, a message shows it as text. */
+static void test_session_evil_name(void)
+{
+    TestCert spec = client_spec;
+
+    spec.until = -60;
+    spec.dn = "CN=a\x1b[2J,O=\xe2\x80\xae";
+    assert_client_refused(&authority, &spec, "CN=a\\x1b[2J");
+    assert_client_refused(&authority, &spec, "O=\\u202e");
+}
+
 static void test_session_bad_server(void)
 {
     char *dir = test_dir_new();
@@ -1049,6 +1074,7 @@ int main(int argc, char **argv)
     g_test_add_func("/tls/psk/files", test_psk_files);
     g_test_add_func("/tls/endpoint", test_endpoint);
     g_test_add_func("/tls/authz/simple", test_authz_simple);
+    g_test_add_func("/tls/authz/evil-name", test_authz_evil_name);
     g_test_add_func("/tls/authz/list", test_authz_list);
     g_test_add_func("/tls/authz/file", test_authz_file);
     g_test_add_func("/tls/session/x509", test_session_x509);
@@ -1058,6 +1084,7 @@ int main(int argc, char **argv)
     g_test_add_func("/tls/session/hostname", test_session_hostname);
     g_test_add_func("/tls/session/no-certificate", test_session_no_certificate);
     g_test_add_func("/tls/session/bad-client", test_session_bad_client);
+    g_test_add_func("/tls/session/evil-name", test_session_evil_name);
     g_test_add_func("/tls/session/bad-server", test_session_bad_server);
     g_test_add_func("/tls/session/psk-mismatch", test_session_psk_mismatch);
     g_test_add_func("/tls/session/authz", test_session_authz);

@@ -89,7 +89,7 @@ static char *last_error(void)
 {
     const char *text = nbd_get_error();
 
-    return g_utf8_make_valid(text ? text : "the connection ended", -1);
+    return wharf_printable(text ? text : "the connection ended");
 }
 
 static void connection_lose_by_error(NbdConnection *c)

@@ -82,17 +82,16 @@ static bool co_fn co_refused(NbdWaiter *in, int fd, const NbdOptionReply *reply,
                              int64_t deadline_ns, GError **error)
 {
     char text[NBD_REPLY_TEXT_BYTES + 1] = "";
+    g_autofree char *shown = NULL;
     uint32_t length = be32toh(reply->length);
 
     if (length <= NBD_REPLY_TEXT_BYTES &&
         nbd_waiter_co_read_full(in, fd, text, length, deadline_ns) < 0) {
         text[0] = '\0';
     }
-    if (!g_utf8_validate(text, -1, NULL)) {
-        text[0] = '\0';
-    }
+    shown = wharf_printable(text);
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED, "the server refuses TLS%s%s",
-                *text ? ": " : "", text);
+                *shown ? ": " : "", shown);
     return false;
 }
 
