@@ -3,8 +3,12 @@
 
 import json
 import os
+import subprocess
+import unittest
 
 from wharf import *
+from wharf import tools
+from wharf.iotest import has_fuse
 from wharf.nbd_test import MIB, NbdTest
 
 
@@ -22,9 +26,9 @@ class Clients(NbdTest):
         self.node(image=self.image)
         self.export(name='disk', description='an example', allocation_depth=True, iothread=['t0', 't1'])
 
-    def nbdsh(self, *commands):
+    def nbdsh(self, *commands, options=()):
         """Commands of nbdsh, with a handle h connected to the export."""
-        words = [find_tool('nbdsh', 'python3-libnbd'), '-u', self.uri('disk')]
+        words = [find_tool('nbdsh', 'python3-libnbd'), *options, '-u', self.uri('disk')]
         for command in commands:
             words += ['-c', command]
         # Its Python module is the system's, whatever other Python may be in the way.
@@ -61,6 +65,20 @@ class Clients(NbdTest):
         self.nbdsh('h.pwrite(b"hello", 4096)', 'assert h.pread(5, 4096) == b"hello"',
                    'h.zero(4096, 4096)', 'assert h.pread(5, 4096) == bytes(5)',
                    'h.trim(4096, 0)', 'h.flush()', 'h.cache(65536, 0)')
+        self.nbdsh('''
+found = []
+h.block_status(7 << 20, 1 << 20, lambda context, offset, entries, error: found.append((context, entries)))
+assert found == [('base:allocation', [1 << 20, 3, 1 << 20, 0, 5 << 20, 3])], found
+parts = [nbd.Buffer(4096) for _ in range(500)]
+cookies = [h.aio_pread(part, i * 4096) for i, part in enumerate(parts)]
+cookies.append(h.aio_pwrite(b'x' * 65536, 4 << 20, flags=nbd.CMD_FLAG_FUA))
+while cookies:
+    h.poll(-1)
+    cookies = [c for c in cookies if not h.aio_command_completed(c)]
+assert b''.join(part.to_bytearray() for part in parts) == h.pread(500 * 4096, 0)
+h.shutdown()
+''', options=('--base-allocation',))
+        self.assertEqual(self.image_bytes(self.image, 4 * MIB, 65536), b'x' * 65536)
 
     def test_qemu_img(self):
         qemu_img = find_tool('qemu-img')
@@ -94,6 +112,36 @@ class Clients(NbdTest):
         copy = self.path('copy')
         run(nbdkit, '-U', '-', 'nbd', f'uri={self.uri("disk")}', '--run', f'nbdcopy "$uri" {copy}')
         self.assertEqual(self.image_bytes(copy), self.content)
+        source = self.make_file('source', 8 * MIB, os.urandom(5 * MIB))
+        for shared in 'true', 'false':
+            run(nbdkit, '-U', '-', 'nbd', f'uri={self.uri("disk")}', f'shared={shared}', '--run',
+                f'nbdcopy --flush {source} "$uri"')
+            self.assertEqual(self.image_bytes(self.image), self.image_bytes(source))
+            os.truncate(source, 0)
+            os.truncate(source, 8 * MIB)
+
+    def test_fio(self):
+        """Several connections write, read and verify at random."""
+        run(find_tool('fio'), '--ioengine=nbd', f'--uri={self.uri("disk")}', '--thread', '--size=1m', '--numjobs=4',
+            '--offset_increment=1m', '--iodepth=16', '--verify=crc32c', '--verify_fatal=1',
+            '--name=random', '--rw=randrw', '--bsrange=512-64k', '--bs_unaligned',
+            '--name=stream', '--offset=4m', '--rw=write', '--bs=1M', '--fsync=2')
+
+    @unittest.skipUnless(has_fuse(), 'there is no FUSE')
+    def test_nbdfuse(self):
+        """A file again, by libnbd."""
+        mnt = self.mountpoint()
+        with subprocess.Popen([find_tool('nbdfuse', 'libnbd-bin'), mnt, self.uri('disk')]) as server:
+            self.addCleanup(server.kill)
+            wait_until(lambda: self.mounted(mnt), what='nbdfuse to mount')
+            run('cmp', mnt, self.make_file('wanted', content=self.content))
+            data = self.make_file('data', content=os.urandom(MIB + 4567))
+            run('dd', f'if={data}', f'of={mnt}', 'bs=100k', 'oflag=seek_bytes', f'seek={MIB - 777}',
+                'conv=notrunc,fsync')
+            run('cmp', f'--ignore-initial={MIB - 777}:0', f'--bytes={MIB + 4567}', mnt, data)
+            self.assertEqual(self.image_bytes(self.image, MIB - 777, MIB + 4567), self.image_bytes(data))
+            tools.unmount(mnt)
+            self.assertEqual(server.wait(TIMEOUT), 0)
 
     def test_sparse_copies_stay_sparse(self):
         copy = self.path('copy')
