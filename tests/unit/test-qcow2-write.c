@@ -173,6 +173,7 @@ typedef struct Kind {
     bool backing;
     const char *options;
     bool compress; /* some of what is written */
+    uint32_t base; /* bytes of the backing file; 0: half of the disk, and a little */
 } Kind;
 
 static const Kind kinds[] = {
@@ -670,7 +671,8 @@ static void co_fn co_add_memory(Run *run, const char *name, const uint8_t *bytes
 static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow2Builder *b)
 {
     guint seed = g_test_rand_int();
-    g_autofree uint8_t *base = g_malloc(kind->size / 2 + 100);
+    uint64_t base_size = kind->base ? kind->base : kind->size / 2 + 100;
+    g_autofree uint8_t *base = g_malloc(base_size);
 
     g_test_message("%s: seed %u", kind->name, seed);
     *run = (Run){.rig = rig,
@@ -688,8 +690,8 @@ static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow
     g_array_set_clear_func(run->marks, mark_clear);
     run->model = g_malloc0(run->max);
     run->buffer = g_malloc(run->max);
-    graph_rig_fill(base, kind->size / 2 + 100, 50);
-    co_add_memory(run, "base", base, kind->size / 2 + 100);
+    graph_rig_fill(base, base_size, 50);
+    co_add_memory(run, "base", base, base_size);
     co_add_memory(run, "file", b->bytes->data, b->bytes->len);
     co_open(run);
     /* What is in the image at the beginning the tests of reading have looked at. */
@@ -997,6 +999,110 @@ static void co_fn body_crash(GraphRig *rig)
 }
 
 /*
+ * A disk that grows: whenever a crash comes, it has its old length, or what was added is zeros. The
+ * backing file has something there, and so has the rest of the last cluster.
+ */
+
+static const Kind growing[] = {
+    {"usual", 3, 16, 4, 0, 320 * KIB, true, "", false, MIB},
+    {"alone", 3, 16, 4, 0, 320 * KIB, false, ", 'discard': 'unmap'"},
+    {"small-clusters", 3, 9, 4, 0, 50 * KIB, true, "", false, MIB},
+    {"version-2", 2, 12, 4, 0, 100 * KIB, true, "", false, MIB},
+    {"subclusters", 3, 16, 4, EXTENDED, 320 * KIB, true, "", false, MIB},
+    {"lazy", 3, 12, 4, 0, 100 * KIB, true, ", 'lazy-refcounts': true", false, MIB},
+    {"compressed", 3, 16, 4, 0, 320 * KIB, true, "", true, MIB},
+};
+
+/* Of an image that a crash has left while the disk grew from run->size. */
+static void co_fn co_check_grown(Run *run, const GByteArray *image, uint64_t size, guint n)
+{
+    g_autofree char *json =
+        g_strdup_printf("{'driver': 'qcow2', 'node-name': 'cut', 'file': 'crashed', "
+                        "'read-only': true, 'backing': %s}",
+                        run->kind->backing ? "'base'" : "null");
+    BlockBackend *blk;
+    uint64_t length;
+
+    co_add_memory(run, "crashed", image->data, image->len);
+    blk = graph_rig_co_use(graph_rig_co_add(run->rig, graph_rig_options(json)),
+                           BLOCK_PERM_CONSISTENT_READ);
+    length = blk_length(blk);
+    g_assert_true(length == run->size || length == size);
+    g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(run->buffer, length), 0), ==, 0);
+    g_assert_cmpmem(run->buffer, run->size, run->model, run->size);
+    for (uint64_t i = run->size; i < length; i++) {
+        if (run->buffer[i] != 0) {
+            g_error("after a crash at %u of %u something shows up at %" G_GUINT64_FORMAT, n,
+                    records->len, i);
+        }
+    }
+    block_backend_co_free(blk);
+    graph_rig_co_del(run->rig, "cut");
+    graph_rig_co_del(run->rig, "crashed");
+}
+
+/* All cuts of what was recorded since the image had @bytes; any write not flushed may be lost. */
+static void co_fn co_check_growing(Run *run, const uint8_t *bytes, uint64_t length, uint64_t size)
+{
+    guint flushed = 0;
+
+    for (guint n = 0; n <= records->len; n++) {
+        for (unsigned i = 0; i < 4; i++) {
+            g_autoptr(GByteArray) image = g_byte_array_new();
+            double kept = i == 0 ? 1 : g_rand_double(run->rand);
+
+            g_byte_array_append(image, bytes, length);
+            for (guint j = 0; j < n; j++) {
+                if (j < flushed || g_rand_double(run->rand) < kept) {
+                    apply(image, &g_array_index(records, Record, j));
+                }
+            }
+            check_image(image->data, image->len, true, "while the disk grew, at", n);
+            co_check_grown(run, image, size, n);
+        }
+        if (n < records->len && g_array_index(records, Record, n).kind == RECORD_FLUSH) {
+            flushed = n + 1;
+        }
+    }
+}
+
+static void co_fn co_grow_and_crash(Run *run, uint64_t size, PreallocMode mode)
+{
+    uint64_t length;
+    g_autofree uint8_t *bytes = NULL;
+
+    g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
+    bytes = co_image(run, &length);
+    records = g_array_new(FALSE, FALSE, sizeof(Record));
+    g_array_set_clear_func(records, record_clear);
+    g_assert_cmpint(blk_co_truncate(run->blk, size, mode, BLOCK_REQ_ZERO, NULL), ==, 0);
+    co_check_growing(run, bytes, length, size);
+    g_clear_pointer(&records, g_array_unref);
+    memset(run->model + run->size, 0, size - run->size);
+    run->size = size;
+    co_expect(run);
+}
+
+static void co_fn body_growing(GraphRig *rig)
+{
+    const Kind *kind = rig->user;
+    g_autoptr(Qcow2Builder) b = make_image(kind);
+    Run run;
+
+    co_begin(&run, rig, kind, b);
+    co_do_write(&run, kind->size - 9000, 9000);
+    /* Within a cluster, of which the rest is not empty. */
+    g_assert_cmpint(blk_co_truncate(run.blk, kind->size - 1536, PREALLOC_MODE_OFF, 0, NULL), ==, 0);
+    run.size = kind->size - 1536;
+    co_grow_and_crash(&run, kind->size - 512, PREALLOC_MODE_OFF);
+    co_grow_and_crash(&run, kind->size + 1024, PREALLOC_MODE_OFF);
+    co_grow_and_crash(&run, kind->size * 5 / 4 / 512 * 512, PREALLOC_MODE_METADATA);
+    co_grow_and_crash(&run, run.max, PREALLOC_MODE_FULL);
+    co_close(&run);
+    run_clear(&run);
+}
+
+/*
  * Several requests under way at a time. A crash may lose any write that has not ended before a
  * flush began that has ended.
  */
@@ -1200,12 +1306,6 @@ static bool co_fn co_try_with_fault(Run *run, Doing what, int n, bool stay)
     co_check_image(run, "right after a fault in request", n);
     if (ok) {
         co_did(run, what);
-    } else if (what == DO_GROW && (uint64_t)blk_length(run->blk) == run->max) {
-        /* What was added could not be zeroed, nor could it be taken back. */
-        g_assert_cmpint(blk_co_preadv(run->blk, run->size,
-                                      IOV_LOCAL(run->model + run->size, run->max - run->size), 0),
-                        ==, 0);
-        run->size = run->max;
     }
     g_assert_cmpuint(blk_length(run->blk), ==, run->size);
     co_expect(run);
@@ -1421,6 +1521,9 @@ int main(int argc, char **argv)
         if (kinds[i].cluster_bits < 16 && kinds[i].order >= 3) {
             add("faults", &kinds[i], body_faults);
         }
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(growing); i++) {
+        add("growing", &growing[i], body_growing);
     }
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);
     graph_rig_add_test("/qcow2/write/short-file", body_short_file, NULL);

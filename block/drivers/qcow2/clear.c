@@ -20,8 +20,9 @@ typedef struct Clear {
     BlockNode *node;
     Qcow2State *s;
     ClearKind kind;
-    bool discard; /* storage of what goes */
-    bool keep;    /* clusters keep their place, with 'discard-no-unref' */
+    uint64_t limit; /* no entry behind that offset has to be looked at */
+    bool discard;   /* storage of what goes */
+    bool keep;      /* clusters keep their place, with 'discard-no-unref' */
 } Clear;
 
 /* Whether what is not allocated at @offset may read as something else than zeros. */
@@ -161,16 +162,15 @@ static int co_fn co_clear_claimed(const Clear *c, const Qcow2Claim *claim, uint6
 static int co_fn co_skip(const Clear *c, uint64_t offset, uint64_t end, uint64_t *skip)
 {
     uint64_t cluster = qcow2_cluster_size(&c->s->image->layout);
-    uint64_t size = qcow2_disk_size(c->s);
     Qcow2Extent extent;
     int r;
 
     *skip = 0;
-    if (offset >= size) {
-        *skip = c->kind == CLEAR_DROP ? 0 : end - offset;
+    if (offset >= c->limit) {
+        *skip = end - offset;
         return 0;
     }
-    r = qcow2_co_map(c->node, offset, MIN(end, size) - offset, &extent);
+    r = qcow2_co_map(c->node, offset, MIN(end, c->limit) - offset, &extent);
     if (r == 0 && extent.kind == QCOW2_EXTENT_UNALLOCATED && !is_backed(c->s, offset)) {
         /* Not beyond a cluster that is allocated in part. */
         *skip = extent.bytes >= cluster ? extent.bytes & ~(cluster - 1) : 0;
@@ -215,6 +215,7 @@ int co_fn qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t byte
     Clear c = {.node = node,
                .s = s,
                .kind = flags & BLOCK_REQ_MAY_UNMAP ? CLEAR_UNMAP : CLEAR_ZERO,
+               .limit = qcow2_disk_size(s),
                .discard = s->discard_request,
                .keep = s->discard_no_unref};
     int r = qcow2_co_begin_writing(node);
@@ -242,6 +243,7 @@ int co_fn qcow2_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
     Clear c = {.node = node,
                .s = s,
                .kind = CLEAR_DISCARD,
+               .limit = qcow2_disk_size(s),
                .discard = s->discard_request,
                .keep = s->discard_no_unref};
     int r = qcow2_co_begin_writing(node);
@@ -254,10 +256,22 @@ int co_fn qcow2_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes)
     return start < end ? co_clear(&c, start, end - start) : 0;
 }
 
+int co_fn qcow2_co_zero_added(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    Qcow2State *s = block_node_state(node);
+    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
+    Clear c = {.node = node, .s = s, .kind = CLEAR_ZERO, .limit = offset + bytes};
+
+    if (s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW) {
+        return -ENOTSUP;
+    }
+    return co_clear(&c, offset, (bytes + mask) & ~mask);
+}
+
 int co_fn qcow2_co_drop(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     Qcow2State *s = block_node_state(node);
-    Clear c = {.node = node, .s = s, .kind = CLEAR_DROP, .discard = true};
+    Clear c = {.node = node, .s = s, .kind = CLEAR_DROP, .limit = offset + bytes, .discard = true};
 
     return co_clear(&c, offset, bytes);
 }

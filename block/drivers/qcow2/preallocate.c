@@ -18,6 +18,7 @@ typedef struct Placing {
     BlockNode *node;
     Qcow2State *s;
     PreallocMode mode;
+    uint64_t size; /* of the disk, or what it is going to be */
     Qcow2Claim claim;
     Qcow2Cluster old[MAX_RUN], new[MAX_RUN];
     unsigned from, n;  /* of those that are claimed: the ones at hand */
@@ -150,7 +151,7 @@ static int co_fn co_copy(const Placing *p, unsigned i, uint64_t host, uint64_t b
 static uint64_t bytes_of(const Placing *p, unsigned i)
 {
     uint64_t size = qcow2_cluster_size(&p->s->image->layout);
-    uint64_t left = qcow2_disk_size(p->s) - offset_of(p, i);
+    uint64_t left = p->size - offset_of(p, i);
 
     return p->s->data != p->s->file ? MIN(size, left) : size;
 }
@@ -263,7 +264,8 @@ int co_fn qcow2_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes,
     g_autofree Placing *p = g_new0(Placing, 1);
     int r = 0;
 
-    *p = (Placing){.node = node, .s = s, .mode = mode};
+    *p = (Placing){
+        .node = node, .s = s, .mode = mode, .size = MAX(qcow2_disk_size(s), offset + bytes)};
     while (r == 0 && first < last) {
         uint64_t end = MIN(last, MIN(qcow2_slice_end(s, first), first + MAX_RUN));
 

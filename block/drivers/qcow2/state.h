@@ -335,6 +335,11 @@ int co_fn qcow2_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov
 int co_fn qcow2_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                                  BlockRequestFlags flags);
 int co_fn qcow2_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
+/*
+ * Make what lies behind the end of the disk zeros, from @offset on, where a cluster begins.
+ * -ENOTSUP: entries cannot say that.
+ */
+int co_fn qcow2_co_zero_added(BlockNode *node, uint64_t offset, uint64_t bytes);
 /* Drop the clusters from @offset on, up to @bytes behind it, whatever the backing file has. */
 int co_fn qcow2_co_drop(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,

@@ -114,45 +114,10 @@ static int co_fn co_shrink(BlockNode *node, uint64_t size)
     return r < 0 ? r : qcow2_co_commit(node);
 }
 
-static int co_fn co_change_tables_and_size(BlockNode *node, uint64_t size)
-{
-    Qcow2State *s = block_node_state(node);
-    const Qcow2Layout *layout = &s->image->layout;
-    uint64_t entries = qcow2_l1_entries_for(size, layout->cluster_bits, layout->entry_words > 1);
-    uint64_t before = qcow2_disk_size(s);
-    int r = 0;
+/* What is added: while it becomes what it shall be, the disk still ends before it. */
 
-    if (size < before) {
-        r = co_shrink(node, size);
-    } else if (entries > s->image->header->l1_entries) {
-        r = co_grow_l1(node, entries);
-    }
-    if (r == 0 && (s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW)) {
-        r = block_child_co_truncate(s->data, size, PREALLOC_MODE_OFF, 0, NULL);
-    }
-    if (size > before) {
-        qcow2_bitmaps_mark(s, before, size - before);
-    }
-    return r < 0 ? r : co_set_size(node, size);
-}
-
-static int co_fn co_change_size(BlockNode *node, uint64_t size)
-{
-    int r = qcow2_co_begin_writing(node);
-    int bitmaps = r == 0 ? qcow2_bitmaps_co_begin_resize(node, size) : r;
-
-    if (bitmaps < 0) {
-        return bitmaps;
-    }
-    r = co_change_tables_and_size(node, size);
-    qcow2_bitmaps_co_end_resize(node, bitmaps);
-    return r;
-}
-
-/* What is added */
-
-/* Write zeros where there are none. Inside of qcow2_use_begin(). */
-static int co_fn co_write_zeros(BlockNode *node, uint64_t offset, uint64_t end)
+/* Write zeros where there are none; *@wrote: there was such a place. Inside of qcow2_use_begin(). */
+static int co_fn co_write_zeros(BlockNode *node, uint64_t offset, uint64_t end, bool *wrote)
 {
     const Qcow2State *s = block_node_state(node);
     g_autofree char *zeros = g_try_malloc0(WRITE_CHUNK);
@@ -169,6 +134,7 @@ static int co_fn co_write_zeros(BlockNode *node, uint64_t offset, uint64_t end)
         n = MIN(extent.bytes, WRITE_CHUNK);
         if (extent.kind == QCOW2_EXTENT_DATA || extent.kind == QCOW2_EXTENT_COMPRESSED ||
             (extent.kind == QCOW2_EXTENT_UNALLOCATED && s->backing)) {
+            *wrote = true;
             r = qcow2_co_write_plain(node, offset, IOV_LOCAL(zeros, n), 0, n);
         }
         offset += n;
@@ -180,37 +146,132 @@ static int co_fn co_write_zeros(BlockNode *node, uint64_t offset, uint64_t end)
  * Nothing shows up of what the last cluster had behind the end, and of what a longer backing file
  * has there.
  */
-static int co_fn co_zero_added(BlockNode *node, uint64_t before, uint64_t size)
+static int co_fn co_zero_added(BlockNode *node, uint64_t before, uint64_t size, bool *wrote)
 {
     const Qcow2State *s = block_node_state(node);
     uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
     uint64_t cluster_end = MIN((before + mask) & ~mask, size);
     uint64_t backing = s->backing ? (uint64_t)block_child_length(s->backing) : 0;
     uint64_t backed = MIN((backing + mask) & ~mask, size);
-    int r = co_write_zeros(node, before, cluster_end);
+    int r = co_write_zeros(node, before, cluster_end, wrote);
 
     if (r < 0 || backed <= cluster_end) {
         return r;
     }
-    r = qcow2_co_pwrite_zeroes(node, cluster_end, backed - cluster_end, 0);
-    return r == -ENOTSUP ? co_write_zeros(node, cluster_end, backed) : r;
+    *wrote = true;
+    r = qcow2_co_zero_added(node, cluster_end, backed - cluster_end);
+    return r == -ENOTSUP ? co_write_zeros(node, cluster_end, backed, wrote) : r;
 }
 
-/* Make what was added zeros, if wanted, and give it places. If that fails nothing is added. */
+/* Have what was written come to the image before the length does that shows it. */
+static int co_fn co_make_durable(BlockNode *node)
+{
+    const Qcow2State *s = block_node_state(node);
+    int r = qcow2_co_commit(node);
+
+    if (r == 0) {
+        r = qcow2_co_flush_file(node);
+    }
+    return r == 0 && s->data != s->file ? block_child_co_flush(s->data) : r;
+}
+
+/* Make what is to be added zeros, if wanted, and give it places. */
 static int co_fn co_prepare_added(BlockNode *node, uint64_t before, uint64_t size,
                                   PreallocMode prealloc, BlockRequestFlags flags)
 {
     Qcow2State *s = block_node_state(node);
     unsigned epoch = qcow2_use_begin(s);
-    int r = flags & BLOCK_REQ_ZERO ? co_zero_added(node, before, size) : 0;
+    bool wrote = false;
+    int r = flags & BLOCK_REQ_ZERO ? co_zero_added(node, before, size, &wrote) : 0;
 
     if (r == 0 && prealloc != PREALLOC_MODE_OFF) {
         r = qcow2_co_preallocate(node, before, size - before, prealloc);
     }
     qcow2_use_end(s, epoch);
-    if (r < 0) {
-        co_change_size(node, before);
+    return r == 0 && wrote ? co_make_durable(node) : r;
+}
+
+/* What was prepared behind the end is not wanted any more. */
+static void co_fn co_drop_added(BlockNode *node, uint64_t before, uint64_t size)
+{
+    Qcow2State *s = block_node_state(node);
+    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
+    uint64_t start = (before + mask) & ~mask;
+
+    /* An error leaves zeros there, which do no harm. */
+    if (start < size && qcow2_co_drop(node, start, ((size + mask) & ~mask) - start) == 0) {
+        qcow2_co_commit(node);
     }
+}
+
+/* Another length */
+
+typedef struct Resize {
+    uint64_t before, size;
+    PreallocMode prealloc;
+    BlockRequestFlags flags;
+} Resize;
+
+static int co_fn co_grow(BlockNode *node, const Resize *resize)
+{
+    Qcow2State *s = block_node_state(node);
+    const Qcow2Layout *layout = &s->image->layout;
+    uint64_t entries =
+        qcow2_l1_entries_for(resize->size, layout->cluster_bits, layout->entry_words > 1);
+    int r = entries > s->image->header->l1_entries ? co_grow_l1(node, entries) : 0;
+
+    if (r < 0) {
+        return r;
+    }
+    qcow2_bitmaps_mark(s, resize->before, resize->size - resize->before);
+    r = co_prepare_added(node, resize->before, resize->size, resize->prealloc, resize->flags);
+    if (r == 0) {
+        r = co_set_size(node, resize->size);
+    }
+    if (r < 0) {
+        co_drop_added(node, resize->before, resize->size);
+    }
+    return r;
+}
+
+/* A data file that is the disk as it is has its length, too. */
+static int co_fn co_resize_data_file(BlockNode *node, uint64_t size)
+{
+    const Qcow2State *s = block_node_state(node);
+
+    return s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW
+               ? block_child_co_truncate(s->data, size, PREALLOC_MODE_OFF, 0, NULL)
+               : 0;
+}
+
+static int co_fn co_change_tables_and_size(BlockNode *node, const Resize *resize)
+{
+    bool grows = resize->size > resize->before;
+    int r = resize->size < resize->before ? co_shrink(node, resize->size) : 0;
+
+    if (r == 0) {
+        r = co_resize_data_file(node, resize->size);
+    }
+    if (r < 0) {
+        return r;
+    }
+    r = grows ? co_grow(node, resize) : co_set_size(node, resize->size);
+    if (r < 0 && grows) {
+        co_resize_data_file(node, resize->before);
+    }
+    return r;
+}
+
+static int co_fn co_change_size(BlockNode *node, const Resize *resize)
+{
+    int r = qcow2_co_begin_writing(node);
+    int bitmaps = r == 0 ? qcow2_bitmaps_co_begin_resize(node, resize->size) : r;
+
+    if (bitmaps < 0) {
+        return bitmaps;
+    }
+    r = co_change_tables_and_size(node, resize);
+    qcow2_bitmaps_co_end_resize(node, bitmaps);
     return r;
 }
 
@@ -218,7 +279,7 @@ int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode preallo
                             BlockRequestFlags flags, GError **error)
 {
     const Qcow2State *s = block_node_state(node);
-    uint64_t before;
+    Resize resize = {.size = size, .prealloc = prealloc, .flags = flags};
     int r;
 
     if (s->purpose != QCOW2_FOR_USE) {
@@ -241,11 +302,8 @@ int co_fn qcow2_co_truncate(BlockNode *node, uint64_t size, PreallocMode preallo
                     block_node_name(node));
         return -ENOTSUP;
     }
-    before = qcow2_disk_size(s);
-    r = co_change_size(node, size);
-    if (r == 0 && size > before) {
-        r = co_prepare_added(node, before, size, prealloc, flags);
-    }
+    resize.before = qcow2_disk_size(s);
+    r = co_change_size(node, &resize);
     if (r < 0) {
         wharf_set_error_errno(error, -r,
                               "block node '%s': cannot change the length to %" G_GUINT64_FORMAT,
