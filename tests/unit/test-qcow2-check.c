@@ -49,6 +49,7 @@ typedef struct Case {
     void (*damage)(Qcow2Builder *b);
     int64_t corruptions, leaks;
     int64_t left;     /* corruptions that no repair can mend */
+    int64_t more;     /* leaks that there are then: old refcounts */
     uint64_t lost;    /* clusters of the disk (bits) that read as zeros afterwards */
     unsigned version; /* 0: 3 */
     unsigned bits;    /* of a cluster; 0: 12 */
@@ -349,6 +350,99 @@ static void snapshot_shares(Qcow2Builder *b)
     snapshot_l1(b, b->l1_offset, b->l1_entries);
 }
 
+/* Clusters that three bitmaps have, in the order of their places. */
+enum {
+    BITS,
+    AUTO_TABLE,
+    KEPT_TABLE,
+    LOST_TABLE,
+    DIRECTORY,
+    BITMAP_CLUSTERS,
+};
+
+/* Give it bitmaps; where the first of their clusters lies. */
+static uint64_t add_bitmaps(Qcow2Builder *b)
+{
+    uint64_t at = b->bytes->len;
+
+    qcow2_builder_bitmaps(b);
+    g_assert_cmpuint(b->bytes->len, ==, at + BITMAP_CLUSTERS * size_of(b));
+    for (unsigned i = 0; i < BITMAP_CLUSTERS; i++) {
+        set_refcount(b, at + i * size_of(b), 1);
+    }
+    return at;
+}
+
+static void bitmaps(Qcow2Builder *b)
+{
+    add_bitmaps(b);
+}
+
+/* Change the only entry of a bitmap that names a cluster. */
+static void change_bits(Qcow2Builder *b, uint64_t flip)
+{
+    uint64_t slot = add_bitmaps(b) + KEPT_TABLE * size_of(b);
+
+    put(b, slot, get(b, slot) ^ flip);
+}
+
+static void bits_reserved(Qcow2Builder *b)
+{
+    change_bits(b, 2);
+}
+
+static void bits_unaligned(Qcow2Builder *b)
+{
+    change_bits(b, 512);
+}
+
+static void bits_ones(Qcow2Builder *b)
+{
+    change_bits(b, 1);
+}
+
+static void bits_past_end(Qcow2Builder *b)
+{
+    change_bits(b, UINT64_C(1) << 40);
+}
+
+static void bitmap_table_past_end(Qcow2Builder *b)
+{
+    put(b, add_bitmaps(b) + DIRECTORY * size_of(b), UINT64_C(1) << 40);
+}
+
+static void bitmap_table_unaligned(Qcow2Builder *b)
+{
+    put(b, add_bitmaps(b) + DIRECTORY * size_of(b), size_of(b) + 8);
+}
+
+static void bitmap_unknown(Qcow2Builder *b)
+{
+    uint64_t directory = add_bitmaps(b) + DIRECTORY * size_of(b);
+
+    be32_put(qcow2_builder_at(b, directory + 12), 1u << 31);
+}
+
+static void bitmaps_cut(Qcow2Builder *b)
+{
+    uint64_t directory = add_bitmaps(b) + DIRECTORY * size_of(b);
+
+    be32_put(qcow2_builder_at(b, directory + 20), 1u << 31);
+}
+
+/* Something is hidden, and all refcounts are written anew: what is counted stays counted. */
+static void hidden(Qcow2Builder *b)
+{
+    unaligned_table(b);
+    block_twice(b);
+}
+
+static void hidden_bits(Qcow2Builder *b)
+{
+    bits_reserved(b);
+    block_twice(b);
+}
+
 #define LOST(cluster) (UINT64_C(1) << (cluster))
 #define EXTENDED      .bits = 14, .features = QCOW2_INCOMPATIBLE_EXTENDED_L2
 
@@ -407,6 +501,17 @@ static const Case cases[] = {
     {"snapshot-past-end", snapshot_past_end, 1, .left = 1},
     {"snapshot-huge", snapshot_huge, 1, .left = 1},
     {"snapshot-shares", snapshot_shares, 8},
+    {"bitmaps", bitmaps},
+    {"bits-reserved", bits_reserved, 1, 1, .left = 1},
+    {"bits-unaligned", bits_unaligned, 1, 1, .left = 1},
+    {"bits-ones", bits_ones, 1, 1, .left = 1},
+    {"bits-past-end", bits_past_end, 1, 1, .left = 1},
+    {"bitmap-table-past-end", bitmap_table_past_end, 1, 1, .left = 1},
+    {"bitmap-table-unaligned", bitmap_table_unaligned, 1, 4, .left = 1},
+    {"bitmap-unknown", bitmap_unknown, 1, 4, .left = 1},
+    {"bitmaps-cut", bitmaps_cut, 1, 4, .left = 1},
+    {"hidden", hidden, 4, 7, .left = 1, .more = 2},
+    {"hidden-bits", hidden_bits, 4, 1, .left = 1, .more = 2},
 };
 
 static Qcow2Builder *make_image(const Case *test)
@@ -547,7 +652,7 @@ static void co_fn body_case(GraphRig *rig)
     g_assert_cmpint(again->corruptions, ==, test->left);
     g_assert_cmpint(again->corruptions_fixed, ==, 0);
     if (test->left) {
-        g_assert_cmpint(again->leaks, ==, test->leaks); /* which may be none */
+        g_assert_cmpint(again->leaks, ==, test->leaks + test->more); /* which may be none */
         return;
     }
     g_assert_cmpint(repaired->leaks, ==, 0);
@@ -613,6 +718,135 @@ static void co_fn body_cut(GraphRig *rig)
             co_expect_data(rig, test, size_of(b));
         }
         graph_rig_co_del(rig, "file");
+    }
+}
+
+/* Tables that are something else, too */
+
+/* A place that a table is to be at, where something else is already: an offset. */
+typedef uint64_t Place(Qcow2Builder *b);
+
+typedef struct Overlap {
+    const char *name;
+    Place *place;
+    bool as_l1; /* of a snapshot; else as the L2 table of a part of the disk */
+} Overlap;
+
+static uint64_t at_data(Qcow2Builder *b)
+{
+    return data_of(b, 1);
+}
+
+static uint64_t at_compressed(Qcow2Builder *b)
+{
+    uint64_t entry = get(b, l2_slot(b, CLUSTERS - 1));
+
+    return entry & ((UINT64_C(1) << (70 - b->layout.cluster_bits)) - 1) & ~(size_of(b) - 1);
+}
+
+static uint64_t at_refblock(Qcow2Builder *b)
+{
+    return get(b, size_of(b));
+}
+
+static uint64_t at_snapshots(Qcow2Builder *b)
+{
+    if (be32_get(qcow2_builder_at(b, 60)) == 0) {
+        snapshot_l1(b, 0, 0);
+    }
+    return get(b, 64);
+}
+
+static uint64_t at_snapshot_l1(Qcow2Builder *b)
+{
+    uint64_t at = qcow2_builder_append(b, 1);
+
+    set_refcount(b, at, 1);
+    snapshot_l1(b, at, 1);
+    return at;
+}
+
+static uint64_t at_l2(Qcow2Builder *b)
+{
+    return get(b, qcow2_builder_l1_slot(b, 0)) & QCOW2_ENTRY_OFFSET;
+}
+
+static uint64_t at_bits(Qcow2Builder *b)
+{
+    return add_bitmaps(b) + BITS * size_of(b);
+}
+
+static uint64_t at_bitmap_table(Qcow2Builder *b)
+{
+    return add_bitmaps(b) + KEPT_TABLE * size_of(b);
+}
+
+static uint64_t at_bitmap_directory(Qcow2Builder *b)
+{
+    return add_bitmaps(b) + DIRECTORY * size_of(b);
+}
+
+static const Overlap overlaps[] = {
+    {"data", at_data},
+    {"compressed", at_compressed},
+    {"refblock", at_refblock},
+    {"snapshots", at_snapshots},
+    {"snapshot-l1", at_snapshot_l1},
+    {"bits", at_bits},
+    {"bitmap-table", at_bitmap_table},
+    {"bitmap-directory", at_bitmap_directory},
+    {"data-as-l1", at_data, true},
+    {"compressed-as-l1", at_compressed, true},
+    {"refblock-as-l1", at_refblock, true},
+    {"l2-as-l1", at_l2, true},
+    {"snapshots-as-l1", at_snapshots, true},
+    {"bits-as-l1", at_bits, true},
+    {"bitmap-table-as-l1", at_bitmap_table, true},
+    {"bitmap-directory-as-l1", at_bitmap_directory, true},
+};
+
+/*
+ * Entries that would be repaired if this were a table, at the end of a place, where it does least
+ * harm: reserved bits, one that leads nowhere, and one that says that it is named once.
+ */
+static void make_faulty(Qcow2Builder *b, uint64_t at)
+{
+    uint64_t end = at + size_of(b);
+
+    put(b, end - 8, data_of(b, 2) | QCOW2_ENTRY_COPIED | 2);
+    put(b, end - 16, QCOW2_ENTRY_COPIED);
+    put(b, end - 24, UINT64_C(1) << 40 | QCOW2_ENTRY_COPIED);
+    put(b, end - 32, data_of(b, 3) | QCOW2_ENTRY_COPIED);
+}
+
+/* Whatever is wrong with the entries, what the other one is must not change. */
+static void co_fn body_overlap(GraphRig *rig)
+{
+    static const Case test = {"overlap", nothing};
+    const Overlap *overlap = rig->user;
+    /* What was a block before all refcounts were written anew is a table then, and no more. */
+    uint64_t ignored = overlap->place == at_refblock ? QCOW2_ENTRY_COPIED : 0;
+    g_autoptr(Qcow2Builder) b = make_image(&test);
+    g_autoptr(GByteArray) after = NULL;
+    g_autoptr(ImageCheck) repaired = NULL;
+    uint64_t at = overlap->place(b);
+
+    make_faulty(b, at);
+    if (overlap->as_l1) {
+        uint64_t table = at_snapshots(b);
+
+        put(b, table, at);
+        be32_put(qcow2_builder_at(b, table + 8), size_of(b) / 8);
+    } else {
+        put(b, qcow2_builder_l1_slot(b, UINT64_C(1) << b->layout.l2_bits), at);
+    }
+    co_add_file(rig, b->bytes->data, b->bytes->len);
+    repaired = co_check(rig, IMAGE_REPAIR_ALL);
+    g_assert_cmpint(repaired->check_errors, ==, 0);
+    g_assert_cmpint(repaired->corruptions, >, 0);
+    after = co_file_bytes(rig);
+    for (uint64_t i = at; i < at + size_of(b); i += 8) {
+        g_assert_cmphex(get(b, i) & ~ignored, ==, be64_get(after->data + i) & ~ignored);
     }
 }
 
@@ -831,24 +1065,47 @@ static void co_fn body_for_check(GraphRig *rig)
     graph_rig_co_del(rig, "q");
 }
 
-/* What cannot be read is no finding. */
+/* Something that cannot be read; its offset. */
+typedef struct Unreadable {
+    const char *name;
+    Place *place;
+} Unreadable;
+
+static const Unreadable unreadable[] = {
+    {"l2", at_l2},
+    {"refblock", at_refblock},
+    {"snapshots", at_snapshots},
+    {"snapshot-l1", at_snapshot_l1},
+    {"bitmap-directory", at_bitmap_directory},
+    {"bitmap-table", at_bitmap_table},
+};
+
+/* What cannot be read is no finding, and nothing that is hidden by that is given up. */
 static void co_fn body_read_error(GraphRig *rig)
 {
     static const Case test = {"read-error", leak};
+    const Unreadable *what = rig->user;
     g_autoptr(Qcow2Builder) b = make_image(&test);
     g_autoptr(ImageCheck) found = NULL;
+    g_autoptr(GByteArray) before = NULL, after = NULL;
+    g_autofree char *bad = NULL;
 
     leak(b);
+    bad = g_strdup_printf("{'driver': 'blkdebug', 'node-name': 'bad', 'image': 'file', "
+                          "'inject-error': [{'event': 'none', 'iotype': 'read', "
+                          "'sector': %" G_GUINT64_FORMAT ", 'errno': 5}]}",
+                          what->place(b) / 512);
     co_add_file(rig, b->bytes->data, b->bytes->len);
-    graph_rig_co_add(
-        rig, graph_rig_options("{'driver': 'blkdebug', 'node-name': 'bad', 'image': 'file', "
-                               "'inject-error': [{'event': 'none', 'iotype': 'read', 'sector': 24, "
-                               "'errno': 5}]}"));
+    before = co_file_bytes(rig);
+    graph_rig_co_add(rig, graph_rig_options(bad));
     graph_rig_co_add(rig, graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'bad', "
                                             "'for-check': true}"));
     found = co_check_node(rig, "q", IMAGE_REPAIR_ALL);
     g_assert_cmpint(found->check_errors, ==, 1);
+    g_assert_cmpint(found->corruptions + found->corruptions_fixed, ==, 0);
     g_assert_cmpint(found->leaks_fixed, ==, 0);
+    after = co_file_bytes(rig);
+    g_assert_cmpmem(before->data, before->len, after->data, after->len);
 }
 
 static void co_fn body_unsupported(GraphRig *rig)
@@ -903,6 +1160,11 @@ int main(int argc, char **argv)
         graph_rig_add_test(leaks, body_leaks, &cases[i]);
         graph_rig_add_test(cut, body_cut, &cases[i]);
     }
+    for (unsigned i = 0; i < G_N_ELEMENTS(overlaps); i++) {
+        g_autofree char *name = g_strdup_printf("/qcow2/check/overlap/%s", overlaps[i].name);
+
+        graph_rig_add_test(name, body_overlap, &overlaps[i]);
+    }
     graph_rig_add_test("/qcow2/check/in-use", body_in_use, NULL);
     graph_rig_add_test("/qcow2/check/met-in-use", body_met_in_use, NULL);
     graph_rig_add_test("/qcow2/check/dirty", body_dirty, NULL);
@@ -910,7 +1172,11 @@ int main(int argc, char **argv)
     graph_rig_add_test("/qcow2/check/lazy", body_lazy, NULL);
     graph_rig_add_test("/qcow2/check/lazy-version-2", body_lazy_version_2, NULL);
     graph_rig_add_test("/qcow2/check/for-check", body_for_check, NULL);
-    graph_rig_add_test("/qcow2/check/read-error", body_read_error, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(unreadable); i++) {
+        g_autofree char *name = g_strdup_printf("/qcow2/check/read-error/%s", unreadable[i].name);
+
+        graph_rig_add_test(name, body_read_error, &unreadable[i]);
+    }
     graph_rig_add_test("/qcow2/check/unsupported", body_unsupported, NULL);
     return g_test_run();
 }

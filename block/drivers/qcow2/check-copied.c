@@ -97,11 +97,11 @@ int co_fn check_co_copied(Check *c)
                    "there are too many wrong refcounts to look at the entries that rely on them");
         return 0;
     }
-    r = co_check_l1(c, repair);
+    r = co_check_l1(c, repair && check_l1_is_alone(c));
     for (guint i = 0; r == 0 && !c->layout.data_file && i < c->tables->len; i++) {
         const CheckTable *t = &g_array_index(c->tables, CheckTable, i);
 
-        r = t->active ? co_check_l2(c, t, words, repair) : 0;
+        r = t->active ? co_check_l2(c, t, words, repair && check_l2_is_alone(c, t)) : 0;
     }
     return r < 0 ? r : check_co_flush(c);
 }

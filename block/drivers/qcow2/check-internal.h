@@ -33,8 +33,9 @@ typedef struct Check {
     uint64_t clusters; /* that it has, the last one maybe not as a whole */
     Qcow2Counts named;
     uint64_t l1_entries; /* of the L1 table in use; 0: it is not where one can be */
-    GArray *tables; /* of CheckTable; after the walk by offset, each once */
-    guint sorted;   /* so many of them are */
+    uint64_t l1_sharers; /* that one, and those of snapshots at the same place */
+    GArray *tables;      /* of CheckTable; after the walk by offset, each once */
+    guint sorted;        /* so many of them are */
 
     uint64_t *reftable; /* offsets of blocks; 0: none, or none of use */
     uint64_t reftable_entries;
@@ -75,6 +76,23 @@ bool check_is_inside(const Check *c, uint64_t offset, uint64_t bytes);
 
 /* check-walk.c; 0 or -errno */
 int co_fn check_co_walk(Check *c);
+
+/* Name all clusters of the file that the range touches, so many times. */
+int check_name(Check *c, uint64_t offset, uint64_t bytes, uint64_t times);
+/* Whether each of the @n clusters from @offset on is named so many times. */
+bool check_is_named(const Check *c, uint64_t offset, uint64_t n, uint64_t times);
+/* Make each L2 table be there once, by offset. */
+void check_merge_tables(Check *c);
+/* After it: whether that table is named as nothing else, so that its entries may be changed. */
+bool check_l1_is_alone(const Check *c);
+bool check_l2_is_alone(const Check *c, const CheckTable *table);
+
+/*
+ * check-l2.c: name what all L2 tables do, and append the numbers (guint) of those with entries that
+ * cannot be right to @faulty. And, when all is named, tell and repair these entries.
+ */
+int co_fn check_co_name_l2(Check *c, GArray *faulty);
+int co_fn check_co_settle_l2(Check *c, GArray *faulty);
 
 /* check-refcounts.c */
 int co_fn check_co_refcounts(Check *c);

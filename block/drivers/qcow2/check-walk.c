@@ -2,7 +2,11 @@
 /*
  * From the header to all that is named. L1 tables are read one after the other, and remember which
  * L2 tables they name, and how often; then each L2 table is read once, however many snapshots share
- * it, in the order of their places.
+ * it.
+ *
+ * What an entry that cannot be right would name if it were repaired is named, too. That it is wrong
+ * is told, and it is repaired, when all names are known: a table that is named as something else as
+ * well may be just that, and stays as it is.
  */
 #include <errno.h>
 
@@ -17,8 +21,6 @@
 /* More L2 tables are not remembered. */
 #define MAX_TABLES (1u << 24)
 
-#define MAX_DIRECTORY_BYTES (UINT64_C(64) << 20)
-
 /* All that a walk has besides. */
 typedef struct Walk {
     Check *check;
@@ -27,7 +29,7 @@ typedef struct Walk {
 
 /* Naming */
 
-static int name(Check *c, uint64_t offset, uint64_t bytes, uint64_t times)
+int check_name(Check *c, uint64_t offset, uint64_t bytes, uint64_t times)
 {
     uint64_t end = offset + bytes;
     int r = 0;
@@ -37,6 +39,18 @@ static int name(Check *c, uint64_t offset, uint64_t bytes, uint64_t times)
         r = qcow2_counts_add(&c->named, i, times);
     }
     return r;
+}
+
+bool check_is_named(const Check *c, uint64_t offset, uint64_t n, uint64_t times)
+{
+    uint64_t first = offset >> c->layout.cluster_bits;
+
+    for (uint64_t i = first; i < first + n; i++) {
+        if (qcow2_counts_get(&c->named, i) != times) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /*
@@ -56,7 +70,7 @@ static int name_table(Check *c, uint64_t offset, uint64_t bytes, const char *wha
                          what, offset, bytes);
     } else {
         *usable = true;
-        return name(c, offset, bytes, 1);
+        return check_name(c, offset, bytes, 1);
     }
     c->incomplete = true;
     return 0;
@@ -114,13 +128,13 @@ static int co_fn co_walk_reftable(Check *c)
     if (r == 0) {
         c->reftable_entries = bytes / 8;
         c->reftable_named = h->reftable_clusters;
-        r = name(c, h->reftable_offset, bytes, 1);
+        r = check_name(c, h->reftable_offset, bytes, 1);
     }
     for (uint64_t i = 0; r == 0 && i < c->reftable_entries; i++) {
         uint64_t entry = GUINT64_FROM_BE(c->reftable[i]);
 
         c->reftable[i] = entry ? check_block(c, i, entry) : 0;
-        r = c->reftable[i] ? name(c, c->reftable[i], check_cluster_size(c), 1) : 0;
+        r = c->reftable[i] ? check_name(c, c->reftable[i], check_cluster_size(c), 1) : 0;
     }
     return r;
 }
@@ -130,8 +144,11 @@ static int co_fn co_walk_reftable(Check *c)
 typedef struct L1Table {
     uint64_t offset, entries;
     bool active;
-    char *what;     /* owned */
-    uint64_t times; /* so many have exactly this one */
+    bool faulty;      /* it has entries that cannot be right */
+    bool repair;      /* those that can be repaired are */
+    char *what;       /* owned */
+    uint64_t times;   /* so many have exactly this one */
+    uint64_t sharers; /* so many have one there, of whatever length */
 } L1Table;
 
 static void l1_table_clear(gpointer table)
@@ -146,8 +163,7 @@ static int compare_places(gconstpointer a, gconstpointer b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-/* Make each L2 table be there once. */
-static void merge_tables(Check *c)
+void check_merge_tables(Check *c)
 {
     CheckTable *t = (CheckTable *)c->tables->data;
     guint n = 0;
@@ -169,13 +185,13 @@ static void merge_tables(Check *c)
 static int add_table(Check *c, const CheckTable *table)
 {
     if (c->tables->len > 2 * c->sorted + CHUNK_WORDS) {
-        merge_tables(c);
+        check_merge_tables(c);
     }
     if (c->tables->len >= MAX_TABLES) {
         return -ENOMEM;
     }
     g_array_append_vals(c->tables, table, 1);
-    return name(c, table->offset, check_cluster_size(c), table->times);
+    return check_name(c, table->offset, check_cluster_size(c), table->times);
 }
 
 static bool overlap(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
@@ -210,33 +226,45 @@ static Qcow2Fault check_l1_entry(const Check *c, uint64_t *entry, uint64_t *offs
     return fault || *offset == 0 ? fault : check_l2_place(c, *offset);
 }
 
-static int co_fn co_take_l1_entry(Check *c, const L1Table *t, uint64_t index, uint64_t entry)
+/* Does something about one entry that is not 0. */
+typedef int co_fn L1Visit(Check *c, L1Table *t, uint64_t index, uint64_t entry);
+
+static int co_fn co_name_l2(Check *c, L1Table *t, uint64_t index, uint64_t entry)
 {
     CheckTable table = {.guest = index << qcow2_l2_reach_bits(&c->layout),
                         .times = t->times,
                         .active = t->active ? t->times : 0};
     uint64_t kept = entry;
     Qcow2Fault fault = check_l1_entry(c, &kept, &table.offset);
-    bool repaired = !fault && check_repairs_all(c);
-    uint64_t word = GUINT64_TO_BE(kept);
-    int r = 0;
 
-    if (fault || kept != entry) {
-        check_corruption(c, repaired,
-                         "entry %" G_GUINT64_FORMAT " of %s (%#" G_GINT64_MODIFIER "x): %s", index,
-                         t->what, entry, qcow2_fault_text(fault ? fault : QCOW2_FAULT_L1_RESERVED));
-    }
-    if (fault) {
-        c->incomplete = true;
-        return 0;
-    }
-    if (kept != entry && repaired) {
-        r = check_co_write(c, t->offset + index * 8, &word, sizeof(word));
-    }
-    return r == 0 && table.offset ? add_table(c, &table) : r;
+    t->faulty |= fault || kept != entry;
+    return !fault && table.offset ? add_table(c, &table) : 0;
 }
 
-static int co_fn co_walk_l1(Check *c, const L1Table *t)
+static uint64_t l1_clusters(const Check *c, uint64_t entries)
+{
+    return (entries * 8 + check_cluster_size(c) - 1) >> c->layout.cluster_bits;
+}
+
+static int co_fn co_settle_l1_entry(Check *c, L1Table *t, uint64_t index, uint64_t entry)
+{
+    uint64_t kept = entry, offset;
+    Qcow2Fault fault = check_l1_entry(c, &kept, &offset);
+    uint64_t word = GUINT64_TO_BE(kept);
+    bool repaired;
+
+    if (!fault && kept == entry) {
+        return 0;
+    }
+    repaired = !fault && t->repair;
+    check_corruption(c, repaired,
+                     "entry %" G_GUINT64_FORMAT " of %s (%#" G_GINT64_MODIFIER "x): %s", index,
+                     t->what, entry, qcow2_fault_text(fault ? fault : QCOW2_FAULT_L1_RESERVED));
+    c->incomplete |= !repaired;
+    return repaired ? check_co_write(c, t->offset + index * 8, &word, sizeof(word)) : 0;
+}
+
+static int co_fn co_walk_l1(Check *c, L1Table *t, L1Visit *visit)
 {
     g_autofree uint64_t *words = g_new(uint64_t, CHUNK_WORDS);
     int r = 0;
@@ -247,7 +275,7 @@ static int co_fn co_walk_l1(Check *c, const L1Table *t)
         r = check_co_read(c, t->offset + first * 8, words, n * 8);
         for (uint64_t i = 0; r == 0 && i < n; i++) {
             if (words[i]) {
-                r = co_take_l1_entry(c, t, first + i, GUINT64_FROM_BE(words[i]));
+                r = visit(c, t, first + i, GUINT64_FROM_BE(words[i]));
             }
         }
     }
@@ -293,21 +321,91 @@ static int compare_l1(gconstpointer a, gconstpointer b)
     return x->entries < y->entries ? -1 : x->entries > y->entries;
 }
 
-/* All on the list, each once, the one in use first. */
+/* Make each be there once, the one in use first. */
+static void merge_l1_list(Check *c, GArray *list)
+{
+    L1Table *t = (L1Table *)list->data;
+    guint n = 0;
+
+    g_array_sort(list, compare_l1);
+    for (guint i = 0; i < list->len; i++) {
+        if (n > 0 && compare_l1(&t[n - 1], &t[i]) == 0) {
+            t[n - 1].times++;
+            l1_table_clear(&t[i]);
+        } else {
+            t[n++] = t[i];
+        }
+    }
+    for (guint i = n; i < list->len; i++) {
+        t[i].what = NULL;
+    }
+    g_array_set_size(list, n);
+}
+
+/* Say of each how many have one at the same place. */
+static void count_sharers(Check *c, GArray *list)
+{
+    L1Table *t = (L1Table *)list->data;
+    L1Table *active = list->len > 0 && t->active ? t : NULL;
+
+    for (guint i = active ? 1 : 0, end; i < list->len; i = end) {
+        uint64_t sharers = 0;
+
+        for (end = i; end < list->len && t[end].offset == t[i].offset; end++) {
+            sharers += t[end].times;
+        }
+        if (active && active->offset == t[i].offset) {
+            active->sharers = ++sharers;
+        }
+        for (guint k = i; k < end; k++) {
+            t[k].sharers = sharers;
+        }
+    }
+    if (active) {
+        active->sharers = MAX(active->sharers, 1);
+        c->l1_sharers = active->sharers;
+    }
+}
+
 static int co_fn co_walk_l1_list(Check *c, GArray *list)
+{
+    L1Table *t;
+    int r = 0;
+
+    merge_l1_list(c, list);
+    count_sharers(c, list);
+    t = (L1Table *)list->data;
+    for (guint i = 0; r == 0 && i < list->len; i++) {
+        r = co_walk_l1(c, &t[i], co_name_l2);
+    }
+    return r;
+}
+
+static int co_fn co_settle_l1(Check *c, L1Table *t)
+{
+    bool alone = check_is_named(c, t->offset, l1_clusters(c, t->entries), t->sharers);
+
+    if (!alone) {
+        check_tell(c, "%s overlaps something else, so no entry of it is repaired", t->what);
+    }
+    t->repair = alone && check_repairs_all(c);
+    return co_walk_l1(c, t, co_settle_l1_entry);
+}
+
+static int co_fn co_settle_l1_list(Check *c, GArray *list)
 {
     L1Table *t = (L1Table *)list->data;
     int r = 0;
 
-    g_array_sort(list, compare_l1);
     for (guint i = 0; r == 0 && i < list->len; i++) {
-        if (i + 1 < list->len && compare_l1(&t[i], &t[i + 1]) == 0) {
-            t[i + 1].times += t[i].times;
-            continue;
-        }
-        r = co_walk_l1(c, &t[i]);
+        r = t[i].faulty ? co_settle_l1(c, &t[i]) : 0;
     }
     return r;
+}
+
+bool check_l1_is_alone(const Check *c)
+{
+    return check_is_named(c, c->header->l1_offset, l1_clusters(c, c->l1_entries), c->l1_sharers);
 }
 
 /* Snapshots */
@@ -353,7 +451,7 @@ static int co_fn co_list_snapshots(Walk *w, GArray *list)
     if (r == 0 && end > start) { /* its first cluster has been named */
         uint64_t first = start + check_cluster_size(c);
 
-        r = name(c, first, MAX(end, first) - first, 1);
+        r = check_name(c, first, MAX(end, first) - first, 1);
     }
     for (guint i = 0; r == 0 && i < snapshots->len; i++) {
         const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
@@ -364,209 +462,32 @@ static int co_fn co_list_snapshots(Walk *w, GArray *list)
     return r;
 }
 
-/* L2 tables */
-
-#define ALL_ZERO ((uint64_t)UINT32_MAX << 32)
-
-/* Make an entry say that there is nothing; false where that would say something else. */
-static bool make_zero(const Check *c, uint64_t *entry, uint64_t *bitmap)
-{
-    *entry = c->layout.zero_flag ? QCOW2_ENTRY_ZERO : 0;
-    *bitmap = c->layout.subclusters > 1 ? ALL_ZERO : 0;
-    return *entry || *bitmap || !c->header->backing_file;
-}
-
-/*
- * An entry in the place of one that cannot be right. What can be kept is; where the data cannot be
- * found it becomes zeros. False: nobody can say what it should be.
- */
-static bool repair_entry(const Check *c, Qcow2Fault fault, uint64_t *entry, uint64_t *bitmap)
-{
-    uint32_t data = (uint32_t)*bitmap, zero = *bitmap >> 32;
-
-    switch (fault) {
-    case QCOW2_FAULT_L2_RESERVED:
-        *entry &=
-            QCOW2_ENTRY_COPIED | QCOW2_ENTRY_OFFSET | (c->layout.zero_flag ? QCOW2_ENTRY_ZERO : 0);
-        return true;
-    case QCOW2_FAULT_L2_ZERO_FLAG:
-        *entry &= ~QCOW2_ENTRY_ZERO;
-        return true;
-    case QCOW2_FAULT_L2_NOWHERE:
-        *entry &= ~QCOW2_ENTRY_COPIED;
-        return true;
-    case QCOW2_FAULT_SUBCLUSTER_BOTH:
-        *bitmap = (uint64_t)(zero & ~data) << 32 | data;
-        return true;
-    case QCOW2_FAULT_SUBCLUSTER_NOWHERE:
-        *bitmap = (uint64_t)(zero | data) << 32;
-        return true;
-    case QCOW2_FAULT_L2_UNALIGNED:
-    case QCOW2_FAULT_COMPRESSED_HIGH:
-    case QCOW2_FAULT_DATA_PAST_END:
-        return make_zero(c, entry, bitmap);
-    default:
-        return false;
-    }
-}
-
-typedef struct L2Walk {
-    const CheckTable *table;
-    uint64_t *words;
-    uint64_t next; /* place behind the last data cluster; 0: none */
-    bool changed;
-} L2Walk;
-
-static uint64_t cluster_bytes(const Check *c, const Qcow2Cluster *cluster)
-{
-    return cluster->compressed ? cluster->compressed_length : check_cluster_size(c);
-}
-
-static Qcow2Fault decode(const Check *c, uint64_t entry, uint64_t bitmap, uint64_t guest,
-                         Qcow2Cluster *cluster)
-{
-    Qcow2Fault fault = qcow2_l2_decode(&c->layout, entry, bitmap, guest, cluster);
-
-    if (fault || !cluster->has_host || c->layout.data_file) {
-        return fault;
-    }
-    return check_is_inside(c, cluster->host, cluster_bytes(c, cluster)) ? QCOW2_FAULT_NONE
-                                                                        : QCOW2_FAULT_DATA_PAST_END;
-}
-
-/* One repair may bring the next fault to light. */
-static bool try_repair(const Check *c, Qcow2Fault fault, uint64_t guest, uint64_t *entry,
-                       uint64_t *bitmap, Qcow2Cluster *cluster)
-{
-    for (unsigned i = 0; i < 3 && fault; i++) {
-        if (!repair_entry(c, fault, entry, bitmap)) {
-            return false;
-        }
-        fault = decode(c, *entry, *bitmap, guest, cluster);
-    }
-    return !fault;
-}
-
-/*
- * Decode an entry; one that cannot be right as it is going to be, or would be if it were repaired.
- * False: it says nothing.
- */
-static bool settle_entry(Check *c, L2Walk *w, unsigned index, Qcow2Cluster *cluster)
-{
-    unsigned at = index * c->layout.entry_words;
-    uint64_t entry = GUINT64_FROM_BE(w->words[at]);
-    uint64_t bitmap = c->layout.entry_words > 1 ? GUINT64_FROM_BE(w->words[at + 1]) : 0;
-    uint64_t guest = w->table->guest + ((uint64_t)index << c->layout.cluster_bits);
-    Qcow2Fault fault = decode(c, entry, bitmap, guest, cluster);
-    uint64_t was = entry;
-    bool can, repaired;
-
-    if (!fault) {
-        return true;
-    }
-    can = try_repair(c, fault, guest, &entry, &bitmap, cluster);
-    repaired = can && check_repairs_all(c);
-    check_corruption(c, repaired,
-                     "entry %u of the L2 table at %#" G_GINT64_MODIFIER "x (%#" G_GINT64_MODIFIER
-                     "x): %s",
-                     index, w->table->offset, was, qcow2_fault_text(fault));
-    if (!repaired) {
-        c->incomplete = true;
-        return can;
-    }
-    w->words[at] = GUINT64_TO_BE(entry);
-    if (c->layout.entry_words > 1) {
-        w->words[at + 1] = GUINT64_TO_BE(bitmap);
-    }
-    w->changed = true;
-    return true;
-}
-
-/* A compressed cluster never has the bit that says that it may be written in place. */
-static void check_compressed(Check *c, L2Walk *w, unsigned index)
-{
-    unsigned at = index * c->layout.entry_words;
-    uint64_t entry = GUINT64_FROM_BE(w->words[at]);
-
-    if (!(entry & QCOW2_ENTRY_COPIED)) {
-        return;
-    }
-    check_corruption(c, check_repairs_all(c),
-                     "entry %u of the L2 table at %#" G_GINT64_MODIFIER
-                     "x: bit 63 is set for a compressed cluster",
-                     index, w->table->offset);
-    if (check_repairs_all(c)) {
-        w->words[at] = GUINT64_TO_BE(entry & ~QCOW2_ENTRY_COPIED);
-        w->changed = true;
-    }
-}
-
-static void count_cluster(Check *c, L2Walk *w, const Qcow2Cluster *cluster)
-{
-    ImageCheck *result = c->result;
-
-    if (w->table->active == 0) {
-        return;
-    }
-    result->allocated_clusters++;
-    if (cluster->compressed) {
-        result->compressed_clusters++;
-        result->fragmented_clusters++;
-        return;
-    }
-    result->fragmented_clusters += w->next && cluster->host != w->next;
-    w->next = cluster->host + check_cluster_size(c);
-}
-
-static int walk_entry(Check *c, L2Walk *w, unsigned index)
-{
-    Qcow2Cluster cluster;
-
-    if (!settle_entry(c, w, index, &cluster) || !cluster.has_host) {
-        return 0;
-    }
-    if (cluster.compressed) {
-        check_compressed(c, w, index);
-    }
-    count_cluster(c, w, &cluster);
-    return c->layout.data_file ? 0
-                               : name(c, cluster.host, cluster_bytes(c, &cluster), w->table->times);
-}
-
-static int co_fn co_walk_l2(Check *c, const CheckTable *table, uint64_t *words)
-{
-    L2Walk w = {.table = table, .words = words};
-    int r = check_co_read(c, table->offset, words, check_cluster_size(c));
-
-    for (unsigned i = 0; r == 0 && i < 1u << c->layout.l2_bits; i++) {
-        r = walk_entry(c, &w, i);
-    }
-    if (r == 0 && w.changed) {
-        r = check_co_write(c, table->offset, words, check_cluster_size(c));
-    }
-    return r;
-}
-
-static int co_fn co_walk_all_l2(Check *c)
-{
-    g_autofree uint64_t *words = g_try_malloc(check_cluster_size(c));
-    int r = words ? 0 : -ENOMEM;
-
-    merge_tables(c);
-    for (guint i = 0; r == 0 && i < c->tables->len; i++) {
-        r = co_walk_l2(c, &g_array_index(c->tables, CheckTable, i), words);
-    }
-    return r;
-}
-
 /* Bitmaps */
 
-#define BITMAP_ENTRY_FIXED    24
-#define BITMAP_TABLE_RESERVED UINT64_C(0xff000000000001fe)
+static int co_fn co_name_bits(Check *c, uint64_t entry)
+{
+    uint64_t offset;
+    bool usable;
 
-static int co_fn co_walk_bitmap_table(Walk *w, uint64_t offset, uint64_t entries)
+    switch (qcow2_bits_decode(entry, c->layout.cluster_bits, &offset)) {
+    case QCOW2_BITS_STORED:
+        return name_table(c, offset, check_cluster_size(c), "a cluster of a bitmap", &usable);
+    case QCOW2_BITS_FAULTY:
+        check_corruption(c, false,
+                         "an entry of the table of a bitmap (%#" G_GINT64_MODIFIER
+                         "x) is none that is possible",
+                         entry);
+        c->incomplete = true; /* it may name a cluster all the same */
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static int co_fn co_walk_bitmap_table(Walk *w, const Qcow2Bitmap *bitmap)
 {
     Check *c = w->check;
+    uint64_t entries = bitmap->table_entries;
     g_autofree uint64_t *words = g_new(uint64_t, CHUNK_WORDS);
     bool usable = false;
     int r = 0;
@@ -574,56 +495,13 @@ static int co_fn co_walk_bitmap_table(Walk *w, uint64_t offset, uint64_t entries
     if (entries == 0 || !afford(w, entries * 8, "the table of a bitmap")) {
         return 0;
     }
-    r = name_table(c, offset, entries * 8, "the table of a bitmap", &usable);
-    if (r < 0 || !usable) {
-        return r;
-    }
-    for (uint64_t i = 0; r == 0 && i < entries; i++) {
-        uint64_t entry;
-
+    r = name_table(c, bitmap->table_offset, entries * 8, "the table of a bitmap", &usable);
+    for (uint64_t i = 0; r == 0 && usable && i < entries; i++) {
         if (i % CHUNK_WORDS == 0) {
-            r = check_co_read(c, offset + i * 8, words, MIN(CHUNK_WORDS, entries - i) * 8);
+            r = check_co_read(c, bitmap->table_offset + i * 8, words,
+                              MIN(CHUNK_WORDS, entries - i) * 8);
         }
-        entry = r == 0 ? GUINT64_FROM_BE(words[i % CHUNK_WORDS]) : 0;
-        if ((entry & BITMAP_TABLE_RESERVED) || (entry & 1 && entry & QCOW2_ENTRY_OFFSET)) {
-            check_corruption(c, false, "the table of a bitmap has reserved bits set");
-            c->incomplete = true; /* it may name a cluster all the same */
-        } else if (entry & QCOW2_ENTRY_OFFSET) {
-            r = name_table(c, entry, check_cluster_size(c), "a cluster of a bitmap", &usable);
-        }
-    }
-    return r;
-}
-
-/* How long the entry of the directory at @p is, of which there are @left bytes; 0: it is none. */
-static uint64_t bitmap_entry_length(const uint8_t *p, uint64_t left)
-{
-    uint64_t length;
-
-    if (left < BITMAP_ENTRY_FIXED) {
-        return 0;
-    }
-    length =
-        (BITMAP_ENTRY_FIXED + (uint64_t)be16_get(p + 18) + be32_get(p + 20) + 7) & ~UINT64_C(7);
-    return length <= left ? length : 0;
-}
-
-static int co_fn co_walk_directory(Walk *w, const uint8_t *directory, uint64_t bytes, uint32_t n)
-{
-    uint64_t at = 0;
-    int r = 0;
-
-    for (uint32_t i = 0; r == 0 && i < n; i++) {
-        uint64_t length = bitmap_entry_length(directory + at, bytes - at);
-
-        if (length == 0) {
-            check_corruption(w->check, false, "entry %u of the directory of bitmaps is incomplete",
-                             i + 1);
-            w->check->incomplete = true;
-            return 0;
-        }
-        r = co_walk_bitmap_table(w, be64_get(directory + at), be32_get(directory + at + 8));
-        at += length;
+        r = r < 0 ? r : co_name_bits(c, GUINT64_FROM_BE(words[i % CHUNK_WORDS]));
     }
     return r;
 }
@@ -631,36 +509,30 @@ static int co_fn co_walk_directory(Walk *w, const uint8_t *directory, uint64_t b
 static int co_fn co_walk_bitmaps(Walk *w)
 {
     Check *c = w->check;
-    GBytes *data = qcow2_header_extension(c->header, QCOW2_EXTENSION_BITMAPS);
-    g_autofree uint8_t *directory = NULL;
-    const uint8_t *p;
-    uint64_t offset, bytes;
-    bool usable;
-    int r;
+    g_autoptr(GPtrArray) bitmaps = NULL;
+    g_autoptr(GError) error = NULL;
+    Qcow2BitmapsExtension ext;
+    bool usable = true;
+    int r = 0;
 
-    if (!data || !(c->header->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
+    if (!qcow2_bitmaps_are_there(c->header)) {
         return 0;
     }
-    if (g_bytes_get_size(data) < 24) {
-        check_corruption(c, false, "the header extension about bitmaps is too short");
+    bitmaps = qcow2_bitmaps_co_load(c->file, c->header, &ext, &error);
+    if (g_error_matches(error, WHARF_ERROR, WHARF_ERROR_IO)) {
+        return -EIO; /* says nothing about them */
+    }
+    if (ext.bytes > 0) {
+        r = name_table(c, ext.offset, ext.bytes, "the directory of bitmaps", &usable);
+    }
+    if (r == 0 && usable && !bitmaps) {
+        check_corruption(c, false, "the persistent bitmaps cannot be used: %s", error->message);
         c->incomplete = true;
-        return 0;
     }
-    p = g_bytes_get_data(data, NULL);
-    bytes = be64_get(p + 8);
-    offset = be64_get(p + 16);
-    if (bytes > MAX_DIRECTORY_BYTES) {
-        check_corruption(c, false, "the directory of bitmaps is too large");
-        c->incomplete = true;
-        return 0;
+    for (guint i = 0; r == 0 && bitmaps && i < bitmaps->len; i++) {
+        r = co_walk_bitmap_table(w, g_ptr_array_index(bitmaps, i));
     }
-    r = name_table(c, offset, bytes, "the directory of bitmaps", &usable);
-    if (r < 0 || !usable) {
-        return r;
-    }
-    directory = g_try_malloc(MAX(bytes, 1));
-    r = directory ? check_co_read(c, offset, directory, bytes) : -ENOMEM;
-    return r < 0 ? r : co_walk_directory(w, directory, bytes, be32_get(p));
+    return r;
 }
 
 /* The header of an encrypted image's own format */
@@ -676,31 +548,43 @@ static int walk_encryption(Check *c)
     return name_table(c, be64_get(p), be64_get(p + 8), "the encryption header", &usable);
 }
 
-int co_fn check_co_walk(Check *c)
+static int co_fn co_name_all(Check *c, GArray *l1_tables, GArray *faulty)
 {
-    g_autoptr(GArray) list = g_array_new(FALSE, FALSE, sizeof(L1Table));
     Walk w = {.check = c, .budget = 2 * (c->clusters << c->layout.cluster_bits)};
-    int r = name(c, 0, check_cluster_size(c), 1);
+    int r = check_name(c, 0, check_cluster_size(c), 1);
 
-    g_array_set_clear_func(list, l1_table_clear);
     if (r == 0) {
         r = co_walk_reftable(c);
     }
     if (r == 0) {
-        r = list_l1(&w, list, c->header->l1_offset, c->header->l1_entries, true,
+        r = list_l1(&w, l1_tables, c->header->l1_offset, c->header->l1_entries, true,
                     g_strdup("the L1 table"));
     }
     if (r == 0) {
-        r = co_list_snapshots(&w, list);
+        r = co_list_snapshots(&w, l1_tables);
     }
     if (r == 0) {
-        r = co_walk_l1_list(c, list);
+        r = co_walk_l1_list(c, l1_tables);
     }
     if (r == 0) {
-        r = co_walk_all_l2(c);
+        r = check_co_name_l2(c, faulty);
     }
     if (r == 0) {
         r = co_walk_bitmaps(&w);
     }
     return r < 0 ? r : walk_encryption(c);
+}
+
+int co_fn check_co_walk(Check *c)
+{
+    g_autoptr(GArray) l1_tables = g_array_new(FALSE, FALSE, sizeof(L1Table));
+    g_autoptr(GArray) faulty = g_array_new(FALSE, FALSE, sizeof(guint));
+    int r;
+
+    g_array_set_clear_func(l1_tables, l1_table_clear);
+    r = co_name_all(c, l1_tables, faulty);
+    if (r == 0) {
+        r = co_settle_l1_list(c, l1_tables);
+    }
+    return r < 0 ? r : check_co_settle_l2(c, faulty);
 }

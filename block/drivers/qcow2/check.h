@@ -9,6 +9,7 @@
  *
  *   counts           how often clusters are named
  *   check-walk       from the header to all that is named; entries that cannot be right
+ *   check-l2         the same of L2 tables
  *   check-refcounts  comparing, and new refcounts
  *   check-copied     entries that say that nobody else has their cluster
  *

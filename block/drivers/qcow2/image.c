@@ -181,43 +181,49 @@ bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *h, GPtrA
 
 /* Bitmaps */
 
-static bool co_fn co_load_bitmaps(Qcow2Image *image, BlockChild *file, GBytes *extension,
-                                  GError **error)
+GPtrArray *co_fn qcow2_bitmaps_co_load(BlockChild *file, const Qcow2Header *header,
+                                       Qcow2BitmapsExtension *ext, GError **error)
 {
-    unsigned bits = image->layout.cluster_bits;
+    GBytes *extension = qcow2_header_extension(header, QCOW2_EXTENSION_BITMAPS);
     uint64_t length = block_child_length(file);
     g_autofree void *directory = NULL;
-    Qcow2BitmapsExtension ext;
 
-    if (!qcow2_bitmaps_extension_parse(extension, bits, &ext, error)) {
-        return false;
+    if (!qcow2_bitmaps_extension_parse(extension, header->cluster_bits, ext, error)) {
+        *ext = (Qcow2BitmapsExtension){0};
+        return NULL;
     }
-    if (ext.offset > length || ext.bytes > length - ext.offset) {
+    if (ext->offset > length || ext->bytes > length - ext->offset) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
                     "their directory reaches past the end of the file");
-        return false;
+        return NULL;
     }
-    directory = g_try_malloc(ext.bytes);
+    directory = g_try_malloc(ext->bytes);
     if (!directory) {
         wharf_set_error_errno(error, ENOMEM, "there is no memory for their directory");
-        return false;
+        return NULL;
     }
-    if (!co_read(file, ext.offset, directory, ext.bytes, "directory of bitmaps", error)) {
-        return false;
-    }
-    image->bitmaps = qcow2_bitmaps_parse(&ext, directory, bits, error);
-    return image->bitmaps != NULL;
+    return co_read(file, ext->offset, directory, ext->bytes, "directory of bitmaps", error)
+               ? qcow2_bitmaps_parse(ext, directory, header->cluster_bits, error)
+               : NULL;
+}
+
+bool qcow2_bitmaps_are_there(const Qcow2Header *header)
+{
+    return qcow2_header_extension(header, QCOW2_EXTENSION_BITMAPS) &&
+           (header->autoclear & QCOW2_AUTOCLEAR_BITMAPS);
 }
 
 /* Bitmaps that are not right are no reason to keep anybody from the data; nobody trusts them. */
 static void co_fn co_try_load_bitmaps(Qcow2Image *image, BlockChild *file, const char *name)
 {
-    const Qcow2Header *h = image->header;
-    GBytes *extension = qcow2_header_extension(h, QCOW2_EXTENSION_BITMAPS);
+    Qcow2BitmapsExtension ext;
     g_autoptr(GError) error = NULL;
 
-    if (extension && (h->autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
-        !co_load_bitmaps(image, file, extension, &error)) {
+    if (!qcow2_bitmaps_are_there(image->header)) {
+        return;
+    }
+    image->bitmaps = qcow2_bitmaps_co_load(file, image->header, &ext, &error);
+    if (!image->bitmaps) {
         g_warning("image '%s': its persistent bitmaps cannot be used, and are given up with the "
                   "first write: %s",
                   name, error->message);

@@ -111,8 +111,8 @@ typedef enum {
 
 typedef struct Qcow2State {
     /* Fixed after open; what the edges lead to changes with the node drained. */
-    char *name;              /* of the image, for messages */
-    bool follow_names;       /* of other files, in the image */
+    char *name;        /* of the image, for messages */
+    bool follow_names; /* of other files, in the image */
     Qcow2Purpose purpose;
     BlockChild *file, *data; /* the same without an external data file */
     BlockChild *backing;     /* NULL: none */
@@ -169,6 +169,14 @@ bool qcow2_image_check_snapshot_size(const Qcow2Image *image, const Qcow2Snapsho
                                      uint64_t *entries, GError **error);
 /* The header alone, as far as it can be parsed. */
 Qcow2Header *co_fn qcow2_image_co_read_header(BlockChild *file, GError **error);
+/* Whether the image has persistent bitmaps that are valid as far as the header says. */
+bool qcow2_bitmaps_are_there(const Qcow2Header *header);
+/*
+ * The bitmaps that the header speaks of; NULL and @error, WHARF_ERROR_IO if they could not be
+ * looked at. *@ext says where their directory lies, in any case; zeros where nobody knows.
+ */
+GPtrArray *co_fn qcow2_bitmaps_co_load(BlockChild *file, const Qcow2Header *header,
+                                       Qcow2BitmapsExtension *ext, GError **error);
 void qcow2_image_free(Qcow2Image *image);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Image, qcow2_image_free)
 
