@@ -67,6 +67,37 @@ class AllocateTest(Qcow2WriteTest):
             run(self.qemu_img, 'snapshot', '-d', 'before', image)
             self.check(image)
 
+    def test_foreign_data_file(self):
+        """Of data in a file of its own nothing else has a part, whatever the entry says."""
+        for raw in ('off', 'on'):
+            data = self.path(f'data-{raw}')
+            image = self.create('image', self.SIZE, data_file=data, data_file_raw=raw)
+            self.scribble(image, self.SIZE, 7)
+            self.clear_copied(image)
+            model = self.read_all(image)
+            mountpoint = self.open(self.daemon, image)
+            worker = self.fs()
+            fd = worker.open(mountpoint, os.O_RDWR)
+            worker.fallocate(fd, KEEP_SIZE, 100, self.SIZE - 200)
+            worker.pwrite(fd, b'x' * 5000, 1234567)
+            model[1234567:1234567 + 5000] = b'x' * 5000
+            worker.close(fd)
+            self.remove(self.daemon)
+            self.assertGreaterEqual(os.stat(data).st_blocks * 512, self.SIZE)
+            self.compare(image, bytes(model))
+
+    def clear_copied(self, image):
+        """Have no entry say that its cluster is counted once."""
+        with open(image, 'r+b') as f:
+            f.seek(40)
+            f.seek(int.from_bytes(f.read(8), 'big'))
+            table = int.from_bytes(f.read(8), 'big') & 0x00fffffffffffe00
+            for entry in range(table, table + self.SIZE // (64 * KIB) * 8, 8):
+                f.seek(entry)
+                byte = f.read(1)[0]
+                f.seek(entry)
+                f.write(bytes([byte & 0x7f]))
+
     def test_no_space(self):
         """A failure leaves nothing but what there was."""
         self.need_root()

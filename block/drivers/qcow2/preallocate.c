@@ -43,9 +43,10 @@ static uint64_t offset_of(const Placing *p, unsigned i)
     return (p->claim.first + i) << cluster_bits(p);
 }
 
-static bool has_place(const Qcow2Cluster *c)
+/* In a data file each has its own, and nobody else has a part in it, whatever the entry says. */
+static bool has_place(const Placing *p, const Qcow2Cluster *c)
 {
-    return c->has_host && c->copied && !c->compressed;
+    return c->has_host && !c->compressed && (c->copied || p->s->data != p->s->file);
 }
 
 /* The first part of the claimed clusters that is alike. */
@@ -53,13 +54,13 @@ static void choose_run(Placing *p, unsigned end)
 {
     const Qcow2Cluster *first = &p->old[p->from];
 
-    p->needed = !has_place(first);
+    p->needed = !has_place(p, first);
     p->host = first->host;
     p->taken = p->fresh = false;
     for (p->n = 1; p->from + p->n < end; p->n++) {
         const Qcow2Cluster *c = first + p->n;
 
-        if (has_place(c) == p->needed ||
+        if (has_place(p, c) == p->needed ||
             (!p->needed && c->host != p->host + ((uint64_t)p->n << cluster_bits(p)))) {
             break;
         }
