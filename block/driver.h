@@ -255,9 +255,11 @@ bool block_node_can_compress(const BlockNode *node);
 
 /*
  * The image of @node is corrupt: @message, the end of a sentence, says how. Logged, and told by the
- * event BLOCK_IMAGE_CORRUPTED. Any thread; drivers do so once, not for each request.
+ * event BLOCK_IMAGE_CORRUPTED, with @offset and @bytes of the image if that is known (@offset -1:
+ * it is not). Any thread; drivers do so once, not for each request.
  */
-void block_node_report_corruption(BlockNode *node, const char *message, bool fatal);
+void block_node_report_corruption(BlockNode *node, const char *message, int64_t offset,
+                                  int64_t bytes, bool fatal);
 
 /*
  * Before a flush fails: what was written to @node since the last one may be gone, and the next

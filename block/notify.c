@@ -77,6 +77,7 @@ static BlockBackend *take_changed(BlockGraph *graph, BlockChanges *changes)
 typedef struct BlockReport {
     char *node;
     char *message;
+    int64_t offset, bytes; /* in the image; -1: not known */
     bool fatal;
 } BlockReport;
 
@@ -102,19 +103,26 @@ static void send_reports(BlockGraph *graph)
     BlockReport *report;
 
     while ((report = take_report(graph))) {
-        qapi_event_block_image_corrupted(graph->events, "", report->node, report->message, false, 0,
-                                         false, 0, report->fatal);
+        bool known = report->offset >= 0;
+
+        qapi_event_block_image_corrupted(graph->events, "", report->node, report->message, known,
+                                         report->offset, known, report->bytes, report->fatal);
         report_free(report);
     }
 }
 
-void block_node_report_corruption(BlockNode *node, const char *message, bool fatal)
+void block_node_report_corruption(BlockNode *node, const char *message, int64_t offset,
+                                  int64_t bytes, bool fatal)
 {
     BlockGraph *graph = node->graph;
     BlockReport *report = g_new0(BlockReport, 1);
 
     g_warning("block node '%s': the image is corrupt: %s", node->name, message);
-    *report = (BlockReport){g_strdup(node->name), g_strdup(message), fatal};
+    *report = (BlockReport){.node = g_strdup(node->name),
+                            .message = g_strdup(message),
+                            .offset = offset,
+                            .bytes = bytes,
+                            .fatal = fatal};
     g_mutex_lock(&graph->grown_lock);
     g_queue_push_tail(&graph->reports, report);
     g_mutex_unlock(&graph->grown_lock);

@@ -149,19 +149,21 @@ static bool is_to_be_kept_up(const Qcow2Bitmap *b)
 }
 
 /* Say in the image that bitmap @i is in use. */
-static int co_fn co_write_in_use(Qcow2State *s, guint i)
+static int co_fn co_write_in_use(BlockNode *node, guint i)
 {
+    Qcow2State *s = block_node_state(node);
     const Qcow2Bitmap *b = g_ptr_array_index(s->image->bitmaps, i);
     uint32_t flags = GUINT32_TO_BE(b->flags | QCOW2_BITMAP_IN_USE);
+    uint64_t at = directory_offset(s) + qcow2_bitmaps_flags_at(s->image->bitmaps, i);
+    int r =
+        qcow2_co_check_write(node, at, sizeof(flags), QCOW2_META_BIT(QCOW2_META_BITMAP_DIRECTORY));
 
-    return block_child_co_pwritev(
-        s->file, directory_offset(s) + qcow2_bitmaps_flags_at(s->image->bitmaps, i),
-        IOV_LOCAL(&flags, sizeof(flags)), 0);
+    return r < 0 ? r : block_child_co_pwritev(s->file, at, IOV_LOCAL(&flags, sizeof(flags)), 0);
 }
 
 static int co_fn co_write_all_in_use(BlockNode *node)
 {
-    Qcow2State *s = block_node_state(node);
+    const Qcow2State *s = block_node_state(node);
     const GPtrArray *bitmaps = s->image->bitmaps;
     bool any = false;
     int r = 0;
@@ -169,7 +171,7 @@ static int co_fn co_write_all_in_use(BlockNode *node)
     for (guint i = 0; r == 0 && i < bitmaps->len; i++) {
         if (is_to_be_kept_up(g_ptr_array_index(bitmaps, i))) {
             any = true;
-            r = co_write_in_use(s, i);
+            r = co_write_in_use(node, i);
         }
     }
     return r == 0 && any ? qcow2_co_flush_file(node) : r;
@@ -515,6 +517,7 @@ static int co_fn co_store(BlockNode *node, bool end)
         give_up(s, g_strerror(-r));
         return r;
     }
+    qcow2_guard_set_table(&s->metadata.guard, QCOW2_META_BITMAP_DIRECTORY, offset, bytes);
     note(st.left, old, bytes);
     co_release(s, st.left);
     qcow2_refcounts_co_write(&s->metadata.refcounts); /* the next one does it if this fails */

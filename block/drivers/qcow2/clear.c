@@ -99,6 +99,14 @@ static bool is_idle(const Clear *c, const Qcow2Cluster *old, const Qcow2Cluster 
            (new->has_host || c->s->data != c->s->file);
 }
 
+static void co_fn co_discard_at(const Clear *c, uint64_t host, uint64_t bytes)
+{
+    if (c->s->data != c->s->file ||
+        qcow2_co_check_write(c->node, host, bytes, QCOW2_META_NONE) == 0) {
+        block_child_co_pdiscard(c->s->data, host, bytes);
+    }
+}
+
 /*
  * Give the storage of idle clusters back. After a crash the image may still say that they have
  * data, which reads as zeros then; that is as good as anything else for what was discarded. With
@@ -115,14 +123,14 @@ static void co_fn co_discard_idle(const Clear *c, unsigned n, const Qcow2Cluster
             continue;
         }
         if (bytes > 0 && old[i].host != from + bytes) {
-            block_child_co_pdiscard(c->s->data, from, bytes);
+            co_discard_at(c, from, bytes);
             bytes = 0;
         }
         from = bytes > 0 ? from : old[i].host;
         bytes += size;
     }
     if (bytes > 0) {
-        block_child_co_pdiscard(c->s->data, from, bytes);
+        co_discard_at(c, from, bytes);
     }
 }
 

@@ -6,11 +6,12 @@
 
 /* One question: what begins at @offset? */
 typedef struct MapQuery {
-    const Qcow2State *s;
+    Qcow2State *s;
     uint64_t offset, bytes;
     uint64_t key;     /* of the slice */
     uint64_t start;   /* of what it describes */
     Qcow2Fault fault; /* in the L1 table */
+    uint64_t table;   /* that it names */
 
     /* what is asked for */
     Qcow2Extent *extent;
@@ -22,19 +23,50 @@ typedef struct MapQuery {
     void *change_opaque;
 } MapQuery;
 
-int qcow2_fault(BlockNode *node, Qcow2Fault fault, uint64_t offset)
+/* What qcow2_fault() and the like report, the first time. @offset -1: not known. */
+static int report(BlockNode *node, const char *message, int64_t offset, int64_t bytes)
 {
     Qcow2State *s = block_node_state(node);
-    g_autofree char *message = NULL;
 
     if (!__atomic_exchange_n(&s->corrupt, true, __ATOMIC_SEQ_CST)) {
-        message = offset == QCOW2_NOWHERE
-                      ? g_strdup(qcow2_fault_text(fault))
-                      : g_strdup_printf("%s (at %" G_GUINT64_FORMAT " of the disk)",
-                                        qcow2_fault_text(fault), offset);
-        block_node_report_corruption(node, message, s->writable);
+        block_node_report_corruption(node, message, offset, bytes, s->writable);
     }
     return -EIO;
+}
+
+int qcow2_fault(BlockNode *node, Qcow2Fault fault, uint64_t offset)
+{
+    g_autofree char *message = NULL;
+
+    if (offset == QCOW2_NOWHERE) {
+        return report(node, qcow2_fault_text(fault), -1, -1);
+    }
+    message = g_strdup_printf("%s (at %" G_GUINT64_FORMAT " of the disk)", qcow2_fault_text(fault),
+                              offset);
+    return report(node, message, -1, -1);
+}
+
+int qcow2_fault_in_image(BlockNode *node, Qcow2Fault fault, uint64_t disk, uint64_t offset,
+                         uint64_t bytes)
+{
+    g_autofree char *message =
+        disk == QCOW2_NOWHERE ? g_strdup_printf("%s (at %" G_GUINT64_FORMAT " of the image)",
+                                                qcow2_fault_text(fault), offset)
+                              : g_strdup_printf("%s (at %" G_GUINT64_FORMAT
+                                                " of the disk, %" G_GUINT64_FORMAT " of the image)",
+                                                qcow2_fault_text(fault), disk, offset);
+
+    return report(node, message, offset, bytes);
+}
+
+int qcow2_fault_overlap(BlockNode *node, Qcow2Meta kind, uint64_t offset, uint64_t bytes)
+{
+    g_autofree char *message =
+        g_strdup_printf("a write to where %s lies was prevented (%" G_GUINT64_FORMAT
+                        " bytes at %" G_GUINT64_FORMAT " of the image)",
+                        qcow2_meta_text(kind), bytes, offset);
+
+    return report(node, message, offset, bytes);
 }
 
 /* L1 */
@@ -68,21 +100,30 @@ static bool overlap(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
     return a < b + b_bytes && b < a + a_bytes;
 }
 
-bool qcow2_overlaps_tables(const Qcow2State *s, uint64_t offset, uint64_t bytes)
+/* What the header says does not change where nobody writes. */
+static bool overlaps_read_only(const Qcow2Header *h, uint64_t offset, uint64_t bytes)
 {
-    const Qcow2Header *h = s->image->header;
-    uint64_t l1 = __atomic_load_n(&h->l1_offset, __ATOMIC_RELAXED);
-    uint64_t l1_bytes = (uint64_t)__atomic_load_n(&h->l1_entries, __ATOMIC_RELAXED) * 8;
-    uint64_t reftable = __atomic_load_n(&h->reftable_offset, __ATOMIC_RELAXED);
-    uint64_t reftable_bytes = (uint64_t)__atomic_load_n(&h->reftable_clusters, __ATOMIC_RELAXED)
-                              << h->cluster_bits;
-
-    return offset < qcow2_cluster_size(&s->image->layout) || overlap(offset, bytes, l1, l1_bytes) ||
-           overlap(offset, bytes, reftable, reftable_bytes) ||
+    return offset >> h->cluster_bits == 0 ||
+           overlap(offset, bytes, h->l1_offset, (uint64_t)h->l1_entries * 8) ||
+           overlap(offset, bytes, h->reftable_offset,
+                   (uint64_t)h->reftable_clusters << h->cluster_bits) ||
            (h->n_snapshots > 0 && overlap(offset, bytes, h->snapshots_offset, 1));
 }
 
-Qcow2Fault qcow2_check_l2_table(const Qcow2State *s, uint64_t offset)
+bool qcow2_overlaps_tables(Qcow2State *s, uint64_t offset, uint64_t bytes)
+{
+    const unsigned kinds =
+        QCOW2_META_BIT(QCOW2_META_HEADER) | QCOW2_META_BIT(QCOW2_META_ACTIVE_L1) |
+        QCOW2_META_BIT(QCOW2_META_REFCOUNT_TABLE) | QCOW2_META_BIT(QCOW2_META_SNAPSHOT_TABLE);
+
+    if (!s->writable) {
+        return overlaps_read_only(s->image->header, offset, bytes);
+    }
+    return qcow2_guard_may_hit(&s->metadata.guard, kinds, offset, bytes) &&
+           qcow2_guard_find_table(&s->metadata.guard, kinds, offset, bytes) != QCOW2_META__N;
+}
+
+Qcow2Fault qcow2_check_l2_table(Qcow2State *s, uint64_t offset)
 {
     uint64_t size = qcow2_cluster_size(&s->image->layout);
     uint64_t length = block_child_length(s->file);
@@ -106,19 +147,18 @@ static void look_at_slice(const uint64_t *table, void *opaque)
 static int co_fn load_slice(uint64_t key, void *table, void *opaque)
 {
     MapQuery *q = opaque;
-    const Qcow2State *s = q->s;
+    Qcow2State *s = q->s;
     unsigned per_table_bits = s->image->layout.l2_bits - s->l2.slice_bits;
     uint64_t within = (key & ((UINT64_C(1) << per_table_bits) - 1)) * s->l2.slice_bytes;
-    uint64_t l2_table;
 
-    q->fault = l1_at(s->image, q->offset, &l2_table);
+    q->fault = l1_at(s->image, q->offset, &q->table);
     if (!q->fault) {
-        q->fault = qcow2_check_l2_table(s, l2_table);
+        q->fault = qcow2_check_l2_table(s, q->table);
     }
     if (q->fault) {
         return -EIO;
     }
-    return block_child_co_preadv(s->file, l2_table + within, IOV_LOCAL(table, s->l2.slice_bytes),
+    return block_child_co_preadv(s->file, q->table + within, IOV_LOCAL(table, s->l2.slice_bytes),
                                  0);
 }
 
@@ -148,7 +188,7 @@ static Qcow2Fault check_extent(const Qcow2State *s, const Qcow2Extent *extent)
     return QCOW2_FAULT_NONE;
 }
 
-static MapQuery query(const Qcow2State *s, uint64_t offset, uint64_t bytes)
+static MapQuery query(Qcow2State *s, uint64_t offset, uint64_t bytes)
 {
     unsigned slice_bits = s->l2.slice_bits + s->image->layout.cluster_bits;
 
@@ -159,25 +199,30 @@ static MapQuery query(const Qcow2State *s, uint64_t offset, uint64_t bytes)
                       .start = offset >> slice_bits << slice_bits};
 }
 
+static int table_fault(BlockNode *node, const MapQuery *q)
+{
+    return qcow2_fault_in_image(node, q->fault, q->offset, q->table,
+                                qcow2_cluster_size(&q->s->image->layout));
+}
+
 /*
  * Look at the slice that describes the query's offset. 1: its L2 table is not there; 0, or -errno.
  */
 static int co_fn co_look(BlockNode *node, MapQuery *q, Qcow2CacheLook *look)
 {
-    uint64_t l2_table;
     int r;
 
-    q->fault = l1_at(q->s->image, q->offset, &l2_table);
-    if (!q->fault && l2_table == 0) {
+    q->fault = l1_at(q->s->image, q->offset, &q->table);
+    if (!q->fault && q->table == 0) {
         return 1;
     }
     r = q->fault ? -EIO : qcow2_cache_co_look(q->s->l2.cache, q->key, load_slice, look, q);
-    return q->fault ? qcow2_fault(node, q->fault, q->offset) : r;
+    return q->fault ? table_fault(node, q) : r;
 }
 
 int co_fn qcow2_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Qcow2Extent *extent)
 {
-    const Qcow2State *s = block_node_state(node);
+    Qcow2State *s = block_node_state(node);
     MapQuery q = query(s, offset, bytes);
     Qcow2Fault fault;
     int r;
@@ -189,6 +234,9 @@ int co_fn qcow2_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Qcow2Ex
         return 0;
     }
     fault = r == 0 ? check_extent(s, extent) : QCOW2_FAULT_NONE;
+    if (fault == QCOW2_FAULT_DATA_PAST_END) {
+        return qcow2_fault_in_image(node, fault, offset, extent->host, extent->bytes);
+    }
     return fault ? qcow2_fault(node, fault, offset) : r;
 }
 
@@ -204,14 +252,14 @@ static void look_in_place(const uint64_t *table, void *opaque)
 
 int co_fn qcow2_co_map_in_place(BlockNode *node, uint64_t offset, uint64_t *bytes, uint64_t *host)
 {
-    const Qcow2State *s = block_node_state(node);
+    Qcow2State *s = block_node_state(node);
     MapQuery q = query(s, offset, *bytes);
     int r = co_look(node, &q, look_in_place);
 
     *bytes = r == 0 ? q.found : 0;
     *host = q.host;
-    if (*bytes > 0 && s->data == s->file && qcow2_overlaps_tables(s, *host, *bytes)) {
-        return qcow2_fault(node, QCOW2_FAULT_DATA_OVERLAP, offset);
+    if (*bytes > 0 && s->data == s->file) {
+        return qcow2_co_check_write(node, *host, *bytes, QCOW2_META_NONE);
     }
     return MIN(r, 0);
 }
@@ -233,7 +281,7 @@ static void look_decode(const uint64_t *table, void *opaque)
 
 int co_fn qcow2_co_decode(BlockNode *node, uint64_t first, unsigned n, Qcow2Cluster *clusters)
 {
-    const Qcow2State *s = block_node_state(node);
+    Qcow2State *s = block_node_state(node);
     MapQuery q = query(s, first << s->image->layout.cluster_bits, 1);
     int r;
 
@@ -262,7 +310,7 @@ static void change_slice(uint64_t *table, void *opaque)
 int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, unsigned n,
                                 Qcow2CacheChange *change, void *opaque)
 {
-    const Qcow2State *s = block_node_state(node);
+    Qcow2State *s = block_node_state(node);
     const Qcow2Layout *layout = &s->image->layout;
     MapQuery q = query(s, first << layout->cluster_bits, 1);
     size_t entry = layout->entry_words * sizeof(uint64_t);
@@ -272,5 +320,5 @@ int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, unsigned n,
     q.change = change;
     q.change_opaque = opaque;
     r = qcow2_cache_co_change(s->l2.cache, q.key, from, n * entry, load_slice, change_slice, &q);
-    return q.fault ? qcow2_fault(node, q.fault, q.offset) : r;
+    return q.fault ? table_fault(node, &q) : r;
 }

@@ -41,16 +41,34 @@
 
 /* Life */
 
+/* Refcounts, and all that is not to be written over. */
+static bool co_fn co_init_guarded(BlockNode *node, size_t refcount_bytes, GError **error)
+{
+    Qcow2State *s = block_node_state(node);
+    Qcow2Metadata *m = &s->metadata;
+
+    if (!qcow2_guard_init(&m->guard, s->image->layout.cluster_bits, error)) {
+        qcow2_guard_clear(&m->guard);
+        return false;
+    }
+    if (!qcow2_refcounts_co_load(&m->refcounts, node, s->file, s->image->header, refcount_bytes,
+                                 error)) {
+        qcow2_refcounts_clear(&m->refcounts);
+        qcow2_guard_clear(&m->guard);
+        return false;
+    }
+    qcow2_guard_co_fill(s, s->image->snapshots);
+    return true;
+}
+
 bool co_fn qcow2_metadata_co_init(BlockNode *node, size_t refcount_bytes, GError **error)
 {
     Qcow2State *s = block_node_state(node);
     Qcow2Metadata *m = &s->metadata;
 
     *m = (Qcow2Metadata){.l1_changed = NULL};
-    if (!qcow2_refcounts_co_load(&m->refcounts, node, s->file, s->image->header, refcount_bytes,
-                                 error)) {
+    if (!co_init_guarded(node, refcount_bytes, error)) {
         g_prefix_error(error, "image '%s': ", s->name);
-        qcow2_refcounts_clear(&m->refcounts);
         return false;
     }
     co_mutex_init(&m->commit_lock);
@@ -84,6 +102,7 @@ void qcow2_metadata_clear(Qcow2State *s)
     g_array_unref(m->grace);
     g_mutex_clear(&m->lock);
     qcow2_refcounts_clear(&m->refcounts);
+    qcow2_guard_clear(&m->guard);
 }
 
 bool qcow2_has_lost(BlockNode *node)
@@ -410,6 +429,7 @@ static void set_l1(Qcow2State *s, uint64_t index, uint64_t table)
 {
     Qcow2Metadata *m = &s->metadata;
 
+    qcow2_guard_add(&m->guard, QCOW2_META_ACTIVE_L2, table, 1);
     g_mutex_lock(&m->lock);
     __atomic_store_n(&s->image->l1[index], table | QCOW2_ENTRY_COPIED, __ATOMIC_RELEASE);
     g_array_append_val(m->l1_changed, index);
@@ -480,7 +500,8 @@ static int co_fn co_need_table(BlockNode *node, uint64_t first)
     }
     fault = qcow2_l1_decode(&s->image->layout, entry, &table);
     if (fault) {
-        return qcow2_fault(node, fault, first << s->image->layout.cluster_bits);
+        return qcow2_fault_in_image(node, fault, first << s->image->layout.cluster_bits, table,
+                                    qcow2_cluster_size(&s->image->layout));
     }
     return co_make_table(node, index, table);
 }
@@ -618,10 +639,13 @@ static int co_fn slice_co_write(Qcow2Part *part)
     unsigned per_table_bits = s->image->layout.l2_bits - s->l2.slice_bits;
     uint64_t within = (copy->key & ((UINT64_C(1) << per_table_bits) - 1)) * s->l2.slice_bytes;
     uint64_t entry = __atomic_load_n(&s->image->l1[l1_index_of(s, copy->key)], __ATOMIC_ACQUIRE);
+    uint64_t offset = (entry & QCOW2_ENTRY_OFFSET) + within + copy->from;
+    int r =
+        qcow2_co_check_write(c->node, offset, copy->bytes, QCOW2_META_BIT(QCOW2_META_ACTIVE_L2));
 
-    int r = block_child_co_pwritev(s->file, (entry & QCOW2_ENTRY_OFFSET) + within + copy->from,
-                                   IOV_LOCAL(copy->part, copy->bytes), 0);
-
+    if (r == 0) {
+        r = block_child_co_pwritev(s->file, offset, IOV_LOCAL(copy->part, copy->bytes), 0);
+    }
     if (r == 0) {
         qcow2_cache_written(s->l2.cache, copy->key, true);
         c->written[w->number] = true;
@@ -650,9 +674,13 @@ static int co_fn co_write_l1(Commit *c)
     for (guint i = 0; r == 0 && i < c->l1->len; i++) {
         const L1Change *change = &g_array_index(c->l1, L1Change, i);
         uint64_t entry = GUINT64_TO_BE(change->entry);
+        uint64_t offset = c->s->image->header->l1_offset + change->index * 8;
 
-        r = block_child_co_pwritev(c->s->file, c->s->image->header->l1_offset + change->index * 8,
-                                   IOV_LOCAL(&entry, sizeof(entry)), 0);
+        r = qcow2_co_check_write(c->node, offset, sizeof(entry),
+                                 QCOW2_META_BIT(QCOW2_META_ACTIVE_L1));
+        if (r == 0) {
+            r = block_child_co_pwritev(c->s->file, offset, IOV_LOCAL(&entry, sizeof(entry)), 0);
+        }
     }
     return r;
 }

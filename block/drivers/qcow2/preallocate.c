@@ -85,6 +85,11 @@ static int co_fn co_find_place(Placing *p)
     uint64_t got;
     int r;
 
+    if (!p->needed) {
+        return p->s->data == p->s->file
+                   ? qcow2_co_check_write(p->node, p->host, run_bytes(p), QCOW2_META_NONE)
+                   : 0;
+    }
     if (p->s->data != p->s->file) {
         p->host = offset_of(p, p->from);
         return 0;
@@ -224,7 +229,7 @@ static int co_fn co_reserve(const Placing *p)
 
 static int co_fn co_place_run(Placing *p)
 {
-    int r = p->needed ? co_find_place(p) : 0;
+    int r = co_find_place(p);
 
     if (r == 0) {
         r = co_reserve(p);

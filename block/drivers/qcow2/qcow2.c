@@ -274,6 +274,7 @@ static void take_options(Qcow2State *s, const BlockdevOptionsQcow2 *o, const Blo
     s->discard_other = o->pass_discard_other;
     s->discard_no_unref = o->discard_no_unref;
     s->lazy = wants_lazy(o, s->image->header);
+    s->guarded = qcow2_guarded_kinds(o);
 }
 
 /* Get ready to write where the node is to be writable. */
@@ -547,6 +548,9 @@ static void co_fn qcow2_co_reopen_commit(BlockReopen *reopen)
         qcow2_metadata_clear(s);
     }
     take_options(s, &reopen->opts->u.qcow2, &reopen->flags);
+    if (s->writable) {
+        qcow2_guard_co_settle(s);
+    }
     qcow2_cache_free(s->l2.cache);
     s->l2 = r->l2;
     s->clean_ns = r->clean_ns;

@@ -119,6 +119,47 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(WholeGuard, leave)
 /* To the end of the scope. */
 #define WHOLE_GUARD(r) g_autoptr(WholeGuard) whole_guard G_GNUC_UNUSED = co_enter(r)
 
+/* Guarding metadata, by those who have the whole */
+
+static Qcow2Guard *guard_of(const Qcow2Refcounts *r)
+{
+    Qcow2State *s = block_node_state(r->node);
+
+    return &s->metadata.guard;
+}
+
+static void guard_block(const Qcow2Refcounts *r, uint64_t offset)
+{
+    qcow2_guard_add(guard_of(r), QCOW2_META_REFCOUNT_BLOCK, offset, 1);
+}
+
+/* What is about to be written, by somebody who knows of metadata of the kind @except there. */
+static int co_fn co_check_write(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
+                                Qcow2Meta except)
+{
+    Qcow2Meta kind = qcow2_co_find_metadata(r->node, offset, bytes, QCOW2_META_BIT(except), true);
+
+    return kind == QCOW2_META__N ? 0 : qcow2_fault_overlap(r->node, kind, offset, bytes);
+}
+
+/* Clusters that are free, as far as refcounts tell. The header's never is. */
+static int co_fn co_check_free(Qcow2Refcounts *r, uint64_t cluster, uint64_t n, Qcow2Fault fault)
+{
+    uint64_t offset = cluster << r->cluster_bits, bytes = n << r->cluster_bits;
+
+    if (cluster > 0 &&
+        qcow2_co_find_metadata(r->node, offset, bytes, QCOW2_META_NONE, true) == QCOW2_META__N) {
+        return 0;
+    }
+    return qcow2_fault_in_image(r->node, fault, QCOW2_NOWHERE, offset, bytes);
+}
+
+static int not_counted(Qcow2Refcounts *r, uint64_t cluster)
+{
+    return qcow2_fault_in_image(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE,
+                                cluster << r->cluster_bits, cluster_size(r));
+}
+
 static Block *block_new(Qcow2Refcounts *r, uint64_t index)
 {
     Block *b = g_try_malloc0(sizeof(*b) + cluster_size(r));
@@ -140,14 +181,17 @@ static int co_fn block_co_read(Qcow2Refcounts *r, Block *b)
     uint64_t offset = r->table[b->index];
     uint64_t length = block_child_length(r->file);
 
+    Qcow2Fault fault = QCOW2_FAULT_NONE;
+
     if (offset & (cluster_size(r) - 1)) {
-        return qcow2_fault(r->node, QCOW2_FAULT_REFBLOCK_UNALIGNED, QCOW2_NOWHERE);
+        fault = QCOW2_FAULT_REFBLOCK_UNALIGNED;
+    } else if (offset > length || cluster_size(r) > length - offset) {
+        fault = QCOW2_FAULT_REFBLOCK_PAST_END;
+    } else if (qcow2_overlaps_tables(block_node_state(r->node), offset, cluster_size(r))) {
+        fault = QCOW2_FAULT_REFBLOCK_OVERLAP;
     }
-    if (offset > length || cluster_size(r) > length - offset) {
-        return qcow2_fault(r->node, QCOW2_FAULT_REFBLOCK_PAST_END, QCOW2_NOWHERE);
-    }
-    if (qcow2_overlaps_tables(block_node_state(r->node), offset, cluster_size(r))) {
-        return qcow2_fault(r->node, QCOW2_FAULT_REFBLOCK_OVERLAP, QCOW2_NOWHERE);
+    if (fault) {
+        return qcow2_fault_in_image(r->node, fault, QCOW2_NOWHERE, offset, cluster_size(r));
     }
     return block_child_co_preadv(r->file, offset, IOV_LOCAL(b->data, cluster_size(r)), 0);
 }
@@ -192,9 +236,13 @@ static int co_fn block_co_write(Qcow2Refcounts *r, Block *b)
     size_t unit = MIN(WRITE_UNIT, cluster_size(r));
     size_t from = b->dirty_from & ~(unit - 1);
     size_t to = (b->dirty_to + unit - 1) & ~(unit - 1);
-    int ret = block_child_co_pwritev(r->file, r->table[b->index] + from,
-                                     IOV_LOCAL((char *)b->data + from, to - from), 0);
+    uint64_t offset = r->table[b->index] + from;
+    int ret = co_check_write(r, offset, to - from, QCOW2_META_REFCOUNT_BLOCK);
 
+    if (ret == 0) {
+        ret = block_child_co_pwritev(r->file, offset, IOV_LOCAL((char *)b->data + from, to - from),
+                                     0);
+    }
     if (ret == 0) {
         b->dirty_from = b->dirty_to = 0;
     }
@@ -282,9 +330,11 @@ static int co_fn co_write_entry(Qcow2Refcounts *r, uint64_t index)
 {
     const Qcow2State *s = block_node_state(r->node);
     uint64_t entry = GUINT64_TO_BE(r->table[index]);
+    uint64_t offset = s->image->header->reftable_offset + index * 8;
+    int ret = co_check_write(r, offset, sizeof(entry), QCOW2_META_REFCOUNT_TABLE);
 
-    return block_child_co_pwritev(r->file, s->image->header->reftable_offset + index * 8,
-                                  IOV_LOCAL(&entry, sizeof(entry)), 0);
+    return ret < 0 ? ret
+                   : block_child_co_pwritev(r->file, offset, IOV_LOCAL(&entry, sizeof(entry)), 0);
 }
 
 /* Whether new entries from @from to @to - 1 name the block that counts the one of entry @index. */
@@ -334,14 +384,6 @@ static int co_fn co_write_all(Qcow2Refcounts *r)
     return ret;
 }
 
-/* What nobody may be given, whatever the refcounts say. */
-static bool is_metadata(const Qcow2Refcounts *r, uint64_t cluster)
-{
-    const Qcow2State *s = block_node_state(r->node);
-
-    return qcow2_overlaps_tables(s, cluster << r->cluster_bits, cluster_size(r));
-}
-
 /* Growing: blocks and tables for what lies behind the clusters that are counted so far */
 
 static void count(Qcow2Refcounts *r, Block *b, uint64_t cluster, uint64_t refcount)
@@ -353,16 +395,19 @@ static void count(Qcow2Refcounts *r, Block *b, uint64_t cluster, uint64_t refcou
 }
 
 /* A block for entry @index, which has none, at @cluster: that is not counted here. */
-static int add_block_at(Qcow2Refcounts *r, uint64_t index, uint64_t cluster, Block **block)
+static int co_fn co_add_block_at(Qcow2Refcounts *r, uint64_t index, uint64_t cluster, Block **block)
 {
-    if (is_metadata(r, cluster)) {
-        return qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    int ret = co_check_free(r, cluster, 1, QCOW2_FAULT_NOT_COUNTED);
+
+    if (ret < 0) {
+        return ret;
     }
     *block = block_new(r, index);
     if (!*block) {
         return -ENOMEM;
     }
     make_dirty(*block, 0, cluster_size(r));
+    guard_block(r, cluster << r->cluster_bits);
     r->table[index] = cluster << r->cluster_bits;
     g_array_append_val(r->new_entries, index);
     r->end = MAX(r->end, r->table[index] + cluster_size(r));
@@ -370,9 +415,9 @@ static int add_block_at(Qcow2Refcounts *r, uint64_t index, uint64_t cluster, Blo
 }
 
 /* The same at the first of the clusters that it counts. */
-static int add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
+static int co_fn co_add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
 {
-    int ret = add_block_at(r, index, index << block_bits(r), block);
+    int ret = co_add_block_at(r, index, index << block_bits(r), block);
 
     if (ret == 0) {
         count(r, *block, index << block_bits(r), 1);
@@ -423,6 +468,9 @@ static int co_fn growth_co_write(Growth *g, Qcow2Refcounts *r)
     int ret = disk && block ? 0 : -ENOMEM;
 
     if (ret == 0) {
+        ret = co_check_free(r, start, used, QCOW2_FAULT_NOT_COUNTED);
+    }
+    if (ret == 0) {
         memcpy(g->table, r->table, r->entries * 8);
     }
     for (uint64_t i = 0; ret == 0 && i < g->n_blocks; i++) {
@@ -451,13 +499,52 @@ static int co_fn co_release_locked(Qcow2Refcounts *r, uint64_t offset, uint64_t 
 
 static int grow_in_memory(Qcow2Refcounts *r);
 
-/* Make the table longer. All that it names is written, flushed, and only then the header. */
+/* Where the table is: for the header, and for those who must not write there. */
+static void set_table_place(Qcow2Refcounts *r, uint64_t offset, uint32_t clusters)
+{
+    const Qcow2State *s = block_node_state(r->node);
+    Qcow2Header *h = s->image->header;
+
+    __atomic_store_n(&h->reftable_offset, offset, __ATOMIC_RELAXED);
+    __atomic_store_n(&h->reftable_clusters, clusters, __ATOMIC_RELAXED);
+    qcow2_guard_set_table(guard_of(r), QCOW2_META_REFCOUNT_TABLE, offset,
+                          (uint64_t)clusters << r->cluster_bits);
+}
+
+/* All that the new table names is written, flushed, and only then the header. */
+static int co_fn growth_co_write_and_name(Growth *g, Qcow2Refcounts *r)
+{
+    const Qcow2State *s = block_node_state(r->node);
+    uint64_t old_offset = s->image->header->reftable_offset;
+    uint32_t old_clusters = s->image->header->reftable_clusters;
+    uint64_t offset = ((g->first << block_bits(r)) + g->n_blocks) << r->cluster_bits;
+    uint64_t end = offset + (g->clusters << r->cluster_bits);
+    int ret = growth_co_write(g, r);
+
+    /* Whatever becomes of it, there are no zeros, and after an error the header may name it. */
+    r->fresh = MAX(r->fresh, end);
+    r->end = MAX(r->end, end);
+    if (ret == 0) {
+        ret = qcow2_co_flush_file(r->node);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    set_table_place(r, offset, g->clusters);
+    ret = qcow2_co_write_header(r->node);
+    if (ret < 0) {
+        set_table_place(r, old_offset, old_clusters);
+        qcow2_co_write_header_back(r->node);
+    }
+    return ret;
+}
+
+/* Make the table longer. */
 static int co_fn co_grow_table(Qcow2Refcounts *r)
 {
-    Qcow2State *s = block_node_state(r->node);
-    Qcow2Header *h = s->image->header;
-    uint64_t old_offset = h->reftable_offset;
-    uint32_t old_clusters = h->reftable_clusters;
+    const Qcow2State *s = block_node_state(r->node);
+    uint64_t old_offset = s->image->header->reftable_offset;
+    uint32_t old_clusters = s->image->header->reftable_clusters;
     Growth g;
     int ret;
 
@@ -469,30 +556,18 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
     }
     ret = co_write_all(r);
     if (ret == 0) {
-        ret = growth_co_write(&g, r);
-    }
-    if (ret == 0) {
-        ret = qcow2_co_flush_file(r->node);
+        ret = growth_co_write_and_name(&g, r);
     }
     if (ret < 0) {
         g_free(g.table);
         return ret;
     }
-    h->reftable_offset = ((g.first << block_bits(r)) + g.n_blocks) << r->cluster_bits;
-    h->reftable_clusters = g.clusters;
-    ret = qcow2_co_write_header(r->node);
-    if (ret < 0) {
-        h->reftable_offset = old_offset;
-        h->reftable_clusters = old_clusters;
-        qcow2_co_write_header_back(r->node);
-        g_free(g.table);
-        return ret;
+    for (uint64_t i = 0; i < g.n_blocks; i++) {
+        guard_block(r, g.table[g.first + i]);
     }
     g_free(r->table);
     r->table = g.table;
     r->entries = g.entries;
-    r->fresh = MAX(r->fresh, h->reftable_offset + (g.clusters << r->cluster_bits));
-    r->end = MAX(r->end, h->reftable_offset + (g.clusters << r->cluster_bits));
     return co_release_locked(r, old_offset, (uint64_t)old_clusters << r->cluster_bits,
                              s->discard_other);
 }
@@ -514,7 +589,7 @@ static int co_fn co_block_for(Qcow2Refcounts *r, uint64_t cluster, Block **b)
             return ret < 0 ? ret : -EFBIG;
         }
     }
-    return r->table[index] ? co_block(r, index, b) : add_block(r, index, b);
+    return r->table[index] ? co_block(r, index, b) : co_add_block(r, index, b);
 }
 
 static int co_fn co_is_free(Qcow2Refcounts *r, uint64_t cluster, bool *free)
@@ -585,8 +660,9 @@ static int co_fn co_take_locked(Qcow2Refcounts *r, uint64_t n, uint64_t *offset,
         if (ret < 0 || !free) {
             break;
         }
-        if (is_metadata(r, cluster + *got)) {
-            return qcow2_fault(r->node, QCOW2_FAULT_METADATA_FREE, QCOW2_NOWHERE);
+        ret = co_check_free(r, cluster + *got, 1, QCOW2_FAULT_METADATA_FREE);
+        if (ret < 0) {
+            return ret;
         }
     }
     if (*got == 0) {
@@ -633,7 +709,12 @@ static void co_fn co_extend_file(Qcow2Refcounts *r)
 
 void co_fn qcow2_refcounts_co_trim(Qcow2Refcounts *r)
 {
+    const Qcow2State *s = block_node_state(r->node);
+
     WHOLE_GUARD(r);
+    if (__atomic_load_n(&s->metadata.unsure, __ATOMIC_ACQUIRE)) {
+        return; /* the header may name what is not in use */
+    }
     if (r->extends && r->end < (uint64_t)block_child_length(r->file)) {
         block_child_co_truncate(r->file, r->end, PREALLOC_MODE_OFF, 0, NULL);
     }
@@ -669,8 +750,8 @@ static uint64_t take_from(Qcow2Refcounts *r, Block *b, uint64_t n, uint64_t *off
     }
     n = end - first;
     *offset = ((b->index << block_bits(r)) + first) << r->cluster_bits;
-    if (*offset + (n << r->cluster_bits) > (uint64_t)block_child_length(r->file) ||
-        qcow2_overlaps_tables(block_node_state(r->node), *offset, n << r->cluster_bits)) {
+    if (n == 0 || *offset + (n << r->cluster_bits) > (uint64_t)block_child_length(r->file) ||
+        qcow2_guard_may_hit(guard_of(r), QCOW2_META_ANY, *offset, n << r->cluster_bits)) {
         return 0;
     }
     for (uint64_t i = first; i < end; i++) {
@@ -842,15 +923,14 @@ static int co_fn co_take_long_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offse
     for (uint64_t i = 0; ret == 0 && i < n_blocks; i++) {
         Block *b;
 
-        ret = add_block_at(r, first + i, start + i, &b);
+        ret = co_add_block_at(r, first + i, start + i, &b);
         if (ret == 0) {
             ret = co_count_new(r, start + i);
         }
     }
     start += n_blocks;
-    if (ret == 0 && qcow2_overlaps_tables(block_node_state(r->node), start << r->cluster_bits,
-                                          n << r->cluster_bits)) {
-        ret = qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+    if (ret == 0) {
+        ret = co_check_free(r, start, n, QCOW2_FAULT_NOT_COUNTED);
     }
     for (uint64_t i = 0; ret == 0 && i < n; i++) {
         ret = co_count_new(r, start + i);
@@ -918,7 +998,7 @@ static int co_fn co_get_used(Qcow2Refcounts *r, uint64_t cluster, Block **block,
     int ret = co_get(r, cluster, block, refcount);
 
     if (ret == 0 && *refcount == 0) {
-        ret = qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+        ret = not_counted(r, cluster);
     }
     return ret;
 }
@@ -952,8 +1032,10 @@ static int co_fn co_count_down(Qcow2Refcounts *r, uint64_t cluster)
 /* Give the storage of clusters from @from to @to - 1 back; if that fails nothing is lost. */
 static void co_fn co_discard(Qcow2Refcounts *r, uint64_t from, uint64_t to)
 {
-    if (from < to) {
-        block_child_co_pdiscard(r->file, from << r->cluster_bits, (to - from) << r->cluster_bits);
+    uint64_t offset = from << r->cluster_bits, bytes = (to - from) << r->cluster_bits;
+
+    if (from < to && co_check_free(r, from, to - from, QCOW2_FAULT_METADATA_FREE) == 0) {
+        block_child_co_pdiscard(r->file, offset, bytes);
     }
 }
 
@@ -1028,6 +1110,43 @@ static void shadow_free(Qcow2Shadow *shadow)
     g_free(shadow->table);
     g_free(shadow->unused);
     g_free(shadow);
+}
+
+/* Whether a block begins there, as the table says, or in the image meanwhile. */
+static bool names_block(const Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
+{
+    const Qcow2Shadow *shadow = r->shadow;
+
+    for (uint64_t i = 0; i < r->entries; i++) {
+        if (r->table[i] && r->table[i] - offset < bytes) {
+            return true;
+        }
+    }
+    for (uint64_t i = 0; shadow && i < shadow->entries; i++) {
+        if (shadow->table[i] && shadow->table[i] - offset < bytes) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool co_fn qcow2_refcounts_co_names_block(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
+                                          bool whole)
+{
+    if (!whole) {
+        WHOLE_GUARD(r);
+        return names_block(r, offset, bytes);
+    }
+    return names_block(r, offset, bytes);
+}
+
+void qcow2_refcounts_guard(Qcow2Refcounts *r)
+{
+    for (uint64_t i = 0; i < r->entries; i++) {
+        if (r->table[i]) {
+            guard_block(r, r->table[i]);
+        }
+    }
 }
 
 int co_fn qcow2_shadow_co_begin(Qcow2Refcounts *r)
@@ -1114,6 +1233,7 @@ static int co_fn shadow_co_move(Qcow2Refcounts *r)
             if (ret < 0) {
                 return ret;
             }
+            guard_block(r, offset);
             r->table[b->index] = offset;
             make_dirty(b, 0, cluster_size(r));
         }
@@ -1172,7 +1292,7 @@ static int co_fn shadow_co_count_down(Qcow2Refcounts *r, uint64_t cluster)
         return 0;
     }
     if (cluster >= shadow->n_clusters || (shadow->unused[cluster / 64] & bit)) {
-        return qcow2_fault(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE);
+        return not_counted(r, cluster);
     }
     shadow->unused[cluster / 64] |= bit;
     return 0;

@@ -79,6 +79,13 @@ int co_fn qcow2_refcounts_co_write_if_many(Qcow2Refcounts *r);
  */
 int co_fn qcow2_refcounts_co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset);
 
+/* Let all blocks that the table names be guarded (overlap.h). Nothing may be under way. */
+void qcow2_refcounts_guard(Qcow2Refcounts *r);
+
+/* Whether a block begins in that range of the image. @whole: the caller has the whole. */
+bool co_fn qcow2_refcounts_co_names_block(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
+                                          bool whole);
+
 /* How many users the cluster at @offset has. */
 int co_fn qcow2_refcounts_co_get(Qcow2Refcounts *r, uint64_t offset, uint64_t *refcount);
 

@@ -165,6 +165,7 @@ static void co_fn co_adopt(Change *c)
     for (uint32_t i = 0; i < c->root.l1_entries; i++) { /* never fewer than before */
         __atomic_store_n(&image->l1[i], c->l1[i], __ATOMIC_RELEASE);
     }
+    qcow2_guard_co_fill(c->s, c->snapshots);
     qcow2_cache_co_drop_all(c->s->l2.cache);
     qcow2_unpacked_drop(c->s->unpacked, 0, INT64_MAX);
 }

@@ -16,6 +16,7 @@
  *   tree      all that an L1 table names, as a whole
  *   snapshots internal snapshots
  *   bitmaps   persistent dirty bitmaps, kept up while the disk is written to
+ *   overlap   metadata that is not to be written over
  *   metadata  changes of tables: in memory, and from there to the image in an order that is safe
  *   compressed  reads and writes of compressed clusters
  *   write     writes; clear: zeros and discards; truncate: other lengths
@@ -32,6 +33,7 @@
 #include "block/drivers/qcow2/bitmap.h"
 #include "block/drivers/qcow2/cache.h"
 #include "block/drivers/qcow2/header.h"
+#include "block/drivers/qcow2/overlap.h"
 #include "block/drivers/qcow2/refcount.h"
 #include "block/drivers/qcow2/snapshot.h"
 #include "block/drivers/qcow2/table.h"
@@ -81,6 +83,7 @@ typedef struct Qcow2Claim {
  * what becomes of clusters that are not used any more.
  */
 typedef struct Qcow2Metadata {
+    Qcow2Guard guard;
     Qcow2Refcounts refcounts;
     CoMutex commit_lock; /* one at a time writes tables; taken before the others */
     CoMutex tables_lock; /* one at a time makes L2 tables */
@@ -134,7 +137,8 @@ typedef struct Qcow2State {
 
     /* Options; drained. */
     bool discard_request, discard_snapshot, discard_other, discard_no_unref;
-    bool lazy; /* refcounts are written late; drained */
+    bool lazy;        /* refcounts are written late; drained */
+    unsigned guarded; /* drained; kinds of metadata, see overlap.h */
 
     bool writable;          /* drained */
     Qcow2Metadata metadata; /* of a writable node */
@@ -211,12 +215,20 @@ int co_fn qcow2_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Qcow2Ex
  */
 #define QCOW2_NOWHERE UINT64_MAX
 int qcow2_fault(BlockNode *node, Qcow2Fault fault, uint64_t offset);
+/*
+ * The same where the image tells of @bytes bytes at @offset of it that are wrong, whatever lies at
+ * @disk of the disk (or QCOW2_NOWHERE); or was going to be written there, over metadata.
+ */
+int qcow2_fault_in_image(BlockNode *node, Qcow2Fault fault, uint64_t disk, uint64_t offset,
+                         uint64_t bytes);
+int qcow2_fault_overlap(BlockNode *node, Qcow2Meta kind, uint64_t offset, uint64_t bytes);
 
-/* Whether the range of the image touches the header, the L1 table or the refcount table. */
-bool qcow2_overlaps_tables(const Qcow2State *s, uint64_t offset, uint64_t bytes);
+/* Whether the range of the image touches the header, the L1 table, the refcount table or the table
+ * of snapshots, so that no other table can lie there. */
+bool qcow2_overlaps_tables(Qcow2State *s, uint64_t offset, uint64_t bytes);
 
 /* Whether an L2 table may lie at @offset, which is aligned and not 0. */
-Qcow2Fault qcow2_check_l2_table(const Qcow2State *s, uint64_t offset);
+Qcow2Fault qcow2_check_l2_table(Qcow2State *s, uint64_t offset);
 
 /* How much of the range can be written where it is, at *@host; *@bytes 0: nothing. */
 int co_fn qcow2_co_map_in_place(BlockNode *node, uint64_t offset, uint64_t *bytes, uint64_t *host);
@@ -234,6 +246,24 @@ uint64_t qcow2_slice_end(const Qcow2State *s, uint64_t cluster);
  */
 int co_fn qcow2_co_change_slice(BlockNode *node, uint64_t first, unsigned n,
                                 Qcow2CacheChange *change, void *opaque);
+
+/* overlap.c; the node is writable */
+
+/*
+ * That range of the image (not empty) is about to be written, by somebody who knows of metadata of
+ * the kinds of @except there. 0; or, if guarded metadata of another kind is there, -EIO, reported.
+ * Nobody who has the whole of the refcounts may ask this.
+ */
+int co_fn qcow2_co_check_write(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned except);
+
+/* What is there: a kind of guarded metadata, or QCOW2_META__N. @whole: the caller has that. */
+Qcow2Meta co_fn qcow2_co_find_metadata(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                       unsigned except, bool whole);
+
+/* Take up all that the image has, with these @snapshots; drained. */
+void co_fn qcow2_guard_co_fill(Qcow2State *s, const GPtrArray *snapshots);
+/* Other kinds are guarded now; drained. */
+void co_fn qcow2_guard_co_settle(Qcow2State *s);
 
 /* metadata.c */
 

@@ -50,7 +50,6 @@ const char *qcow2_fault_text(Qcow2Fault fault)
         [QCOW2_FAULT_COUNTED_PAST_END] = "clusters far past the end of the file are counted",
         [QCOW2_FAULT_NOT_COUNTED] = "a cluster is in use, but is not counted",
         [QCOW2_FAULT_METADATA_FREE] = "metadata is counted as free",
-        [QCOW2_FAULT_DATA_OVERLAP] = "a data cluster overlaps metadata",
     };
 
     return texts[fault < QCOW2_FAULT__MAX ? fault : QCOW2_FAULT_NONE];

@@ -52,7 +52,7 @@ static int co_fn walk_co_load(Walk *w, uint64_t index, uint64_t entry, uint64_t 
         fault = qcow2_check_l2_table(w->s, *table);
     }
     if (fault) {
-        return qcow2_fault(w->node, fault, w->guest);
+        return qcow2_fault_in_image(w->node, fault, w->guest, *table, qcow2_cluster_size(layout));
     }
     return *table ? block_child_co_preadv(w->s->file, *table,
                                           IOV_LOCAL(w->table, qcow2_cluster_size(layout)), 0)

@@ -21,6 +21,15 @@ static int co_fn co_write_l1(Qcow2State *s, uint64_t offset, uint32_t entries)
     return block_child_co_pwritev(s->file, offset, IOV_LOCAL(table, (size_t)entries * 8), 0);
 }
 
+static void set_l1_place(Qcow2State *s, uint64_t offset, uint32_t entries)
+{
+    Qcow2Header *h = s->image->header;
+
+    __atomic_store_n(&h->l1_offset, offset, __ATOMIC_RELAXED);
+    __atomic_store_n(&h->l1_entries, entries, __ATOMIC_RELAXED);
+    qcow2_guard_set_table(&s->metadata.guard, QCOW2_META_ACTIVE_L1, offset, (uint64_t)entries * 8);
+}
+
 /*
  * Move the L1 table to where it has room. All that it names must be in the image, so a commit has
  * come before; none comes meanwhile. *@named: the image may name the new place even after an error.
@@ -28,7 +37,7 @@ static int co_fn co_write_l1(Qcow2State *s, uint64_t offset, uint32_t entries)
 static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries, bool *named)
 {
     Qcow2State *s = block_node_state(node);
-    Qcow2Header *h = s->image->header;
+    const Qcow2Header *h = s->image->header;
     uint64_t old_offset = h->l1_offset;
     uint32_t old_entries = h->l1_entries;
     int r = co_write_l1(s, offset, entries);
@@ -43,12 +52,10 @@ static int co_fn co_move_l1(BlockNode *node, uint64_t offset, uint32_t entries, 
     if (r < 0) {
         return r;
     }
-    __atomic_store_n(&h->l1_offset, offset, __ATOMIC_RELAXED);
-    __atomic_store_n(&h->l1_entries, entries, __ATOMIC_RELAXED);
+    set_l1_place(s, offset, entries);
     r = qcow2_co_write_header(node);
     if (r < 0) {
-        __atomic_store_n(&h->l1_offset, old_offset, __ATOMIC_RELAXED);
-        __atomic_store_n(&h->l1_entries, old_entries, __ATOMIC_RELAXED);
+        set_l1_place(s, old_offset, old_entries);
         *named = !qcow2_co_write_header_back(node);
         return r;
     }

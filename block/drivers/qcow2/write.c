@@ -219,10 +219,9 @@ static int co_fn co_find_place(NewWrite *w)
 
     if (keeps_host(&w->old[0])) {
         w->host = w->old[0].host;
-        return w->s->data == w->s->file &&
-                       qcow2_overlaps_tables(w->s, w->host,
-                                             qcow2_cluster_size(&w->s->image->layout))
-                   ? qcow2_fault(w->node, QCOW2_FAULT_DATA_OVERLAP, w->start)
+        return w->s->data == w->s->file
+                   ? qcow2_co_check_write(w->node, w->host, UINT64_C(1) << cluster_bits(w),
+                                          QCOW2_META_NONE)
                    : 0;
     }
     if (w->s->data != w->s->file) {
