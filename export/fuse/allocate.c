@@ -121,9 +121,22 @@ int fuse_co_fallocate(FuseCall *call)
     }
 }
 
+/*
+ * Whether what is a hole for us may not be one: the kernel asks without writing back what is new in
+ * its pages, which with the page cache written through is what was stored in shared mappings.
+ */
+static bool has_unseen_data(const FuseExport *fe)
+{
+    return fe->cache == FUSE_EXPORT_CACHE_PAGE &&
+           __atomic_load_n(&fe->open_writers, __ATOMIC_RELAXED) > 0;
+}
+
 /* The first byte from @offset on that is (@data) or is not data; -ENXIO if there is none. */
 static int64_t co_fn fuse_co_find(FuseExport *fe, uint64_t offset, bool data)
 {
+    if (has_unseen_data(fe)) {
+        return data ? (int64_t)offset : blk_length(fuse_blk(fe));
+    }
     for (;;) {
         uint64_t pnum;
         BlockStatus status;

@@ -425,19 +425,29 @@ int fuse_co_open(FuseCall *call)
         return ret;
     }
     __atomic_add_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&fe->open_writers, write, __ATOMIC_RELAXED);
     return 0;
+}
+
+/* Whoever opened it may have been told of a failure meanwhile; never below zero. */
+static void count_down(unsigned *counter)
+{
+    if (load(*counter)) {
+        __atomic_sub_fetch(counter, 1, __ATOMIC_RELAXED);
+    }
 }
 
 int fuse_co_release(FuseCall *call)
 {
+    const struct fuse_release_in *in = call->args;
     FuseExport *fe = call->fe;
 
     if (fe->passthrough.active) {
         fuse_passthrough_release(call);
     }
-    /* Whoever opened it may have been told of a failure meanwhile; never below zero. */
-    if (load(fe->open_files)) {
-        __atomic_sub_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);
+    count_down(&fe->open_files);
+    if ((in->flags & O_ACCMODE) != O_RDONLY) {
+        count_down(&fe->open_writers);
     }
     return 0;
 }

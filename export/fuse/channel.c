@@ -33,6 +33,9 @@
 #define CHANNEL_MAX_REQUESTS 256         /* in flight in one queue */
 #define CHANNEL_TRIM_NS      (1000 * G_GINT64_CONSTANT(1000000))
 
+/* Reads that may fail one after the other before the connection is given up. */
+#define CHANNEL_MAX_FAILURES 100
+
 /* Messages the kernel still has for a connection that is to be closed, at most. */
 #define CHANNEL_MAX_REFUSED 4096
 
@@ -300,18 +303,35 @@ static void channel_lost(FuseQueue *queue, int err)
                                                  : BLOCK_EXPORT_END_REASON_ABORTED);
 }
 
-/* Read one message into @req. 0 or -errno. */
-static int channel_read(FuseChannel *channel, FuseRequest *req)
+/* Whether only the one request is lost, for want of memory: the kernel has answered it itself. */
+static bool channel_survives(FuseQueue *queue, int err)
 {
+    FuseChannel *channel = &queue->channel;
+
+    if ((err != ENOMEM && err != EFAULT && err != EIO) ||
+        channel->failures == CHANNEL_MAX_FAILURES) {
+        return false;
+    }
+    if (channel->failures++ == 0) {
+        g_warning("%s: a request could not be read: %s", queue->common.exp->user, g_strerror(err));
+    }
+    return true;
+}
+
+/* Read one message into @req. 0 or -errno. */
+static int channel_read(FuseQueue *queue, FuseRequest *req)
+{
+    FuseChannel *channel = &queue->channel;
     ssize_t n;
 
     do {
         n = read(channel->fd, request_message(req), CHANNEL_HEAD + FUSE_INIT_MAX_IO);
         /* ENOENT: the request was taken back while it was on its way. */
-    } while (n < 0 && (errno == EINTR || errno == ENOENT));
+    } while (n < 0 && (errno == EINTR || errno == ENOENT || channel_survives(queue, errno)));
     if (n < 0) {
         return -errno;
     }
+    channel->failures = 0;
     req->bytes = n;
     /* Nothing at all is what no kernel sends: the other side has gone. */
     return n == 0 ? -ENODEV : 0;
@@ -332,7 +352,7 @@ static int channel_fetch(FuseQueue *queue, FuseRequest **req)
         aio_watch_set_events(channel->watch, 0);
         return -ENOBUFS;
     }
-    ret = channel_read(channel, taken);
+    ret = channel_read(queue, taken);
     if (ret < 0) {
         channel_give(channel, taken);
         return ret;
@@ -401,7 +421,7 @@ static bool channel_probe(void *opaque)
     if (!req) {
         return false;
     }
-    ret = channel_read(channel, req);
+    ret = channel_read(queue, req);
     if (ret < 0) {
         channel_give(channel, req);
         return ret != -EAGAIN;
@@ -451,7 +471,7 @@ static void channel_refuse_rest(FuseQueue *queue)
     for (unsigned i = 0; req && i < CHANNEL_MAX_REFUSED; i++) {
         const struct fuse_in_header *in = request_message(req);
 
-        if (channel_read(channel, req) < 0 || req->bytes < sizeof(*in)) {
+        if (channel_read(queue, req) < 0 || req->bytes < sizeof(*in)) {
             break;
         }
         if (in->opcode != FUSE_FORGET && in->opcode != FUSE_BATCH_FORGET) {

@@ -74,6 +74,7 @@ typedef struct FuseExport {
     /* any thread */
     FuseAttributes attributes; /* atomic */
     unsigned open_files;       /* atomic */
+    unsigned open_writers;     /* atomic; of open_files: also while a writable mapping lasts */
     bool opened;               /* atomic: ever; see fuse_channel_void_attributes() */
     unsigned leaving;          /* atomic: so many safe deletions unmount it, which is no loss */
     int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
@@ -274,6 +275,7 @@ typedef struct FuseChannel {
     FuseRequest *free;
     FuseRequest *active;
     unsigned n_requests; /* free and active */
+    unsigned failures;   /* so many reads in a row have failed for want of memory */
     FuseRequest *probed; /* read in a busy-wait, not begun yet */
     FuseRequest **ended; /* in a round: where the next request that ends is noted; else NULL */
 } FuseChannel;

@@ -26,6 +26,34 @@ typedef struct Answer {
     char data[8192];
 } Answer;
 
+/* The next @n reads of a message from @fd lose it, and fail with @err. */
+static struct {
+    int fd;
+    unsigned n;
+    int err;
+} failing;
+
+static void fail_reads(int fd, unsigned n, int err)
+{
+    failing.fd = fd;
+    failing.n = n;
+    failing.err = err;
+}
+
+ssize_t __real_read(int fd, void *buffer, size_t bytes);
+ssize_t __wrap_read(int fd, void *buffer, size_t bytes);
+ssize_t __wrap_read(int fd, void *buffer, size_t bytes)
+{
+    ssize_t n = __real_read(fd, buffer, bytes);
+
+    if (n > 0 && failing.n > 0 && fd == failing.fd) {
+        failing.n--;
+        errno = failing.err;
+        return -1;
+    }
+    return n;
+}
+
 static void kernel_begin(Kernel *k)
 {
     int fds[2];
@@ -280,6 +308,39 @@ static void test_idle_gives_memory_back(void)
     kernel_end(&k);
 }
 
+/* What the kernel could not copy to us it has answered itself; the connection goes on. */
+static void test_out_of_memory(void)
+{
+    FuseQueue *queue;
+    Kernel k;
+
+    kernel_begin(&k);
+    queue = export_fixture_queue(k.f);
+    for (unsigned turn = 0; turn < 2; turn++) {
+        g_test_expect_message("export", G_LOG_LEVEL_WARNING, "*could not be read*");
+        fail_reads(queue->channel.fd, 3, ENOMEM);
+        for (unsigned i = 0; i < 3; i++) {
+            ask_read(&k, 0, 1);
+        }
+        assert_answer(&k, ask_read(&k, 0, 1), 0);
+        g_test_assert_expected_messages();
+        g_assert_cmpint(k.f->fe->lost, ==, 0);
+    }
+
+    g_test_expect_message("export", G_LOG_LEVEL_WARNING, "*could not be read*");
+    g_test_expect_message("export", G_LOG_LEVEL_WARNING, "*reading requests failed*");
+    fail_reads(queue->channel.fd, 1000, ENOMEM);
+    for (unsigned i = 0; i < 110; i++) {
+        ask_read(&k, 0, 1);
+    }
+    while (!k.f->fe->lost) {
+        aio_context_poll(k.f->ctx, true);
+    }
+    g_test_assert_expected_messages();
+    fail_reads(-1, 0, 0);
+    kernel_end(&k);
+}
+
 /* When the other side goes, the queue stops by itself and says so once. */
 static void test_lost(void)
 {
@@ -307,6 +368,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/channel/cut", test_cut_in_the_middle);
     g_test_add_func("/fuse/channel/more-than-buffers", test_more_than_buffers);
     g_test_add_func("/fuse/channel/idle", test_idle_gives_memory_back);
+    g_test_add_func("/fuse/channel/out-of-memory", test_out_of_memory);
     g_test_add_func("/fuse/channel/lost", test_lost);
     return g_test_run();
 }
