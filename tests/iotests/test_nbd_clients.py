@@ -124,6 +124,7 @@ h.shutdown()
         """Several connections write, read and verify at random."""
         run(find_tool('fio'), '--ioengine=nbd', f'--uri={self.uri("disk")}', '--thread', '--size=1m', '--numjobs=4',
             '--offset_increment=1m', '--iodepth=16', '--verify=crc32c', '--verify_fatal=1',
+            '--verify_state_save=0',
             '--name=random', '--rw=randrw', '--bsrange=512-64k', '--bs_unaligned',
             '--name=stream', '--offset=4m', '--rw=write', '--bs=1M', '--fsync=2')
 
