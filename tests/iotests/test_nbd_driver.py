@@ -4,6 +4,7 @@
 import errno
 import os
 import random
+import re
 import shutil
 import struct
 import threading
@@ -14,6 +15,7 @@ from wharf import nbd_servers as servers
 from wharf.tools import unmount
 
 MIB = 1 << 20
+FALLOC_PUNCH = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 
 class NbdTest(IoTest):
@@ -278,6 +280,173 @@ class WhatServersCan(NbdTest):
         with open(log, encoding='utf-8') as f:
             writes = [line for line in f if ' Write ' in line and 'fua=1' in line]
         self.assertEqual(1, len(writes))
+
+
+@fuse_test
+class Filters(NbdTest):
+    """nbdkit's filters make a server that fails, is slow, or ends; the data are verified."""
+
+    BLOCK = 4096
+
+    def write_until_done(self, worker, fd, n, seed):
+        """Random blocks, each tried until it succeeds. Returns them, and how many attempts failed."""
+        rng = random.Random(seed)
+        model, failures = {}, 0
+        for _ in range(n):
+            block, data = rng.randrange(self.SIZE // self.BLOCK), rng.randbytes(self.BLOCK)
+            while True:
+                try:
+                    worker.pwrite(fd, data, block * self.BLOCK)
+                    break
+                except OSError as e:
+                    self.assertEqual(errno.EIO, e.errno)
+                    failures += 1
+            model[block] = data
+        return model, failures
+
+    def assert_holds(self, model):
+        with open(self.image, 'rb') as f:
+            data = f.read()
+        for block in range(self.SIZE // self.BLOCK):
+            self.assertEqual(model.get(block, bytes(self.BLOCK)), data[block * self.BLOCK:(block + 1) * self.BLOCK],
+                             f'block {block}')
+
+    def open(self):
+        worker = self.fs()
+        return worker, worker.open(self.mnt, os.O_RDWR)
+
+    def test_error(self):
+        """Some requests of each kind fail; those that succeed have done what they should."""
+        server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=error', 'error=EIO', 'error-rate=20%')
+        self.start()
+        self.add(server.path)
+        self.export()
+        worker, fd = self.open()
+        model, failures = self.write_until_done(worker, fd, 200, 1)
+        self.assertGreater(failures, 10)
+        for block, data in model.items():
+            while True:
+                try:
+                    self.assertEqual(data, worker.pread(fd, self.BLOCK, block * self.BLOCK))
+                    break
+                except OSError as e:
+                    self.assertEqual(errno.EIO, e.errno)
+        wait_until(lambda: self.syncs(worker, fd))
+        self.assert_holds(model)
+        self.assertNotIn('lost the connection', self.daemon.log())
+
+    def syncs(self, worker, fd):
+        try:
+            worker.fsync(fd)
+            return True
+        except OSError as e:
+            self.assertEqual(errno.EIO, e.errno)
+            return False
+
+    def test_error_that_says_goodbye(self):
+        """ESHUTDOWN: each time the request goes to another connection, and nobody notices."""
+        server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=error', 'error=ESHUTDOWN', 'error-rate=5%')
+        self.start()
+        self.add(server.path, reconnect_delay=TIMEOUT, keeps_writes=True)
+        self.export()
+        worker, fd = self.open()
+        # One at a time, for nbdkit may die of an assertion when others are under way.
+        model, failures = self.write_until_done(worker, fd, 100, 5)
+        worker.fsync(fd)
+        self.assertEqual(0, failures)
+        self.assertIn('the server shuts down', self.daemon.log())
+        self.assert_holds(model)
+
+    def test_delay_and_kill(self):
+        """Killed while requests are delayed: they are carried out by the next one."""
+        server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=delay', 'wdelay=20ms', 'rdelay=20ms')
+        self.start()
+        self.add(server.path, reconnect_delay=TIMEOUT)
+        self.export()
+        worker, fd = self.open()
+        model = {}
+        for n in range(3):
+            worker.start('pwrite', fd, bytes([n + 1]) * self.BLOCK, n * self.BLOCK)
+            time.sleep(0.01)
+            server.kill()
+            server.start()
+            self.assertEqual(self.BLOCK, worker.finish())
+            model[n] = bytes([n + 1]) * self.BLOCK
+        # Two were acknowledged by servers that have gone since.
+        self.assert_errno(errno.EIO, worker.fsync, fd)
+        worker.fsync(fd)
+        self.assert_holds(model)
+
+    def test_retry(self):
+        """A server that tries again behind our back is a slow one, and no more."""
+        flag = self.make_file('flag')
+        server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=retry-request', '--filter=error',
+                                'retry-request-delay=1', 'error=EIO', 'error-rate=100%', f'error-file={flag}')
+        self.start()
+        self.add(server.path, reply_timeout=TIMEOUT)
+        self.export()
+        worker, fd = self.open()
+        worker.start('pwrite', fd, b'r' * self.BLOCK, 0)
+        self.assertFalse(worker.finished(0.1))
+        os.unlink(flag)
+        self.assertEqual(self.BLOCK, worker.finish())
+        self.assert_holds({0: b'r' * self.BLOCK})
+
+    def test_ends_without_clients(self):
+        """exitlast: a server that ends when it is left stays as long as the node is there."""
+        server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=exitlast')
+        server.kill()
+        server.start(probe=False)
+        self.start()
+        self.add(server.path)
+        self.export()
+        worker, fd = self.open()
+        model, _ = self.write_until_done(worker, fd, 20, 3)
+        worker.close(fd)
+        self.daemon.quit()
+        server.process.wait(TIMEOUT)
+        self.assert_holds(model)
+
+    def test_rate(self):
+        """A slow server is not a dead one, as long as it answers within reply-timeout."""
+        server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=rate', 'rate=100M')
+        self.start()
+        self.add(server.path, reply_timeout=TIMEOUT)
+        self.export()
+        self.verify(size=2 * MIB)
+        self.assertNotIn('lost the connection', self.daemon.log())
+
+    def test_minimum_block_size(self):
+        """What is smaller is read, changed and written, and the server sees only what it wants."""
+        log = self.path('log')
+        os.truncate(self.image, self.SIZE + 1000)  # an odd end, which no block holds
+        server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=log', f'logfile={log}',
+                                '--filter=blocksize-policy', 'blocksize-minimum=4096', 'blocksize-maximum=64K',
+                                'blocksize-error-policy=error')
+        self.start()
+        self.add(server.path, discard='unmap')
+        self.export()
+        self.assertEqual(self.SIZE, os.stat(self.mnt).st_size)
+        worker, fd = self.open()
+        model = bytearray(self.SIZE)
+        rng = random.Random(4)
+        for n in range(100):
+            offset, length = rng.randrange(self.SIZE - 200000), rng.choice([1, 511, 512, 5000, 150000])
+            data = rng.randbytes(length) if n % 4 else bytes(length)
+            if n % 4:
+                worker.pwrite(fd, data, offset)
+            else:
+                worker.fallocate(fd, FALLOC_PUNCH, offset, length)
+            model[offset:offset + length] = data
+        worker.fsync(fd)
+        with open(self.image, 'rb') as f:
+            self.assertEqual(model, f.read(self.SIZE))
+        with open(log, encoding='utf-8') as f:
+            requests = re.findall(r' (Read|Write|Zero|Trim) id=\d+ offset=(\S+) count=(\S+)', f.read())
+        self.assertGreater(len(requests), 100)
+        for kind, offset, count in requests:
+            self.assertEqual(0, (int(offset, 0) | int(count, 0)) % 4096, (kind, offset, count))
+            self.assertTrue(int(count, 0) <= 65536 or kind in ('Zero', 'Trim'), (kind, offset, count))
 
 
 class Opening(NbdTest):
