@@ -253,6 +253,17 @@ class Exports(NbdTest):
         with self.assertRaises(QmpError) as caught:
             self.daemon.qmp.cmd('block_resize', {'node-name': 'n0', 'size': 8 * MIB})
         self.assertIn('resize', caught.exception.desc)
+        for export in 'e0', 'e1', 'e2':
+            self.delete(export)
+        for size in 8 * MIB, MIB:
+            self.daemon.qmp.cmd('block_resize', {'node-name': 'n0', 'size': size})
+            self.export()
+            client = self.connected()
+            self.assertEqual((client.size, client.read(size - 4, 4), client.error(READ, size - 4, 5)),
+                             (size, bytes(4), EINVAL))
+            self.assertEqual(client.error(WRITE, size, 4, payload=b'abcd'), ENOSPC)
+            client.close()
+            self.delete()
         self.node('ro', **{'read-only': True})
         self.refused('read-only', node='ro', export='e3')
 

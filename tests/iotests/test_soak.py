@@ -10,6 +10,7 @@ import mmap
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import traceback
 
 from wharf import *
 from wharf import fs as fs_module
-from wharf import tools, transport
+from wharf import nbd, tools, transport
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -221,51 +222,123 @@ class Client:
         os.fsync(self.random.choice(self.fds))
 
 
+class NbdClient(Client):
+    """The same over two connections to an NBD export at a time, which must show the same."""
+
+    def __init__(self, export, *args):
+        self.export = export
+        super().__init__(*args)
+
+    def open(self):
+        style = self.random.choice(((), (nbd.STRUCTURED_REPLY,), (nbd.EXTENDED_HEADERS,)))
+        try:
+            for _ in range(2):
+                self.fds = (*self.fds, nbd.RawClient(self.path, timeout=PATIENCE))
+                if not self.choose(self.fds[-1].greet(), style):
+                    return False
+        except (nbd.Closed, FileNotFoundError, ConnectionError):
+            return False
+        return True
+
+    def choose(self, client, style):
+        """Whether there is the export, for a client that has been greeted."""
+        return all(client.result(option) == nbd.ACK for option in style) and \
+            client.result(nbd.GO, nbd.info_data(self.export)) == nbd.ACK
+
+    def close(self):
+        for client in self.fds:
+            client.close()
+        self.fds = ()
+
+    @staticmethod
+    def done(function, *args, **kwargs):
+        """The result of a request; one that is cut off looks as over FUSE."""
+        try:
+            return function(*args, **kwargs)
+        except (nbd.Closed, ConnectionError):
+            raise OSError(errno.ECONNABORTED, 'closed') from None
+        except nbd.Refused as e:
+            if e.error == nbd.ESHUTDOWN:
+                raise OSError(errno.ECONNABORTED, 'shut down') from None
+            raise
+
+    def read(self, client, offset, length):
+        return self.done(client.read, self.region.offset + offset, length)
+
+    def change(self, client, command, offset, length=0, flags=0, payload=b''):
+        error = self.done(client.error, command, offset, length, flags, payload)
+        if error == nbd.ESHUTDOWN:
+            raise OSError(errno.ECONNABORTED, 'shut down')
+        if error:
+            raise nbd.Refused(error)
+
+    def write(self, client, offset, data):
+        flags = self.random.choice((0, 0, nbd.FUA))
+        self.change(client, nbd.WRITE, self.region.offset + offset, len(data), flags, data)
+
+    def fail(self, client, offset, found):
+        wanted = self.region.bytes[offset:offset + len(found)]
+        wrong = [i for i, pair in enumerate(zip(found, wanted)) if pair[0] != pair[1]]
+        again = [self.read(one, offset, len(found)) == wanted for one in self.fds]
+        raise AssertionError(f'{len(wrong)} wrong bytes of {len(found)} from {self.export}, the first at '
+                             f'{self.region.offset + offset + wrong[0]}; right when read again: {again}')
+
+    def do_zero(self, offset, length):
+        self.region.begin(offset, length, 0)
+        self.change(self.random.choice(self.fds), nbd.WRITE_ZEROES, self.region.offset + offset, length,
+                    self.random.choice((0, nbd.NO_HOLE)))
+        self.region.end()
+
+    def do_sync(self, *_):
+        self.change(self.random.choice(self.fds), nbd.FLUSH, 0)
+
+
 class Station:
     """An image and its node, with an export that stays, for fio, and one that comes and goes."""
 
-    def __init__(self, soak, number, over, cache):
+    THINGS = {}  # what may happen, and how often
+    FORMAT = 'raw'
+
+    def __init__(self, soak, number):
         self.soak = soak
         self.rng = soak.rng
         self.number = number
-        self.options = {'transport': over, 'cache': cache}
-        self.image = soak.make_file(f'disk{number}', SOLID + ELASTIC)
-        self.steady = soak.mountpoint(f'steady{number}')
-        self.point = soak.mountpoint(f'mnt{number}')
+        self.image = self.make_image()
         self.regions = [Region(i * REGION) for i in range(CLIENTS)]
         self.clients = []
         self.fio = None
         self.qmp = soak.daemon.qmp
         self.qmp.cmd('blockdev-add', self.file_options())
         self.qmp.cmd('blockdev-add', self.node_options())
-        self.add(f's{number}', self.steady)
-        self.add(f'e{number}', self.point)
+        self.add_both()
         for region in self.regions:
             self.clients.append(self.client(region))
 
-    def client(self, region):
-        return Client(region, self.point, self.image, self.soak.stop, self.rng.randrange(1 << 32),
-                      self.soak.path('clients.log'))
+    def make_image(self):
+        return self.soak.make_file(f'disk{self.number}', SOLID + ELASTIC)
+
+    def client_words(self):
+        """What else a client needs."""
+        return self.soak.stop, self.rng.randrange(1 << 32), self.soak.path('clients.log')
 
     def file_options(self, **options):
         return {'driver': 'file', 'node-name': f'f{self.number}', 'filename': self.image, 'discard': 'unmap',
                 **options}
 
     def node_options(self):
-        return {'driver': 'raw', 'node-name': f'n{self.number}', 'file': f'f{self.number}', 'discard': 'unmap'}
+        return {'driver': self.FORMAT, 'node-name': f'n{self.number}', 'file': f'f{self.number}', 'discard': 'unmap'}
 
     # What happens to it
 
-    def add(self, name, point):
+    def add(self, export, **options):
         threads = self.rng.sample(sorted(self.soak.threads), self.rng.randrange(3))
-        over = self.options['transport']
         self.qmp.cmd('block-export-add', {
-            'type': 'fuse', 'id': name, 'node-name': f'n{self.number}', 'mountpoint': point, 'writable': True,
-            'writethrough': self.rng.random() < 0.1, **({'iothread': threads} if threads else {}),
-            **({'queue-depth': self.rng.choice((1, 2, 32))} if over == 'io-uring' else {}), **self.options})
-        info = next(e for e in self.qmp.cmd('query-block-exports') if e['id'] == name)
-        self.soak.assertEqual((info['fuse']['transport'], info['fuse']['cache']),
-                              (over, self.options['cache']))
+            'id': export, 'node-name': f'n{self.number}', 'writable': True, 'writethrough': self.rng.random() < 0.1,
+            **({'iothread': threads} if threads else {}), **options})
+
+    def add_both(self):
+        self.add_steady()
+        self.add_changing()
 
     def delete(self, mode):
         self.qmp.cmd('block-export-del', {'id': f'e{self.number}', 'mode': mode})
@@ -279,49 +352,23 @@ class Station:
                 self.soak.assertIn('in use', e.desc)
         self.delete('hard')
 
-    def unmount(self, *options):
-        return run('umount', *options, self.point, check=False).returncode == 0
-
-    def take_away(self):
-        """End the export in one way or another; returns once it is gone."""
-        way = self.rng.randrange(5)
-        if way == 0:
-            self.delete_safely()
-        elif way == 1:
-            self.delete('hard')
-        elif way == 2:
-            self.unmount('-f', '-l')
-        elif way == 3:
-            self.unmount('-l')
-            self.delete_unless_gone()
-        elif not self.unmount():  # it is busy, most of the time
-            self.delete('hard')
-        self.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': f'e{self.number}'})
-
-    def delete_unless_gone(self):
-        """It goes by itself when nobody has it open."""
-        try:
-            self.delete('hard')
-        except QmpError as e:
-            self.soak.assertRegex(e.desc, 'shutting down|e[0-9]')
+    def wait_deleted(self, name='e'):
+        self.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': f'{name}{self.number}'})
 
     def do_exchange(self):
         self.take_away()
-        self.add(f'e{self.number}', self.point)
+        self.add_changing()
 
     def do_reopen(self):
         options = {'cache': {'direct': self.rng.random() < 0.5},
                    'detect-zeroes': self.rng.choice(('off', 'on', 'unmap'))}
         self.qmp.cmd('blockdev-reopen', {'options': [self.file_options(**options), self.node_options()]})
 
-    def do_resize(self):
-        self.qmp.cmd('block_resize', {'node-name': f'n{self.number}', 'size': self.some_length()})
-
-    def do_truncate(self):
-        in_child(os.truncate, self.steady, self.some_length())
-
     def some_length(self):
         return SOLID + self.rng.randrange(ELASTIC)
+
+    def do_resize(self):
+        self.qmp.cmd('block_resize', {'node-name': f'n{self.number}', 'size': self.some_length()})
 
     def do_kill_client(self):
         i = self.rng.randrange(CLIENTS)
@@ -343,19 +390,18 @@ class Station:
         try:
             return self.fio.communicate(timeout=PATIENCE)[0].decode(errors='replace')
         except subprocess.TimeoutExpired:
-            self.soak.fail(f'fio on {self.steady} hangs\n{tools.stacks(self.fio.pid)}')
+            self.soak.fail(f'fio on export s{self.number} hangs\n{tools.stacks(self.fio.pid)}')
 
     # What is to go on
 
     def start_fio(self):
         choose = self.rng.choice
         size = choose(('--bs=512', '--bs=4k', '--bs=64k', '--bsrange=512-128k'))
-        engine = choose((['--ioengine=psync', '--fsync=64'], ['--ioengine=libaio', '--iodepth=8']))
         self.fio = subprocess.Popen(
-            [find_tool('fio'), '--name=soak', f'--filename={self.steady}', f'--offset={CLIENTS * REGION}',
+            [find_tool('fio'), '--name=soak', f'--offset={CLIENTS * REGION}',
              f'--size={FIO_SIZE}', f'--offset_increment={FIO_SIZE}', f'--numjobs={FIO_JOBS}',
-             f'--io_size={FIO_SIZE if size != "--bs=512" else FIO_SIZE // 4}', size, *engine,
-             f'--rw={choose(("write", "randwrite"))}', f'--direct={choose((0, 1))}', '--verify=crc32c',
+             f'--io_size={FIO_SIZE if size != "--bs=512" else FIO_SIZE // 4}', size, *self.fio_words(),
+             f'--rw={choose(("write", "randwrite"))}', '--verify=crc32c',
              '--verify_fatal=1', '--verify_state_save=0', '--serialize_overlap=1', '--allow_file_create=0',
              f'--randseed={self.rng.randrange(1 << 30)}', '--group_reporting'],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.soak.dir,
@@ -392,6 +438,156 @@ class Station:
                 self.soak.assertTrue(found == region.bytes[:], f'wrong bytes in {self.image}')
 
 
+class FuseStation(Station):
+    THINGS = {'exchange': 8, 'reopen': 4, 'resize': 2, 'truncate': 2, 'kill_client': 2, 'kill_fio': 1}
+
+    def __init__(self, soak, number, over, cache):
+        self.options = {'transport': over, 'cache': cache}
+        self.steady = soak.mountpoint(f'steady{number}')
+        self.point = soak.mountpoint(f'mnt{number}')
+        super().__init__(soak, number)
+
+    def client(self, region):
+        return Client(region, self.point, self.image, *self.client_words())
+
+    def add_at(self, name, point):
+        over = self.options['transport']
+        self.add(name, type='fuse', mountpoint=point, **self.options,
+                 **({'queue-depth': self.rng.choice((1, 2, 32))} if over == 'io-uring' else {}))
+        info = next(e for e in self.qmp.cmd('query-block-exports') if e['id'] == name)
+        self.soak.assertEqual((info['fuse']['transport'], info['fuse']['cache']),
+                              (over, self.options['cache']))
+
+    def add_steady(self):
+        self.add_at(f's{self.number}', self.steady)
+
+    def add_changing(self):
+        self.add_at(f'e{self.number}', self.point)
+
+    def unmount(self, *options):
+        return run('umount', *options, self.point, check=False).returncode == 0
+
+    def take_away(self):
+        """End the export in one way or another; returns once it is gone."""
+        way = self.rng.randrange(5)
+        if way == 0:
+            self.delete_safely()
+        elif way == 1:
+            self.delete('hard')
+        elif way == 2:
+            self.unmount('-f', '-l')
+        elif way == 3:
+            self.unmount('-l')
+            self.delete_unless_gone()
+        elif not self.unmount():  # it is busy, most of the time
+            self.delete('hard')
+        self.wait_deleted()
+
+    def delete_unless_gone(self):
+        """It goes by itself when nobody has it open."""
+        try:
+            self.delete('hard')
+        except QmpError as e:
+            self.soak.assertRegex(e.desc, 'shutting down|e[0-9]')
+
+    def do_truncate(self):
+        in_child(os.truncate, self.steady, self.some_length())
+
+    def fio_words(self):
+        choose = self.rng.choice
+        return (f'--filename={self.steady}', f'--direct={choose((0, 1))}',
+                *choose((['--ioengine=psync', '--fsync=64'], ['--ioengine=libaio', '--iodepth=8'])))
+
+
+class NbdStation(Station):
+    """The two exports have names on the one NBD server, e and s with a number."""
+
+    THINGS = {'exchange': 8, 'reopen': 4, 'resize': 1, 'kill_client': 2, 'kill_fio': 1, 'vanish': 6, 'qemu': 2}
+
+    def client(self, region):
+        return NbdClient(f'e{self.number}', region, self.soak.nbd_socket, self.image, *self.client_words())
+
+    def uri(self):
+        return f'nbd+unix:///s{self.number}?socket={self.soak.nbd_socket}'
+
+    def add_steady(self):
+        self.add(f's{self.number}', type='nbd', name=f's{self.number}')
+
+    def add_changing(self):
+        self.add(f'e{self.number}', type='nbd', name=f'e{self.number}')
+
+    def take_away(self):
+        if self.rng.random() < 0.3:
+            self.delete_safely()
+        else:
+            self.delete('hard')
+        self.wait_deleted()
+
+    def do_kill_client(self):
+        """What it has sent and the server has not read yet must not come after what the next one does."""
+        i = self.rng.randrange(CLIENTS)
+        self.clients[i].kill()
+        self.soak.reap(self.clients[i])
+        self.do_exchange()
+        self.clients[i] = self.client(self.regions[i])
+
+    def do_resize(self):
+        """Clients have been told the length."""
+        try:
+            super().do_resize()
+            self.soak.fail('an image that NBD clients use was resized')
+        except QmpError as e:
+            self.soak.assertIn('resize', e.desc)
+
+    def do_vanish(self):
+        """A client that asks for much, takes little, and goes in one way or another."""
+        rng = self.rng
+        with nbd.RawClient(self.soak.nbd_socket).go(f's{self.number}') as client:
+            for _ in range(rng.randrange(40)):
+                client.send_request(nbd.READ, rng.randrange(SOLID // 2), rng.choice((1, 4096, 100 * KIB)))
+            way = rng.randrange(4)
+            if way == 0:
+                client.send_request(nbd.DISC)
+            elif way == 1:
+                client.sock.shutdown(socket.SHUT_WR)
+            elif way == 2:
+                client.send(b'\0' * 40)
+            client.sock.settimeout(0.01)
+            try:
+                while way and client.sock.recv(64 * KIB):
+                    pass
+            except OSError:
+                pass
+
+    def do_qemu(self):
+        pattern = self.rng.randrange(256)
+        at, length = SOLID - 4096 * self.rng.randrange(1, 8), 4096
+        run(find_tool('qemu-io'), '-f', 'raw', '-c', f'write -P {pattern} {at} {length}', '-c', 'flush',
+            '-c', f'discard {at} 512', '-c', f'read -P {pattern} {at + 512} {length - 512}', self.uri())
+
+    def fio_words(self):
+        return '--ioengine=nbd', f'--uri={self.uri()}', '--iodepth=8'
+
+
+class Qcow2Station(NbdStation):
+    FORMAT = 'qcow2'
+
+    def make_image(self):
+        image = self.soak.path(f'disk{self.number}.qcow2')
+        run(find_tool('qemu-img'), 'create', '-q', '-f', 'qcow2', image, SOLID)
+        return image
+
+    def some_length(self):
+        return super().some_length() & ~511
+
+    def check_image(self):
+        raw = self.soak.path(f'disk{self.number}.raw')
+        run(find_tool('qemu-img'), 'check', '-q', self.image)
+        run(find_tool('qemu-img'), 'convert', '-O', 'raw', self.image, raw)
+        os.replace(raw, self.image)
+        super().check_image()
+
+
 class Soak(IoTest):
     def setUp(self):
         super().setUp()
@@ -408,7 +604,9 @@ class Soak(IoTest):
         self.stop = mmap.mmap(-1, 1)
         self.threads = set()
         self.stations = []
+        self.nbd_socket = self.path('nbd')
         self.daemon = self.wharfd(transport=None)
+        self.start_server()
         self.addCleanup(self.kill_clients)
 
     def kill_clients(self):
@@ -434,6 +632,25 @@ class Soak(IoTest):
             self.add_thread()
         else:
             self.remove_thread(self.rng.choice(sorted(self.threads)))
+
+    # The NBD server
+
+    def start_server(self):
+        self.daemon.qmp.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': self.nbd_socket}}})
+
+    def do_server(self):
+        """Stop it, with its exports, and start it again; in between the images may be resized."""
+        stations = [station for station in self.stations if isinstance(station, NbdStation)]
+        for station in stations:
+            station.do_kill_fio()
+        self.daemon.qmp.cmd('nbd-server-stop')
+        for station in stations:
+            station.wait_deleted('s')
+            station.wait_deleted('e')
+            Station.do_resize(station)
+        self.start_server()
+        for station in stations:
+            station.add_both()
 
     # The clients
 
@@ -480,18 +697,17 @@ class Soak(IoTest):
 
     def one_thing(self):
         station = self.rng.choice(self.stations)
-        name = self.rng.choices(('exchange', 'reopen', 'resize', 'truncate', 'kill_client', 'kill_fio', 'threads'),
-                                (8, 4, 2, 2, 2, 1, 2))[0]
-        if name == 'threads':
-            self.do_threads()
-        else:
-            getattr(station, f'do_{name}')()
+        things = {**station.THINGS, 'threads': 2, 'server': 1}
+        name = self.rng.choices(list(things), list(things.values()))[0]
+        getattr(self if name in ('threads', 'server') else station, f'do_{name}')()
 
     def build_up(self):
         for _ in range(2):
             self.add_thread()
         for number, (over, cache) in enumerate(itertools.product(self.transports, ('direct', 'page'))):
-            self.stations.append(Station(self, number, over, cache))
+            self.stations.append(FuseStation(self, number, over, cache))
+        for kind in NbdStation, Qcow2Station:
+            self.stations.append(kind(self, len(self.stations)))
 
     def take_down(self):
         for station in self.stations:

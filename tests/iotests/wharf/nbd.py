@@ -45,6 +45,14 @@ class Closed(Exception):
     """The server has closed the connection."""
 
 
+class Refused(AssertionError):
+    """The server has answered a request with an error."""
+
+    def __init__(self, error):
+        super().__init__(f'error {error}')
+        self.error = error
+
+
 class RawClient:
     """One connection. What is sent is never checked, what comes must be well-formed."""
 
@@ -208,7 +216,8 @@ class RawClient:
     def read(self, offset, length, flags=0):
         """The data of a read, put together from its chunks."""
         error, chunks = self.request(READ, offset, length, flags)
-        assert not error, error
+        if error:
+            raise Refused(error)
         found = bytearray(length)
         covered = 0
         for kind, payload in chunks:
