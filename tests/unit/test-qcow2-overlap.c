@@ -225,8 +225,8 @@ static void co_fn co_expect_prevented(Run *run, const Image *image, Qcow2Meta ki
     g_assert_cmpuint(run->events, ==, 1);
     g_assert_cmpint(run->offset, ==, offset);
     g_assert_cmpint(run->size, ==, size);
-    g_assert_cmpint(blk_co_pwritev(run->blk, GOOD * CLUSTER, IOV_LOCAL("x", 1), 0), ==, -EIO);
     g_assert_true(co_is_marked(run));
+    g_assert_cmpint(blk_co_pwritev(run->blk, GOOD * CLUSTER, IOV_LOCAL("x", 1), 0), ==, -EIO);
     graph_rig_co_expect(run->blk, GOOD * CLUSTER, CLUSTER, 1);
 }
 
@@ -341,6 +341,7 @@ static void co_fn body_discard(GraphRig *rig)
         blk_co_settle_changes(run.blk);
         g_assert_cmpint(run.offset, ==, image.at[kind]);
         g_assert_cmpint(run.size, ==, CLUSTER);
+        g_assert_true(co_is_marked(&run));
         if (kind == QCOW2_META_INACTIVE_L1) { /* the others change, but are not emptied */
             g_assert_true(co_is_untouched(&run, &image, image.at[kind]));
         }

@@ -217,6 +217,17 @@ bool co_fn qcow2_co_write_header_back(BlockNode *node)
     return ok;
 }
 
+int co_fn qcow2_co_end_writing(BlockNode *node, int r)
+{
+    Qcow2State *s = block_node_state(node);
+
+    if (G_UNLIKELY(__atomic_load_n(&s->corrupt, __ATOMIC_RELAXED)) && !qcow2_has_lost(node)) {
+        CO_MUTEX_GUARD(&s->metadata.commit_lock);
+        co_mark_corrupt(node);
+    }
+    return r;
+}
+
 int co_fn qcow2_co_begin_writing(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
@@ -230,9 +241,7 @@ int co_fn qcow2_co_begin_writing(BlockNode *node)
         return -EIO;
     }
     if (G_UNLIKELY(__atomic_load_n(&s->corrupt, __ATOMIC_RELAXED))) {
-        CO_MUTEX_GUARD(&m->commit_lock);
-        co_mark_corrupt(node);
-        return -EIO;
+        return qcow2_co_end_writing(node, -EIO);
     }
     if (G_LIKELY(__atomic_load_n(&m->begun, __ATOMIC_ACQUIRE))) {
         return 0;
@@ -773,8 +782,10 @@ int co_fn qcow2_co_flush(BlockNode *node)
         return 0; /* nothing can have been written */
     }
     r = qcow2_co_commit(node);
-    /* What was counted down just now; nobody has to wait for that to be durable. */
-    return r < 0 ? r : co_write_refcounts(s);
+    if (r == 0) { /* what was counted down just now; nobody has to wait for that to be durable */
+        r = co_write_refcounts(s);
+    }
+    return qcow2_co_end_writing(node, r);
 }
 
 int co_fn qcow2_co_finish_writing(BlockNode *node)

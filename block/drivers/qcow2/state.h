@@ -282,6 +282,8 @@ void qcow2_metadata_clear(Qcow2State *s);
 
 /* Before the first change of anything: 0, or -EIO for an image that is corrupt. */
 int co_fn qcow2_co_begin_writing(BlockNode *node);
+/* After a request that may have found it to be that: let the image say so. Returns @r. */
+int co_fn qcow2_co_end_writing(BlockNode *node, int r);
 
 /*
  * Around each request, of a writable node, that looks up where something is and then reads or

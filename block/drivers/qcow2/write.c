@@ -408,5 +408,5 @@ int co_fn qcow2_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov
             ? co_write_compressed(node, offset, iov)
             : qcow2_co_write_plain(node, offset, iov, 0, iov->bytes);
     qcow2_use_end(s, epoch);
-    return r;
+    return G_LIKELY(r == 0) ? 0 : qcow2_co_end_writing(node, r);
 }
