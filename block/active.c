@@ -146,43 +146,23 @@ static GPtrArray *find_to_rest(const GPtrArray *tops, GError **error)
     return g_steal_pointer(&nodes);
 }
 
-static bool co_fn nodes_co_flush(const GPtrArray *nodes, GError **error)
+/* @tops and what below them goes to rest with them. */
+static GPtrArray *collect_all_to_rest(const GPtrArray *tops)
 {
-    for (unsigned i = 0; i < nodes->len; i++) {
-        BlockNode *node = g_ptr_array_index(nodes, i);
-        int r = block_node_co_settle(node);
-
-        if (r < 0) {
-            wharf_set_error_errno(error, -r, "block node '%s': cannot flush it", node->name);
-            return false;
-        }
-    }
-    return true;
-}
-
-/* What else there is to do for those that go to rest with the ones above them. */
-static void co_fn nodes_co_settle(const GPtrArray *nodes)
-{
-    for (unsigned i = 0; i < nodes->len; i++) {
-        BlockNode *node = g_ptr_array_index(nodes, i);
-
-        if (!block_node_read_only(node) && node->drv->co_settle) {
-            node->drv->co_settle(node);
-        }
-    }
-}
-
-/* Lay @tops, which are drained, to rest. */
-static bool co_fn nodes_co_rest(BlockGraph *graph, const GPtrArray *tops, GError **error)
-{
-    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
-    bool ok;
+    GPtrArray *nodes = g_ptr_array_new();
 
     for (unsigned i = 0; i < tops->len; i++) {
         collect_to_rest(g_ptr_array_index(tops, i), nodes);
     }
-    nodes_set_active(nodes, true); /* for a last word */
-    nodes_co_settle(nodes);
+    nodes_set_active(nodes, true); /* not yet: they have to be flushed */
+    return nodes;
+}
+
+/* Lay @nodes, which are drained, to rest. */
+static bool co_fn nodes_co_rest(BlockGraph *graph, const GPtrArray *nodes, GError **error)
+{
+    bool ok;
+
     nodes_set_active(nodes, false);
     ok = block_perm_co_update(graph, (BlockNode **)nodes->pdata, nodes->len, error);
     if (!ok) {
@@ -193,19 +173,31 @@ static bool co_fn nodes_co_rest(BlockGraph *graph, const GPtrArray *tops, GError
 
 static bool co_fn nodes_co_deactivate(BlockGraph *graph, const GPtrArray *tops, GError **error)
 {
-    g_autoptr(GPtrArray) nodes = find_to_rest(tops, error);
+    g_autoptr(GPtrArray) resting = find_to_rest(tops, error);
+    g_autoptr(GPtrArray) nodes = NULL;
+    g_auto(BlockQuiesce) quiesce = {NULL};
     bool ok;
 
-    if (!nodes) {
+    if (!resting) {
         return false;
     }
-    for (unsigned i = 0; i < nodes->len; i++) {
-        block_node_co_drain_begin(g_ptr_array_index(nodes, i));
-    }
-    ok = nodes_co_flush(nodes, error) && nodes_co_rest(graph, nodes, error);
-    for (unsigned i = 0; i < nodes->len; i++) {
-        block_node_co_drain_end(g_ptr_array_index(nodes, i));
-    }
+    nodes = collect_all_to_rest(resting);
+    ok =
+        block_quiesce_co_begin(&quiesce, graph, nodes, error) && nodes_co_rest(graph, nodes, error);
+    block_quiesce_co_end(&quiesce);
+    return ok;
+}
+
+/* While requests go on, so that there is little left to flush when they wait. */
+static bool co_fn nodes_co_flush_ahead(BlockGraph *graph, const GPtrArray *nodes, GError **error)
+{
+    bool ok;
+
+    block_graph_co_lock_changes(graph, (BlockNode **)nodes->pdata, nodes->len);
+    block_nodes_pin(nodes, 1);
+    block_graph_unlock_change(graph);
+    ok = block_nodes_co_flush(nodes, error);
+    block_nodes_pin(nodes, -1);
     return ok;
 }
 
@@ -215,6 +207,9 @@ static bool co_fn nodes_co_set_active(BlockGraph *graph, const GPtrArray *nodes,
 {
     bool ok;
 
+    if (!active && !nodes_co_flush_ahead(graph, nodes, error)) {
+        return false;
+    }
     block_graph_co_lock_changes(graph, (BlockNode **)nodes->pdata, nodes->len);
     ok = active ? nodes_co_activate(graph, nodes, error) : nodes_co_deactivate(graph, nodes, error);
     block_graph_unlock_change(graph);

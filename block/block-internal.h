@@ -48,9 +48,10 @@ struct BlockGraph {
     GQueue backends;     /* BlockBackend * */
     uint64_t next_name;  /* of a node without one */
     uint64_t next_id;
-    unsigned drains;   /* drains that are under way anywhere */
-    unsigned visit;    /* serial number of the last walk, see BlockNode.visited */
-    unsigned commands; /* under way, between block_graph_begin_command() and _end_ */
+    unsigned drains;    /* drains that are under way anywhere */
+    unsigned visit;     /* serial number of the last walk, see BlockNode.visited */
+    int64_t quiesce_ns; /* how long a change waits for nodes to become quiet */
+    unsigned commands;  /* under way, between block_graph_begin_command() and _end_ */
     bool closing;
 
     /*
@@ -114,10 +115,11 @@ struct BlockNode {
     BlockPerm perm, shared;         /* cumulative, as last told to the driver */
     BlockPerm new_perm, new_shared; /* while a change is being checked */
     BlockReopen *reopen;
-    bool reopening;    /* a reopen is at work; edges and permissions wait */
-    unsigned drains;   /* drains begun on this very node */
-    unsigned visited;  /* == graph->visit: seen by this walk */
-    unsigned depth;    /* of the chain that begins here; 1 without children */
+    bool reopening;   /* a reopen is at work; edges and permissions wait */
+    unsigned drains;  /* drains begun on this very node */
+    unsigned pins;    /* I/O of commands that no drain waits for: nodes below may not be reopened */
+    unsigned visited; /* == graph->visit: seen by this walk */
+    unsigned depth;   /* of the chain that begins here; 1 without children */
     bool perm_checked; /* driver has checked, not yet set or aborted */
 
     /* writes: those that need no order enter the gate, the others stand in the list */
@@ -201,6 +203,8 @@ void co_fn block_graph_co_lock_change(BlockGraph *graph, BlockNode *node);
 void co_fn block_graph_co_lock_changes(BlockGraph *graph, BlockNode *const *nodes, unsigned n);
 void block_graph_unlock_change(BlockGraph *graph);
 unsigned block_graph_new_visit(BlockGraph *graph);
+/* Append what can be reached from @node and was not yet visited, children before parents. */
+void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order);
 /* A command that opens, changes or holds nodes; the graph is not closed before its end. */
 bool block_graph_begin_command(BlockGraph *graph, GError **error);
 void block_graph_end_command(BlockGraph *graph);
@@ -250,6 +254,8 @@ void block_graph_kick(BlockGraph *graph);
 GPtrArray *block_node_backends_above(BlockNode *node);
 /* Like block_node_co_drain_begin(), but for one request that is inside @self. */
 void co_fn block_node_co_drain_begin_but(BlockNode *node, BlockBackend *self);
+/* Like block_node_co_drain_begin(), but waits only as long as *@give_up is not set. */
+void co_fn block_node_co_drain_begin_until(BlockNode *node, const bool *give_up);
 /* Close or open the gate as the drains below @blk ask for. */
 void block_backend_update_gate(BlockBackend *blk);
 /* Between the two @blk is not freed; no drain waits for that. Any thread. */
@@ -262,6 +268,36 @@ void block_backend_leave(BlockBackend *blk);
 /* backend.c */
 /* Put blk->perm and blk->shared into force. With change_lock held. */
 bool co_fn block_backend_co_update_perm(BlockBackend *blk, GError **error);
+
+/* quiesce.c */
+/* Several nodes that are drained together; zeroed at first. */
+typedef struct BlockQuiesce {
+    /* The user's; may be NULL: called when it gives up, before others may go on. */
+    void co_fn (*co_give_up)(void *opaque);
+    void *opaque;
+
+    /* its own */
+    BlockGraph *graph;
+    GPtrArray *nodes; /* BlockNode *, the first @drained of them are */
+    unsigned drained;
+    bool settling, ended, late, given_up;
+    GError *error;
+} BlockQuiesce;
+/* Before (1) and after (-1) I/O of commands at @nodes that no drain waits for. */
+void block_nodes_pin(const GPtrArray *nodes, int change);
+/* Flush those of @nodes that may be written, with no lock held. */
+bool co_fn block_nodes_co_flush(const GPtrArray *nodes, GError **error);
+/*
+ * Drain and settle @nodes, which the caller has flushed before; with change_lock held. Fails, with
+ * none of them drained, when a flush fails, or when requests or flushes under way do not end in
+ * time; in the latter case change_lock is given back for a while.
+ */
+bool co_fn block_quiesce_co_begin(BlockQuiesce *q, BlockGraph *graph, const GPtrArray *nodes,
+                                  GError **error);
+/* End the drains, if there are any. */
+void co_fn block_quiesce_co_end(BlockQuiesce *q);
+void block_quiesce_clear(BlockQuiesce *q);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(BlockQuiesce, block_quiesce_clear)
 
 /* check.c */
 /*
@@ -304,8 +340,6 @@ int co_fn block_node_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byte
 int co_fn block_node_co_allocate(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn block_node_co_flush(BlockNode *node);
 
-/* With the node drained, before it may become read-only or inactive: the same, and co_settle. */
-int co_fn block_node_co_settle(BlockNode *node);
 /* The next flush of @node and all below it has something to do. */
 void block_node_set_dirty_below(BlockNode *node);
 int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,

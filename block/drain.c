@@ -92,13 +92,26 @@ static bool node_is_quiet(BlockNode *node, BlockBackend *self)
     return true;
 }
 
-void co_fn block_node_co_drain_begin_but(BlockNode *node, BlockBackend *self)
+static void node_close_gates(BlockNode *node)
 {
     block_graph_assert_main(node->graph);
     node->drains++;
     node->graph->drains++;
     update_gates_above(node);
+}
+
+void co_fn block_node_co_drain_begin_but(BlockNode *node, BlockBackend *self)
+{
+    node_close_gates(node);
     while (!node_is_quiet(node, self)) {
+        block_graph_co_wait(node->graph, &node->graph->drained);
+    }
+}
+
+void co_fn block_node_co_drain_begin_until(BlockNode *node, const bool *give_up)
+{
+    node_close_gates(node);
+    while (!*give_up && !node_is_quiet(node, NULL)) {
         block_graph_co_wait(node->graph, &node->graph->drained);
     }
 }

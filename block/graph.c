@@ -30,11 +30,15 @@ void co_fn block_graph_co_wait(BlockGraph *graph, CoQueue *queue)
     g_mutex_unlock(&graph->wait_lock);
 }
 
+/* Longer than storage that is slow but works should take. */
+#define QUIESCE_NS (30 * INT64_C(1000000000))
+
 BlockGraph *block_graph_new(AioContext *main, const QapiEventSink *events)
 {
     BlockGraph *graph = g_new0(BlockGraph, 1);
 
     graph->main = aio_context_ref(main);
+    graph->quiesce_ns = QUIESCE_NS;
     graph->events = events;
     graph->by_name = g_hash_table_new(g_str_hash, g_str_equal);
     co_mutex_init(&graph->change_lock);
@@ -82,6 +86,20 @@ void block_graph_free(BlockGraph *graph)
 unsigned block_graph_new_visit(BlockGraph *graph)
 {
     return ++graph->visit;
+}
+
+void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order)
+{
+    if (node->visited == visit) {
+        return;
+    }
+    node->visited = visit;
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        block_node_collect_below(child->node, visit, order);
+    }
+    g_ptr_array_add(order, node);
 }
 
 void block_graph_foreach(BlockGraph *graph, void (*fn)(BlockNode *node, void *opaque), void *opaque)

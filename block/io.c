@@ -272,17 +272,6 @@ int co_fn block_node_co_flush(BlockNode *node)
     return r < 0 ? r : flush_co_children(node);
 }
 
-int co_fn block_node_co_settle(BlockNode *node)
-{
-    bool read_only = block_node_read_only(node);
-    int r = read_only ? 0 : block_node_co_flush(node);
-
-    if (r == 0 && !read_only && node->drv->co_settle) {
-        node->drv->co_settle(node);
-    }
-    return r;
-}
-
 /* Does a request fit? */
 
 static bool range_is_aligned(const BlockLimits *bl, uint64_t offset, uint64_t bytes)

@@ -32,21 +32,6 @@ char *block_child_user(const BlockChild *child)
     return g_strdup_printf("block node '%s' (as its child '%s')", child->parent->name, child->name);
 }
 
-/* Appends what can be reached from @node and is not yet in, children before parents. */
-static void perm_collect(BlockNode *node, unsigned visit, GPtrArray *order)
-{
-    if (node->visited == visit) {
-        return;
-    }
-    node->visited = visit;
-    for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
-
-        perm_collect(child->node, visit, order);
-    }
-    g_ptr_array_add(order, node);
-}
-
 /* The i-th edge that leads to @node. */
 static BlockChild *upper_edge(const BlockNode *node, unsigned i)
 {
@@ -290,7 +275,7 @@ bool co_fn block_perm_co_update(BlockGraph *graph, BlockNode **nodes, unsigned n
     bool ok = true;
 
     for (unsigned i = 0; i < n; i++) {
-        perm_collect(nodes[i], visit, order);
+        block_node_collect_below(nodes[i], visit, order);
     }
     for (unsigned i = order->len; ok && i-- > 0;) {
         ok = perm_check_node(g_ptr_array_index(order, i), error);

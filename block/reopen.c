@@ -2,9 +2,11 @@
 /*
  * Changing options of open nodes, of all or of none:
  *
+ *   flush      what can be done at all, while requests go on, so that little is left to do later
  *   collect    which nodes, with what options; they are marked, so that edges and permissions there
  *              stay as they are until the end (others wait in block_graph_co_lock_change())
  *   prepare    drivers acquire what they need, while requests go on and no lock is held
+ *   quiet      the nodes are drained and flushed, or it all ends here, for that takes too long
  *   switch     with the nodes drained: edges are exchanged, permissions checked
  *   commit     or everything is put back
  */
@@ -25,12 +27,13 @@ typedef struct ReopenNode {
     bool heir;        /* not named by the user, changes with its parent */
     bool has_flags;
     bool prepared;
-    bool drained;
 } ReopenNode;
 
 typedef struct Reopen {
     BlockGraph *graph;
-    GPtrArray *nodes; /* ReopenNode * */
+    GPtrArray *nodes;    /* ReopenNode * */
+    GError *flush_error; /* of the flush ahead; or NULL */
+    BlockQuiesce quiesce;
 } Reopen;
 
 static ReopenNode *reopen_get(const Reopen *r, unsigned i)
@@ -71,16 +74,18 @@ static bool check_backend(const BlockBackend *blk, BlockNode *node, GError **err
     return false;
 }
 
-/* What is opened or closed reads and writes what is below it. */
+/* What is opened, closed or flushed reads and writes what is below it. */
 static bool check_above(BlockNode *above, BlockNode *node, GError **error)
 {
-    if (above->phase == BLOCK_NODE_OPEN || !block_node_reaches(above, node)) {
+    static const char *const what[] = {"opened", "flushed", "closed"}; /* by phase */
+    bool busy = above->phase != BLOCK_NODE_OPEN || above->pins > 0;
+
+    if (!busy || !block_node_reaches(above, node)) {
         return true;
     }
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                "block node '%s' cannot be changed while node '%s' above it is being %s; try again "
-                "later",
-                node->name, above->name, above->phase == BLOCK_NODE_OPENING ? "opened" : "closed");
+                "block node '%s' cannot be changed while node '%s' is being %s; try again later",
+                node->name, above->name, what[above->phase]);
     return false;
 }
 
@@ -391,25 +396,58 @@ static bool co_fn reopen_co_prepare(Reopen *r, GError **error)
     return true;
 }
 
-/* Switch */
+/* Without the switch: give back what was prepared. A second time there is nothing to do. */
+static void co_fn reopen_co_abort(Reopen *r)
+{
+    for (unsigned i = r->nodes->len; i-- > 0;) {
+        ReopenNode *rn = reopen_get(r, i);
+        BlockNode *node = rn->pub.node;
 
-static bool co_fn reopen_co_drain(Reopen *r, GError **error)
+        if (rn->prepared && node->drv->co_reopen_abort) {
+            node->drv->co_reopen_abort(&rn->pub);
+        }
+        rn->prepared = false;
+        node->reopen = NULL;
+    }
+}
+
+/* Others may change the nodes again. */
+static void reopen_unmark(Reopen *r)
 {
     for (unsigned i = 0; i < r->nodes->len; i++) {
-        block_node_co_drain_begin(reopen_get(r, i)->pub.node);
-        reopen_get(r, i)->drained = true;
+        reopen_get(r, i)->pub.node->reopening = false;
     }
-    for (unsigned i = 0; i < r->nodes->len; i++) {
-        BlockNode *node = reopen_get(r, i)->pub.node;
-        int ret = block_node_co_settle(node);
-
-        if (ret < 0) {
-            wharf_set_error_errno(error, -ret, "block node '%s': cannot flush it", node->name);
-            return false;
-        }
-    }
-    return true;
+    block_graph_wake(r->graph, &r->graph->reopened);
 }
+
+/* Quiet */
+
+static GPtrArray *reopen_list(const Reopen *r)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        g_ptr_array_add(nodes, reopen_get(r, i)->pub.node);
+    }
+    return nodes;
+}
+
+/* What a request needs that does not end may be what the reopen holds up. */
+static void co_fn reopen_co_give_up(void *opaque)
+{
+    reopen_co_abort(opaque);
+    reopen_unmark(opaque);
+}
+
+static bool co_fn reopen_co_quiesce(Reopen *r, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = reopen_list(r);
+
+    r->quiesce = (BlockQuiesce){.co_give_up = reopen_co_give_up, .opaque = r};
+    return block_quiesce_co_begin(&r->quiesce, r->graph, nodes, error);
+}
+
+/* Switch */
 
 static void edge_switch(EdgeSwitch *change)
 {
@@ -494,12 +532,11 @@ static bool reopen_check_depth(const Reopen *r, GError **error)
 /* The permissions of all nodes concerned: those reopened, and those that lose a parent. */
 static bool co_fn reopen_co_update_perms(Reopen *r, GError **error)
 {
-    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    g_autoptr(GPtrArray) nodes = reopen_list(r);
 
     for (unsigned i = 0; i < r->nodes->len; i++) {
-        ReopenNode *rn = reopen_get(r, i);
+        const ReopenNode *rn = reopen_get(r, i);
 
-        g_ptr_array_add(nodes, rn->pub.node);
         for (unsigned j = 0; j < rn->switches->len; j++) {
             g_ptr_array_add(nodes, g_array_index(rn->switches, EdgeSwitch, j).node);
         }
@@ -507,7 +544,7 @@ static bool co_fn reopen_co_update_perms(Reopen *r, GError **error)
     return block_perm_co_update(r->graph, (BlockNode **)nodes->pdata, nodes->len, error);
 }
 
-/* Commit, abort, clean up */
+/* Commit, clean up */
 
 static void co_fn reopen_co_commit_node(ReopenNode *rn)
 {
@@ -542,35 +579,13 @@ static void co_fn reopen_co_refresh(Reopen *r)
     }
 }
 
-static void co_fn reopen_co_abort(Reopen *r)
-{
-    for (unsigned i = r->nodes->len; i-- > 0;) {
-        ReopenNode *rn = reopen_get(r, i);
-        BlockNode *node = rn->pub.node;
-
-        if (rn->prepared && node->drv->co_reopen_abort) {
-            node->drv->co_reopen_abort(&rn->pub);
-        }
-        node->reopen = NULL;
-    }
-}
-
-static void co_fn reopen_co_undrain(Reopen *r)
-{
-    for (unsigned i = 0; i < r->nodes->len; i++) {
-        ReopenNode *rn = reopen_get(r, i);
-
-        if (rn->drained) {
-            block_node_co_drain_end(rn->pub.node);
-            rn->drained = false;
-        }
-        rn->pub.node->reopening = false;
-    }
-    block_graph_wake(r->graph, &r->graph->reopened);
-}
-
 static void co_fn reopen_co_free(Reopen *r)
 {
+    block_quiesce_clear(&r->quiesce);
+    if (r->flush_error) {
+        g_warning("%s", r->flush_error->message);
+        g_error_free(r->flush_error);
+    }
     for (unsigned i = 0; i < r->nodes->len; i++) {
         ReopenNode *rn = reopen_get(r, i);
 
@@ -585,10 +600,10 @@ static void co_fn reopen_co_free(Reopen *r)
     g_ptr_array_unref(r->nodes);
 }
 
-/* The part with the nodes drained and change_lock held. */
+/* The part with change_lock held, and soon the nodes drained. */
 static bool co_fn reopen_co_switch(Reopen *r, GError **error)
 {
-    if (!reopen_co_drain(r, error) || !reopen_check_still_active(r, error)) {
+    if (!reopen_co_quiesce(r, error) || !reopen_check_still_active(r, error)) {
         return false;
     }
     reopen_switch_edges(r);
@@ -622,6 +637,16 @@ static bool reopen_collect(Reopen *r, const GPtrArray *options, GError **error)
     return true;
 }
 
+/* A failed flush may be told only once, so nobody else would hear of it. */
+static bool reopen_check_flushed(Reopen *r, GError **error)
+{
+    if (!r->flush_error) {
+        return true;
+    }
+    g_propagate_error(error, g_steal_pointer(&r->flush_error));
+    return false;
+}
+
 static bool co_fn reopen_co_run(Reopen *r, const GPtrArray *options, GError **error)
 {
     bool ok;
@@ -630,15 +655,49 @@ static bool co_fn reopen_co_run(Reopen *r, const GPtrArray *options, GError **er
     ok = reopen_collect(r, options, error);
     co_mutex_unlock(&r->graph->change_lock);
 
-    ok = ok && reopen_co_prepare(r, error);
+    ok = ok && reopen_co_prepare(r, error) && reopen_check_flushed(r, error);
 
     co_mutex_lock(&r->graph->change_lock);
     ok = ok && reopen_co_switch(r, error);
     if (!ok) {
         reopen_co_abort(r);
     }
-    reopen_co_undrain(r);
+    block_quiesce_co_end(&r->quiesce);
+    reopen_unmark(r);
     co_mutex_unlock(&r->graph->change_lock);
+    return ok;
+}
+
+/* Flush ahead. Without marks, for the flush of one node may need a change of another. */
+static void co_fn reopen_co_flush(Reopen *r, const GPtrArray *options)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+
+    for (unsigned i = 0; i < options->len; i++) {
+        const BlockdevOptions *opts = g_ptr_array_index(options, i);
+        BlockNode *node = block_graph_find(r->graph, opts->node_name, NULL);
+
+        if (node) {
+            g_ptr_array_add(nodes, block_node_ref(node));
+        }
+    }
+    block_nodes_co_flush(nodes, &r->flush_error);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        block_node_co_unref(g_ptr_array_index(nodes, i));
+    }
+}
+
+/* What cannot be done anyway should not flush. */
+static bool co_fn reopen_co_check(BlockGraph *graph, const GPtrArray *options, GError **error)
+{
+    Reopen r = {.graph = graph, .nodes = g_ptr_array_new()};
+    bool ok;
+
+    co_mutex_lock(&graph->change_lock);
+    ok = reopen_collect(&r, options, error);
+    reopen_unmark(&r);
+    co_mutex_unlock(&graph->change_lock);
+    reopen_co_free(&r);
     return ok;
 }
 
@@ -650,10 +709,14 @@ bool co_fn block_graph_co_reopen(BlockGraph *graph, const GPtrArray *options, GE
     if (!block_graph_begin_command(graph, error)) {
         return false;
     }
+    r.nodes = g_ptr_array_new();
     /* Two at a time could wait for each other's nodes. */
     co_mutex_lock(&graph->reopen_lock);
-    r.nodes = g_ptr_array_new();
-    ok = reopen_co_run(&r, options, error);
+    ok = reopen_co_check(graph, options, error);
+    if (ok) {
+        reopen_co_flush(&r, options);
+        ok = reopen_co_run(&r, options, error);
+    }
     reopen_co_free(&r);
     co_mutex_unlock(&graph->reopen_lock);
     block_graph_end_command(graph);

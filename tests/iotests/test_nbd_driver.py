@@ -205,6 +205,35 @@ class WhatServersCan(NbdTest):
         self.daemon.qmp.cmd('blockdev-reopen', {'options': [{**options, 'auto-read-only': True}]})
         self.assertTrue(self.daemon.qmp.cmd('query-named-block-nodes')[0]['ro'])
 
+    def test_reopen_with_its_server(self):
+        """One node is served from the other: both are reopened under load, whichever is named first."""
+        path = self.path('own')
+        self.start('--blockdev', f'file,node-name=f,filename={self.image}', '--blockdev', 'raw,node-name=r,file=f',
+                   '--nbd-server', f'addr.type=unix,addr.path={path}',
+                   '--export', 'nbd,id=e,node-name=r,name=e,writable=on')
+        self.add(path, export='e')
+        self.daemon.qmp.cmd('blockdev-add', {'driver': 'raw', 'node-name': 'top', 'file': 'n'})
+        self.export('top')
+        both = [{'driver': 'raw', 'node-name': 'r', 'file': 'f'}, {'driver': 'raw', 'node-name': 'top', 'file': 'n'}]
+        worker = self.fs()
+        fd = worker.open(self.mnt, os.O_RDWR)
+        stop = threading.Event()
+
+        def write():
+            while not stop.is_set():
+                run('dd', 'if=/dev/zero', f'of={self.mnt}', 'bs=64k', 'count=64', 'oflag=direct', 'conv=notrunc',
+                    'status=none')
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for i in range(10):
+                worker.pwrite(fd, b'not flushed', 7 * MIB)
+                self.daemon.qmp.cmd('blockdev-reopen', {'options': both[::-1] if i % 2 else both})
+        finally:
+            stop.set()
+            thread.join()
+        worker.close(fd)
+
     def test_resize(self):
         server = servers.nbdkit(self, 's', f'file={self.image}')
         self.start()

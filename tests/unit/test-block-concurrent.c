@@ -157,7 +157,7 @@ static void test_reopen_below_open(void)
     script.slow_open = true;
     command_start(f, &add, co_add, "{'driver': 'blkdebug', 'node-name': 'new', 'image': 'd'}");
     g_assert_false(add.done);
-    assert_exchange_refused(f, "'new' above it is being opened");
+    assert_exchange_refused(f, "'new' is being opened");
     script_release_open();
     command_succeeds(f, &add);
     fixture_reopen(f, "[" EXCHANGE "]");
@@ -172,7 +172,7 @@ static void test_reopen_below_close(void)
     script_hold(SCRIPT_FLUSH);
     command_start(f, &del, co_del, "d");
     g_assert_cmpuint(script_held(SCRIPT_FLUSH), ==, 1);
-    assert_exchange_refused(f, "'d' above it is being closed");
+    assert_exchange_refused(f, "'d' is being closed");
     script_release(SCRIPT_FLUSH);
     command_succeeds(f, &del);
     fixture_reopen(f, "[" EXCHANGE "]");
@@ -273,6 +273,95 @@ static void test_child_rests_during_reopen(void)
     fixture_reopen(f, "[" EXCHANGE "]");
 }
 
+static void expect_ended(Command *c, bool ok, const char *word)
+{
+    g_assert_true(c->done);
+    g_assert_cmpint(c->ok, ==, ok);
+    if (!ok) {
+        assert_error(&c->error, word);
+    }
+}
+
+#define LATE "did not end within 0.001 seconds"
+
+/* A request that may wait for what is held up itself: all goes on, and the change fails. */
+static void late_request(bool co_fn (*co_run)(Command *c), const char *name)
+{
+    g_autoptr(Fixture) f = chain_new();
+    BlockBackend *blk = fixture_backend(f, "d", "test", RW, BLOCK_PERM_ALL);
+    Request write = {.op = REQUEST_WRITE, .blk = blk, .bytes = 512, .buffer = (char[512]){0}};
+    Command change;
+
+    block_backend_set_allow_inactive(blk, true);
+    f->graph->quiesce_ns = 1000000;
+    script_hold(SCRIPT_WRITE);
+    request_start(&write, f->main);
+    command_start(f, &change, co_run, name);
+    fixture_wait(f, &change.done);
+    g_assert_false(request_done(&write));
+    expect_ended(&change, false, LATE);
+    fixture_assert_bytes(f, blk, 0, 512, 0);
+    script_release(SCRIPT_WRITE);
+    fixture_wait_count(f, &write.done, 1);
+    g_assert_cmpint(write.result, ==, 0);
+    f->graph->quiesce_ns = INT64_C(60000000000);
+    command_start(f, &change, co_run, name);
+    command_succeeds(f, &change);
+    fixture_free_backend(f, blk);
+}
+
+static void test_late_request(void)
+{
+    late_request(co_reopen, "{'driver': 'blkdebug', 'node-name': 'd', 'image': 'r'}");
+    late_request(co_deactivate, "d");
+}
+
+/* The same of a flush, which the change waits for, but nobody else. */
+static void late_flush(bool co_fn (*co_run)(Command *c), const char *name)
+{
+    g_autoptr(Fixture) f = chain_new();
+    BlockBackend *blk = fixture_backend(f, "d", "test", RW, BLOCK_PERM_ALL);
+    Command change, other;
+    Holder first, second;
+
+    block_backend_set_allow_inactive(blk, true);
+    f->graph->quiesce_ns = 1000000;
+    /* Stop it where it has flushed what there was, and has given back the lock. */
+    holder_start(f, &first);
+    command_start(f, &change, co_run, name);
+    holder_start(f, &second);
+    holder_release(f, &first);
+    fixture_settle(f);
+    g_assert_cmpint(fixture_fill(f, blk, 0, 512, 1), ==, 0);
+    script_hold(SCRIPT_FLUSH);
+    holder_release(f, &second);
+    while (script_held(SCRIPT_FLUSH) == 0 || f->graph->drains > 0) {
+        aio_context_poll(f->main, true);
+    }
+    fixture_assert_bytes(f, blk, 0, 512, 1);
+    /* Others change the graph, but exchange no edges under the flush. */
+    command_start(f, &other, co_add, "{'driver': 'raw', 'node-name': 'x', 'file': 'd'}");
+    command_succeeds(f, &other);
+    command_start(f, &other, co_reopen, EXCHANGE);
+    g_assert_false(change.done);
+    g_assert_false(other.ok);
+    script_release(SCRIPT_FLUSH);
+    fixture_wait(f, &change.done);
+    expect_ended(&change, false, LATE);
+    fixture_wait(f, &other.done);
+    g_clear_error(&other.error);
+    fixture_free_backend(f, blk);
+    fixture_del(f, "x");
+}
+
+static void test_late_flush(void)
+{
+    late_flush(co_reopen, "{'driver': 'blkdebug', 'node-name': 'd', 'image': 'r'}");
+    g_assert_cmpuint(script_prepared, ==, 1);
+    g_assert_cmpuint(script_aborted, ==, 1);
+    late_flush(co_deactivate, "d");
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -282,5 +371,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/concurrent/reopen-below-snapshot", test_reopen_below_snapshot);
     g_test_add_func("/block/concurrent/close-above-reopen", test_close_above_reopen);
     g_test_add_func("/block/concurrent/child-rests-during-reopen", test_child_rests_during_reopen);
+    g_test_add_func("/block/concurrent/late-request", test_late_request);
+    g_test_add_func("/block/concurrent/late-flush", test_late_flush);
     return g_test_run();
 }
