@@ -32,7 +32,8 @@ CLIENTS = 3
 REGION = 512 * KIB  # of an image, for a client
 FIO_JOBS = 2
 FIO_SIZE = MIB  # of an image, for a job of fio
-SOLID = CLIENTS * REGION + FIO_JOBS * FIO_SIZE  # the image never gets shorter than this
+SPARE = CLIENTS * REGION + FIO_JOBS * FIO_SIZE  # where nobody else writes, for what is done once
+SOLID = SPARE + 64 * KIB  # the image never gets shorter than this
 ELASTIC = MIB  # what its length varies by
 
 
@@ -561,7 +562,7 @@ class NbdStation(Station):
 
     def do_qemu(self):
         pattern = self.rng.randrange(256)
-        at, length = SOLID - 4096 * self.rng.randrange(1, 8), 4096
+        at, length = self.rng.randrange(SPARE, SOLID - 4096, 512), 4096
         run(find_tool('qemu-io'), '-f', 'raw', '-c', f'write -P {pattern} {at} {length}', '-c', 'flush',
             '-c', f'discard {at} 512', '-c', f'read -P {pattern} {at + 512} {length - 512}', self.uri())
 
