@@ -44,11 +44,12 @@ bool co_fn export_registry_co_add(ExportRegistry *registry, const BlockExportOpt
                                   GError **error);
 
 /*
- * Remove an export. Safe: refused while a request that reads or changes data is in flight, or while
- * clients use the image without requests (passthrough) and do not end soon. Hard:
- * what is in flight is cut off from its client, and the call does not wait for it; the export stays
- * listed as shutting down until the requests below it, and the last flush, have ended. Otherwise the export is gone when
- * this returns true, and its event has been sent.
+ * Remove an export. Safe: refused while a request that reads or changes data is in flight, while
+ * clients use the image without requests (passthrough) and do not end soon, or where the kernel
+ * cannot write back what it keeps of them. Hard: what is in flight is cut off from its client, and
+ * the call does not wait for it; the export stays listed as shutting down until the requests below
+ * it, and the last flush, have ended. Otherwise the export is gone when this returns true, and its
+ * event has been sent.
  */
 bool co_fn export_registry_co_del(ExportRegistry *registry, const char *id,
                                   BlockExportRemoveMode mode, GError **error);

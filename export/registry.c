@@ -17,7 +17,7 @@
 #define EXPORT_DEL_WAIT_NS (10 * NS_PER_S)
 
 /*
- * How long the end of the daemon waits for an export's requests, and then for what has been cut off.
+ * How long the end of the daemon waits for an export's requests, then for what has been cut off.
  * Those older than it, which may serve its image, wait for it, but only for the patience that there
  * is for one, or for all of them.
  */

@@ -57,8 +57,8 @@ bool fuse_mount_attach(FuseMount *mount, const char *path, GError **error);
 
 /*
  * Have the kernel write back what programs have written to the mount @id, made at @path, wherever
- * it has been moved to. The connection must be served meanwhile, and it lasts as long as that takes;
- * if the connection ends, so does this. True also where the mount is not to be found.
+ * it has been moved to. The connection must be served meanwhile, and it lasts as long as that
+ * takes; if the connection ends, so does this. True also where the mount is not to be found.
  */
 bool fuse_mount_sync(const char *path, const FuseMountId *id, GError **error);
 

@@ -123,7 +123,7 @@ static int co_fn co_shrink(BlockNode *node, uint64_t size)
 
 /* What is added: while it becomes what it shall be, the disk still ends before it. */
 
-/* Write zeros where there are none; *@wrote: there was such a place. Inside of qcow2_use_begin(). */
+/* Write zeros where there are none; *@wrote: there was such a place. In qcow2_use_begin(). */
 static int co_fn co_write_zeros(BlockNode *node, uint64_t offset, uint64_t end, bool *wrote)
 {
     const Qcow2State *s = block_node_state(node);
