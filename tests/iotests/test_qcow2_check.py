@@ -232,6 +232,55 @@ class BrokenTest(CheckTest):
                     if self.theirs(image.path, '-r', 'all')[0] == 0:
                         self.expect_clean(image.path)
 
+    def set_extra(self, image, sizes):
+        """Write the table of snapshots anew, in its cluster, with so much extra data in each entry."""
+        at, out = image.get(64), b''
+        with open(image.path, 'r+b') as f:
+            for size in sizes:
+                f.seek(at)
+                fixed = f.read(40)
+                names = sum(struct.unpack_from('>HH', fixed, 12))
+                old = struct.unpack_from('>I', fixed, 36)[0]
+                rest = f.read(old + names)
+                at += (40 + old + names + 7) & ~7
+                out += fixed[:36] + struct.pack('>I', size) + (rest[:old] + bytes(size))[:size] + rest[old:]
+                out += bytes(-len(out) % 8)
+            f.seek(image.get(64))
+            f.write(out)
+
+    def test_snapshot_entries(self):
+        """None is given up because it says too little or too much."""
+        for sizes, wrong in [((16, 24), 0), ((0, 24), 1), ((8, 0), 2), ((24, 1024), 0), ((1025, 24), 1),
+                             ((3000, 8), 2)]:
+            with self.subTest(sizes=sizes):
+                image = self.image(snapshots=1)
+                self.qemu_io(image.path, 'write -P 99 0 64k')
+                run(self.qemu_img, 'snapshot', '-c', 's1', image.path)
+                self.set_extra(image, sizes)
+                status, found = self.ours(image.path)
+                self.assertEqual((status, found.get('corruptions', 0)), (2 if wrong else 0, wrong))
+                self.assertNotIn('leaks', found)
+                if max(sizes) <= 1024:  # which they refuse to look at
+                    self.assertEqual(self.theirs(image.path)[1].get('corruptions', 0), wrong)
+                self.assertEqual(self.ours(image.path, '-r', 'all')[0], 0)
+                self.expect_clean(image.path)
+                for name, first in (('s1', 99), ('s0', 1)):
+                    run(self.qemu_img, 'snapshot', '-a', name, image.path)
+                    self.expect_clean(image.path)
+                    self.assertEqual(self.reads(image.path)[:131072], bytes([first]) * 65536 + b'\2' * 65536)
+
+    def test_short_l1_table(self):
+        """Nothing is freed that no entry names only because there are too few."""
+        for change in (lambda i: i.put(36, 0, '>I'), lambda i: i.put(24, 1 << 40)):
+            image = self.image()
+            size, entries = image.get(24), image.get(36, '>I')
+            change(image)
+            self.assertEqual(self.ours(image.path)[0], 2)
+            self.assertEqual(self.ours(image.path, '-r', 'all')[0], 2)
+            image.put(24, size)
+            image.put(36, entries, '>I')
+            self.expect_clean(image.path)
+
     def test_leaks_only(self):
         image = self.image()
         image.refcount(6, 5)

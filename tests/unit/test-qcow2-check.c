@@ -8,6 +8,7 @@
 #include "block/block-internal.h"
 #include "block/drivers/qcow2/counts.h"
 #include "block/drivers/qcow2/refcount.h"
+#include "block/drivers/qcow2/snapshot.h"
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 #include "tests/unit/qcow2-checker.h"
@@ -326,7 +327,53 @@ static void snapshot_l1(Qcow2Builder *b, uint64_t offset, uint32_t entries)
     put(b, 64, at);
     put(b, at, offset);
     be32_put(qcow2_builder_at(b, at + 8), entries);
+    be32_put(qcow2_builder_at(b, at + 36), QCOW2_SNAPSHOT_V3_EXTRA);
+    put(b, at + 48, get(b, 24));
     set_refcount(b, at, 1);
+}
+
+/* One that has nothing, with an id of one letter, as if its extra data had that length. */
+static void snapshot_extra(Qcow2Builder *b, uint32_t bytes)
+{
+    uint64_t at;
+
+    snapshot_l1(b, 0, 0);
+    at = get(b, 64);
+    be32_put(qcow2_builder_at(b, at + 36), bytes);
+    be16_put(qcow2_builder_at(b, at + 12), 1);
+    *qcow2_builder_at(b, at + 40 + bytes) = 'x';
+}
+
+static void snapshot_incomplete(Qcow2Builder *b)
+{
+    snapshot_extra(b, 8);
+}
+
+static void snapshot_bare(Qcow2Builder *b)
+{
+    snapshot_extra(b, 0);
+}
+
+static void snapshot_too_long(Qcow2Builder *b)
+{
+    snapshot_extra(b, 1025);
+}
+
+/* Its extra data ends behind the end of the file: nobody can tell where its name is. */
+static void snapshot_beyond(Qcow2Builder *b)
+{
+    snapshot_l1(b, 0, 0);
+    be32_put(qcow2_builder_at(b, get(b, 64) + 36), UINT32_MAX);
+}
+
+static void l1_short(Qcow2Builder *b)
+{
+    be32_put(qcow2_builder_at(b, 36), 0);
+}
+
+static void disk_long(Qcow2Builder *b)
+{
+    put(b, 24, UINT64_C(1) << 40);
 }
 
 static void snapshot_unaligned(Qcow2Builder *b)
@@ -496,11 +543,18 @@ static const Case cases[] = {
     {"l1-huge", l1_huge, 1, 8, .left = 1},
     {"l1-wraps", l1_wraps, 1, 8, .left = 1},
     {"no-snapshots", no_snapshots, 1, .left = 1},
-    {"snapshots-cut", snapshots_cut, 1},
+    {"snapshots-cut", snapshots_cut, 103},
     {"snapshot-unaligned", snapshot_unaligned, 1, .left = 1},
     {"snapshot-past-end", snapshot_past_end, 1, .left = 1},
     {"snapshot-huge", snapshot_huge, 1, .left = 1},
     {"snapshot-shares", snapshot_shares, 8},
+    {"snapshot-incomplete", snapshot_incomplete, 1},
+    {"snapshot-bare", snapshot_bare, 1},
+    {"snapshot-bare-version-2", snapshot_bare, .version = 2},
+    {"snapshot-too-long", snapshot_too_long, 1},
+    {"snapshot-beyond", snapshot_beyond, 1, .left = 1},
+    {"l1-short", l1_short, 1, 8, .left = 1},
+    {"disk-long", disk_long, 1, .left = 1},
     {"bitmaps", bitmaps},
     {"bits-reserved", bits_reserved, 1, 1, .left = 1},
     {"bits-unaligned", bits_unaligned, 1, 1, .left = 1},

@@ -9,6 +9,7 @@
  * well may be just that, and stays as it is.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "block/drivers/qcow2/be.h"
 #include "block/drivers/qcow2/check-internal.h"
@@ -24,7 +25,11 @@
 /* All that a walk has besides. */
 typedef struct Walk {
     Check *check;
-    uint64_t budget; /* bytes of L1 and bitmap tables; more can only be there if they overlap */
+    uint64_t budget;        /* bytes of L1 and bitmap tables; more are only there if they overlap */
+    GArray *l1_tables;      /* of L1Table */
+    GArray *faulty_l2;      /* of guint: numbers of tables */
+    GPtrArray *snapshots;   /* of Qcow2Snapshot: those that could be read */
+    uint64_t snapshots_end; /* offset behind the last one */
 } Walk;
 
 /* Naming */
@@ -283,8 +288,7 @@ static int co_fn co_walk_l1(Check *c, L1Table *t, L1Visit *visit)
 }
 
 /* Add an L1 table to the list, if there can be one. Takes @what. */
-static int list_l1(Walk *w, GArray *list, uint64_t offset, uint64_t entries, bool active,
-                   char *take_what)
+static int list_l1(Walk *w, uint64_t offset, uint64_t entries, bool active, char *take_what)
 {
     Check *c = w->check;
     L1Table t = {.offset = offset, .entries = entries, .active = active, .times = 1};
@@ -304,8 +308,25 @@ static int list_l1(Walk *w, GArray *list, uint64_t offset, uint64_t entries, boo
         return r;
     }
     c->l1_entries = active ? entries : c->l1_entries;
-    g_array_append_val(list, t);
+    g_array_append_val(w->l1_tables, t);
     return r;
+}
+
+/* The L1 table in use. What is behind a table that is too short, nobody knows. */
+static int list_active_l1(Walk *w)
+{
+    Check *c = w->check;
+    const Qcow2Header *h = c->header;
+    uint64_t needed = qcow2_l1_entries_for(h->size, h->cluster_bits, qcow2_header_extended_l2(h));
+
+    if (h->l1_entries < needed) {
+        check_corruption(c, false,
+                         "the L1 table has %u entries; a disk of %" G_GUINT64_FORMAT
+                         " bytes needs %" G_GUINT64_FORMAT,
+                         h->l1_entries, h->size, needed);
+        c->incomplete = true;
+    }
+    return list_l1(w, h->l1_offset, h->l1_entries, true, g_strdup("the L1 table"));
 }
 
 static int compare_l1(gconstpointer a, gconstpointer b)
@@ -423,16 +444,37 @@ static int co_fn co_drop_snapshots(Check *c, guint n, const char *reason)
     return check_co_write_header(c);
 }
 
-static int co_fn co_list_snapshots(Walk *w, GArray *list)
+/* What is wrong with the table. What does not even begin in the file is gone anyway. */
+static int co_fn co_settle_table(Walk *w, const GError *error)
 {
     Check *c = w->check;
-    g_autoptr(GPtrArray) snapshots =
-        g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_snapshot_free);
-    uint64_t start = c->header->snapshots_offset, end = start;
+
+    if (g_error_matches(error, WHARF_ERROR, WHARF_ERROR_IO)) {
+        return -EIO; /* says nothing about the table */
+    }
+    if (g_error_matches(error, WHARF_ERROR, WHARF_ERROR_NOT_FOUND)) {
+        return co_drop_snapshots(c, w->snapshots->len, error->message);
+    }
+    if (error) {
+        check_corruption(c, false, "snapshot %u of %u: %s", w->snapshots->len + 1,
+                         c->header->n_snapshots, error->message);
+        c->incomplete = true;
+        return 0;
+    }
+    return c->header->n_snapshots > QCOW2_MAX_SNAPSHOTS
+               ? co_drop_snapshots(c, QCOW2_MAX_SNAPSHOTS, "there are too many")
+               : 0;
+}
+
+static int co_fn co_list_snapshots(Walk *w)
+{
+    Check *c = w->check;
+    uint64_t start = c->header->snapshots_offset;
     g_autoptr(GError) error = NULL;
     bool usable;
     int r;
 
+    w->snapshots_end = start;
     if (c->header->n_snapshots == 0) {
         return 0;
     }
@@ -440,26 +482,87 @@ static int co_fn co_list_snapshots(Walk *w, GArray *list)
     if (r < 0 || !usable) {
         return r;
     }
-    if (!qcow2_snapshots_co_load(c->file, c->header, snapshots, &end, &error)) {
-        if (g_error_matches(error, WHARF_ERROR, WHARF_ERROR_IO)) {
-            return -EIO; /* says nothing about the table */
-        }
-        r = co_drop_snapshots(c, snapshots->len, error->message);
-    } else if (c->header->n_snapshots > QCOW2_MAX_SNAPSHOTS) {
-        r = co_drop_snapshots(c, QCOW2_MAX_SNAPSHOTS, "there are too many");
-    }
-    if (r == 0 && end > start) { /* its first cluster has been named */
+    qcow2_snapshots_co_load(c->file, c->header, true, w->snapshots, &w->snapshots_end, &error);
+    r = co_settle_table(w, error);
+    if (r == 0 && w->snapshots_end > start) { /* its first cluster has been named */
         uint64_t first = start + check_cluster_size(c);
 
-        r = check_name(c, first, MAX(end, first) - first, 1);
+        r = check_name(c, first, MAX(w->snapshots_end, first) - first, 1);
     }
-    for (guint i = 0; r == 0 && i < snapshots->len; i++) {
-        const Qcow2Snapshot *s = g_ptr_array_index(snapshots, i);
+    for (guint i = 0; r == 0 && i < w->snapshots->len; i++) {
+        const Qcow2Snapshot *s = g_ptr_array_index(w->snapshots, i);
 
-        r = list_l1(w, list, s->l1_offset, s->l1_entries, false,
+        r = list_l1(w, s->l1_offset, s->l1_entries, false,
                     g_strdup_printf("the L1 table of snapshot %u", i + 1));
     }
     return r;
+}
+
+/* What is wrong with a snapshot itself; NULL: nothing. */
+static const char *snapshot_fault(const Check *c, const Qcow2Snapshot *s)
+{
+    if (s->cut) {
+        return "it has too much extra data";
+    }
+    return c->header->version >= 3 && s->extra_bytes < QCOW2_SNAPSHOT_V3_EXTRA
+               ? "it does not say all that version 3 wants"
+               : NULL;
+}
+
+/*
+ * A new table behind the end of the file, instead of the old one. If this is cut off when the header
+ * names it, it is not counted, which the next repair makes up for.
+ */
+static int co_fn co_replace_snapshots(Walk *w)
+{
+    Check *c = w->check;
+    g_autoptr(GByteArray) table = qcow2_snapshots_serialise(w->snapshots);
+    uint64_t size = check_cluster_size(c), bytes = table->len;
+    uint64_t n = (bytes + size - 1) / size, place = c->clusters * size;
+    uint64_t old = c->header->snapshots_offset;
+    int r = qcow2_counts_grow(&c->named, c->clusters + n);
+
+    if (r < 0) {
+        return r;
+    }
+    g_byte_array_set_size(table, n * size);
+    memset(table->data + bytes, 0, table->len - bytes);
+    r = check_co_write(c, place, table->data, table->len);
+    r = r < 0 ? r : check_co_flush(c);
+    if (r < 0) {
+        return r;
+    }
+    c->clusters += n;
+    c->length = c->clusters * size;
+    c->header->snapshots_offset = place;
+    for (uint64_t i = old / size; i * size < w->snapshots_end; i++) {
+        qcow2_counts_remove(&c->named, i);
+    }
+    r = check_name(c, place, bytes, 1);
+    return r < 0 ? r : check_co_write_header(c);
+}
+
+static int co_fn co_settle_snapshots(Walk *w)
+{
+    Check *c = w->check;
+    bool repair = check_repairs_all(c) && !c->incomplete;
+    bool changed = false;
+
+    for (guint i = 0; i < w->snapshots->len; i++) {
+        Qcow2Snapshot *s = g_ptr_array_index(w->snapshots, i);
+        const char *fault = snapshot_fault(c, s);
+
+        if (!fault) {
+            continue;
+        }
+        check_corruption(c, repair, "snapshot %u: %s", i + 1, fault);
+        if (!s->cut) {
+            w->snapshots->pdata[i] = qcow2_snapshot_complete(s, c->header->size);
+            qcow2_snapshot_free(s);
+        }
+        changed = true;
+    }
+    return changed && repair ? co_replace_snapshots(w) : 0;
 }
 
 /* Bitmaps */
@@ -548,43 +651,71 @@ static int walk_encryption(Check *c)
     return name_table(c, be64_get(p), be64_get(p + 8), "the encryption header", &usable);
 }
 
-static int co_fn co_name_all(Check *c, GArray *l1_tables, GArray *faulty)
+static int co_fn co_name_all(Walk *w)
 {
-    Walk w = {.check = c, .budget = 2 * (c->clusters << c->layout.cluster_bits)};
+    Check *c = w->check;
     int r = check_name(c, 0, check_cluster_size(c), 1);
 
     if (r == 0) {
         r = co_walk_reftable(c);
     }
     if (r == 0) {
-        r = list_l1(&w, l1_tables, c->header->l1_offset, c->header->l1_entries, true,
-                    g_strdup("the L1 table"));
+        r = list_active_l1(w);
     }
     if (r == 0) {
-        r = co_list_snapshots(&w, l1_tables);
+        r = co_list_snapshots(w);
     }
     if (r == 0) {
-        r = co_walk_l1_list(c, l1_tables);
+        r = co_walk_l1_list(c, w->l1_tables);
     }
     if (r == 0) {
-        r = check_co_name_l2(c, faulty);
+        r = check_co_name_l2(c, w->faulty_l2);
     }
     if (r == 0) {
-        r = co_walk_bitmaps(&w);
+        r = co_walk_bitmaps(w);
     }
     return r < 0 ? r : walk_encryption(c);
 }
 
+static int co_fn co_settle_all(Walk *w)
+{
+    int r = co_settle_l1_list(w->check, w->l1_tables);
+
+    if (r == 0) {
+        r = check_co_settle_l2(w->check, w->faulty_l2);
+    }
+    return r < 0 ? r : co_settle_snapshots(w);
+}
+
+static void walk_init(Walk *w, Check *c)
+{
+    *w = (Walk){
+        .check = c,
+        .budget = 2 * (c->clusters << c->layout.cluster_bits),
+        .l1_tables = g_array_new(FALSE, FALSE, sizeof(L1Table)),
+        .faulty_l2 = g_array_new(FALSE, FALSE, sizeof(guint)),
+        .snapshots = g_ptr_array_new_with_free_func((GDestroyNotify)qcow2_snapshot_free),
+    };
+    g_array_set_clear_func(w->l1_tables, l1_table_clear);
+}
+
+static void walk_clear(Walk *w)
+{
+    g_array_unref(w->l1_tables);
+    g_array_unref(w->faulty_l2);
+    g_ptr_array_unref(w->snapshots);
+}
+
 int co_fn check_co_walk(Check *c)
 {
-    g_autoptr(GArray) l1_tables = g_array_new(FALSE, FALSE, sizeof(L1Table));
-    g_autoptr(GArray) faulty = g_array_new(FALSE, FALSE, sizeof(guint));
+    Walk w;
     int r;
 
-    g_array_set_clear_func(l1_tables, l1_table_clear);
-    r = co_name_all(c, l1_tables, faulty);
+    walk_init(&w, c);
+    r = co_name_all(&w);
     if (r == 0) {
-        r = co_settle_l1_list(c, l1_tables);
+        r = co_settle_all(&w);
     }
-    return r < 0 ? r : check_co_settle_l2(c, faulty);
+    walk_clear(&w);
+    return r;
 }

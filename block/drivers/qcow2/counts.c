@@ -2,6 +2,7 @@
 #include "block/drivers/qcow2/counts.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define PAGE_BITS 10
 #define PAGE_MASK ((UINT64_C(1) << PAGE_BITS) - 1)
@@ -20,6 +21,25 @@ int qcow2_counts_init(Qcow2Counts *c, uint64_t n)
     c->pages = g_try_new0(uint16_t *, c->n_pages);
     c->more = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
     return c->pages || c->n_pages == 0 ? 0 : -ENOMEM;
+}
+
+int qcow2_counts_grow(Qcow2Counts *c, uint64_t n)
+{
+    uint64_t n_pages = (n + PAGE_MASK) >> PAGE_BITS;
+    uint16_t **pages;
+
+    if (n > QCOW2_COUNTS_MAX) {
+        return -EFBIG;
+    }
+    pages = g_try_renew(uint16_t *, c->pages, n_pages);
+    if (!pages) {
+        return -ENOMEM;
+    }
+    memset(pages + c->n_pages, 0, (n_pages - c->n_pages) * sizeof(*pages));
+    c->pages = pages;
+    c->n_pages = n_pages;
+    c->n = n;
+    return 0;
 }
 
 void qcow2_counts_clear(Qcow2Counts *c)

@@ -27,6 +27,8 @@ typedef struct Qcow2Counts {
 /* 0; -EFBIG: more than QCOW2_COUNTS_MAX clusters; -ENOMEM. Freed by qcow2_counts_clear(). */
 int qcow2_counts_init(Qcow2Counts *c, uint64_t n);
 void qcow2_counts_clear(Qcow2Counts *c);
+/* More clusters can be counted from now on: @n. Errors as above, and nothing is changed. */
+int qcow2_counts_grow(Qcow2Counts *c, uint64_t n);
 
 /* Count @cluster (< n) @times more. 0; -ENOMEM, also where the limit is reached. */
 int qcow2_counts_add(Qcow2Counts *c, uint64_t cluster, uint64_t times);

@@ -101,6 +101,7 @@ static bool co_fn co_load_l1(Qcow2Image *image, BlockChild *file, GError **error
 /* The table of snapshots, read in pieces, for it tells only bit by bit how long it is. */
 typedef struct TableReader {
     BlockChild *file;
+    bool cut;        /* entries with too much extra data are taken without the rest of it */
     uint64_t offset; /* of the first byte that has not been looked at */
     uint64_t end;    /* of the file, or of what a table may have */
     uint8_t *buffer;
@@ -113,10 +114,10 @@ static bool co_fn reader_co_need(TableReader *r, size_t bytes, GError **error)
 {
     size_t wanted;
 
-    if (bytes <= r->used - r->at) {
+    if (r->offset <= r->end && bytes <= r->used - r->at) {
         return true;
     }
-    if (bytes > r->end - r->offset) {
+    if (r->offset > r->end || bytes > r->end - r->offset) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
                     "the table of snapshots reaches past the end of the file, or is too long");
         return false;
@@ -130,10 +131,36 @@ static bool co_fn reader_co_need(TableReader *r, size_t bytes, GError **error)
     return true;
 }
 
-static void reader_skip(TableReader *r, size_t bytes)
+static void reader_skip(TableReader *r, uint64_t bytes)
 {
-    r->at += bytes;
     r->offset += bytes;
+    if (bytes <= r->used - r->at) {
+        r->at += bytes;
+    } else {
+        r->at = r->used = 0;
+    }
+}
+
+/* An entry with too much extra data, without the rest of it. */
+static Qcow2Snapshot *co_fn reader_co_next_cut(TableReader *r, GError **error)
+{
+    const size_t kept = QCOW2_SNAPSHOT_FIXED + QCOW2_SNAPSHOT_MAX_EXTRA;
+    const uint8_t *fixed = r->buffer + r->at;
+    uint64_t extra = qcow2_snapshot_extra_bytes(fixed);
+    size_t names = qcow2_snapshot_names_bytes(fixed);
+    g_autofree uint8_t *entry = g_malloc(kept + names);
+
+    if (!reader_co_need(r, kept, error)) {
+        return NULL;
+    }
+    memcpy(entry, r->buffer + r->at, kept);
+    reader_skip(r, QCOW2_SNAPSHOT_FIXED + extra);
+    if (!reader_co_need(r, names, error)) {
+        return NULL;
+    }
+    memcpy(entry + kept, r->buffer + r->at, names);
+    reader_skip(r, names + (-(extra + names) & 7));
+    return qcow2_snapshot_parse_cut(entry);
 }
 
 static Qcow2Snapshot *co_fn reader_co_next(TableReader *r, GError **error)
@@ -142,7 +169,13 @@ static Qcow2Snapshot *co_fn reader_co_next(TableReader *r, GError **error)
     size_t length;
 
     if (!reader_co_need(r, QCOW2_SNAPSHOT_FIXED, error)) {
+        if (error && g_error_matches(*error, WHARF_ERROR, WHARF_ERROR_GENERIC)) {
+            (*error)->code = WHARF_ERROR_NOT_FOUND;
+        }
         return NULL;
+    }
+    if (r->cut && qcow2_snapshot_extra_bytes(r->buffer + r->at) > QCOW2_SNAPSHOT_MAX_EXTRA) {
+        return reader_co_next_cut(r, error);
     }
     length = qcow2_snapshot_length(r->buffer + r->at, error);
     if (length == 0 || !reader_co_need(r, length, error)) {
@@ -153,13 +186,14 @@ static Qcow2Snapshot *co_fn reader_co_next(TableReader *r, GError **error)
     return snapshot;
 }
 
-bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *h, GPtrArray *snapshots,
-                                   uint64_t *end, GError **error)
+bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *h, bool cut,
+                                   GPtrArray *snapshots, uint64_t *end, GError **error)
 {
     uint64_t length = block_child_length(file);
     uint32_t n = MIN(h->n_snapshots, QCOW2_MAX_SNAPSHOTS);
     g_autofree uint8_t *buffer = NULL;
-    TableReader r = {.file = file, .offset = h->snapshots_offset, .size = QCOW2_SNAPSHOT_MAX_BYTES};
+    TableReader r = {
+        .file = file, .cut = cut, .offset = h->snapshots_offset, .size = QCOW2_SNAPSHOT_MAX_BYTES};
 
     if (n == 0) {
         return true;
@@ -236,7 +270,7 @@ bool co_fn qcow2_image_co_load_tables(Qcow2Image *image, BlockChild *file, const
     uint64_t end;
 
     if (co_load_l1(image, file, error) &&
-        qcow2_snapshots_co_load(file, image->header, image->snapshots, &end, error)) {
+        qcow2_snapshots_co_load(file, image->header, false, image->snapshots, &end, error)) {
         co_try_load_bitmaps(image, file, name);
         return true;
     }

@@ -28,11 +28,21 @@ static size_t round_up8(size_t n)
     return (n + 7) & ~(size_t)7;
 }
 
-size_t qcow2_snapshot_length(const void *fixed, GError **error)
+uint32_t qcow2_snapshot_extra_bytes(const void *fixed)
+{
+    return be32_get((const uint8_t *)fixed + AT_EXTRA_LENGTH);
+}
+
+size_t qcow2_snapshot_names_bytes(const void *fixed)
 {
     const uint8_t *p = fixed;
-    uint32_t extra = be32_get(p + AT_EXTRA_LENGTH);
-    size_t length;
+
+    return (size_t)be16_get(p + AT_ID_LENGTH) + be16_get(p + AT_NAME_LENGTH);
+}
+
+size_t qcow2_snapshot_length(const void *fixed, GError **error)
+{
+    uint32_t extra = qcow2_snapshot_extra_bytes(fixed);
 
     if (extra > QCOW2_SNAPSHOT_MAX_EXTRA) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
@@ -40,9 +50,7 @@ size_t qcow2_snapshot_length(const void *fixed, GError **error)
                     QCOW2_SNAPSHOT_MAX_EXTRA);
         return 0;
     }
-    length =
-        QCOW2_SNAPSHOT_FIXED + extra + be16_get(p + AT_ID_LENGTH) + be16_get(p + AT_NAME_LENGTH);
-    return round_up8(length);
+    return round_up8(QCOW2_SNAPSHOT_FIXED + extra + qcow2_snapshot_names_bytes(fixed));
 }
 
 /* A field of the extra data, or @otherwise. */
@@ -55,7 +63,7 @@ Qcow2Snapshot *qcow2_snapshot_parse(const void *entry)
 {
     Qcow2Snapshot *s = g_new0(Qcow2Snapshot, 1);
     const uint8_t *p = entry;
-    uint32_t extra = be32_get(p + AT_EXTRA_LENGTH);
+    uint32_t extra = qcow2_snapshot_extra_bytes(entry);
     const char *id = (const char *)p + QCOW2_SNAPSHOT_FIXED + extra;
     uint16_t id_length = be16_get(p + AT_ID_LENGTH);
 
@@ -67,10 +75,36 @@ Qcow2Snapshot *qcow2_snapshot_parse(const void *entry)
     s->state_bytes = extra_field(p, extra, AT_STATE, be32_get(p + AT_STATE_32));
     s->disk_bytes = extra_field(p, extra, AT_DISK, QCOW2_SNAPSHOT_SAME_LENGTH);
     s->icount = extra_field(p, extra, AT_ICOUNT, QCOW2_SNAPSHOT_NO_ICOUNT);
+    s->extra_bytes = extra;
     s->raw = g_bytes_new(p, id - (const char *)p + id_length + be16_get(p + AT_NAME_LENGTH));
     s->id = g_strndup(id, id_length);
     s->name = g_strndup(id + id_length, be16_get(p + AT_NAME_LENGTH));
     return s;
+}
+
+Qcow2Snapshot *qcow2_snapshot_parse_cut(void *entry)
+{
+    Qcow2Snapshot *s;
+
+    be32_put((uint8_t *)entry + AT_EXTRA_LENGTH, QCOW2_SNAPSHOT_MAX_EXTRA);
+    s = qcow2_snapshot_parse(entry);
+    s->cut = true;
+    return s;
+}
+
+Qcow2Snapshot *qcow2_snapshot_complete(const Qcow2Snapshot *s, uint64_t disk_bytes)
+{
+    const uint8_t *raw = g_bytes_get_data(s->raw, NULL);
+    size_t names = qcow2_snapshot_names_bytes(raw);
+    g_autofree uint8_t *p = g_malloc0(KNOWN_LENGTH + names);
+
+    memcpy(p, raw, QCOW2_SNAPSHOT_FIXED);
+    be32_put(p + AT_EXTRA_LENGTH, KNOWN_LENGTH - QCOW2_SNAPSHOT_FIXED);
+    be64_put(p + AT_STATE, s->state_bytes);
+    be64_put(p + AT_DISK, s->disk_bytes == QCOW2_SNAPSHOT_SAME_LENGTH ? disk_bytes : s->disk_bytes);
+    be64_put(p + AT_ICOUNT, s->icount);
+    memcpy(p + KNOWN_LENGTH, raw + QCOW2_SNAPSHOT_FIXED + s->extra_bytes, names);
+    return qcow2_snapshot_parse(p);
 }
 
 Qcow2Snapshot *qcow2_snapshot_new(const char *id, const char *name, uint64_t l1_offset,

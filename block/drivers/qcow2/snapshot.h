@@ -24,6 +24,7 @@
 #define QCOW2_SNAPSHOT_MAX_EXTRA   1024
 #define QCOW2_SNAPSHOTS_MAX_BYTES  (64 * 1024 * 1024)
 #define QCOW2_SNAPSHOT_MAX_BYTES   (QCOW2_SNAPSHOT_FIXED + QCOW2_SNAPSHOT_MAX_EXTRA + 2 * 65535 + 7)
+#define QCOW2_SNAPSHOT_V3_EXTRA    16 /* what version 3 wants at least */
 #define QCOW2_SNAPSHOT_NO_ICOUNT   UINT64_MAX
 #define QCOW2_SNAPSHOT_SAME_LENGTH UINT64_MAX
 
@@ -35,6 +36,8 @@ typedef struct Qcow2Snapshot {
     uint64_t state_bytes;          /* of the virtual machine; 0: none */
     uint64_t disk_bytes;           /* SAME_LENGTH: the image does not say */
     uint64_t icount;               /* or NO_ICOUNT */
+    uint32_t extra_bytes;          /* of extra data in @raw */
+    bool cut;                      /* there was more of that than there can be, which is left out */
     GBytes *raw;                   /* the whole entry as it was, without padding */
     char *id, *name;               /* as in the image, in no particular encoding */
 } Qcow2Snapshot;
@@ -47,6 +50,19 @@ size_t qcow2_snapshot_length(const void *fixed, GError **error);
 
 /* The entry at @entry, as long as qcow2_snapshot_length() says. Never NULL. */
 Qcow2Snapshot *qcow2_snapshot_parse(const void *entry);
+
+/* The two parts of an entry whose length is not fixed, whatever that is; both without padding. */
+uint32_t qcow2_snapshot_extra_bytes(const void *fixed);
+size_t qcow2_snapshot_names_bytes(const void *fixed);
+
+/*
+ * An entry with too much extra data: @entry has the first QCOW2_SNAPSHOT_MAX_EXTRA bytes of that,
+ * then id and name. Changes its length.
+ */
+Qcow2Snapshot *qcow2_snapshot_parse_cut(void *entry);
+
+/* The same with all that version 3 wants; @disk_bytes is taken where it does not say. */
+Qcow2Snapshot *qcow2_snapshot_complete(const Qcow2Snapshot *snapshot, uint64_t disk_bytes);
 
 /* A new one, taken now. */
 Qcow2Snapshot *qcow2_snapshot_new(const char *id, const char *name, uint64_t l1_offset,
@@ -71,9 +87,11 @@ char *qcow2_snapshots_new_id(const GPtrArray *snapshots);
 
 /*
  * Append the snapshots that the header speaks of, but at most QCOW2_MAX_SNAPSHOTS, to @snapshots.
- * *@end becomes the offset behind the last one. After an error those that could be read are there.
+ * *@end becomes the offset behind the last one. @cut: those with too much extra data are taken
+ * without the rest of it. After an error those that could be read are there; WHARF_ERROR_NOT_FOUND
+ * means that the next one does not even begin where there can be one.
  */
-bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *header,
+bool co_fn qcow2_snapshots_co_load(BlockChild *file, const Qcow2Header *header, bool cut,
                                    GPtrArray *snapshots, uint64_t *end, GError **error);
 
 #endif
