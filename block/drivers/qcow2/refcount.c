@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "block/drivers/qcow2/refcount.h"
+#include "block/drivers/qcow2/refcount-internal.h"
 
 #include <errno.h>
 #include <string.h>
@@ -68,11 +68,7 @@ void qcow2_refcount_set(void *block, unsigned order, uint64_t index, uint64_t va
 
 /* Blocks */
 
-typedef struct Qcow2Refblock {
-    uint64_t index;              /* of its entry in the table */
-    size_t dirty_from, dirty_to; /* bytes that have changed; the same: none */
-    uint64_t data[];             /* one cluster */
-} Block;
+typedef Qcow2Refblock Block;
 
 static uint64_t cluster_size(const Qcow2Refcounts *r)
 {
@@ -92,9 +88,7 @@ static uint64_t block_mask(const Qcow2Refcounts *r)
 
 /* Locking: nobody takes the quick way while somebody is here, who may suspend */
 
-typedef Qcow2Refcounts WholeGuard;
-
-static WholeGuard *co_fn co_enter(Qcow2Refcounts *r)
+Qcow2Whole *co_fn qcow2_whole_co_enter(Qcow2Refcounts *r)
 {
     co_mutex_lock(&r->whole);
     g_mutex_lock(&r->quick);
@@ -103,7 +97,7 @@ static WholeGuard *co_fn co_enter(Qcow2Refcounts *r)
     return r;
 }
 
-static void leave(Qcow2Refcounts *r)
+void qcow2_whole_leave(Qcow2Whole *r)
 {
     uint64_t index = r->hint >> block_bits(r);
 
@@ -114,11 +108,6 @@ static void leave(Qcow2Refcounts *r)
     co_mutex_unlock(&r->whole);
 }
 
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(WholeGuard, leave)
-
-/* To the end of the scope. */
-#define WHOLE_GUARD(r) g_autoptr(WholeGuard) whole_guard G_GNUC_UNUSED = co_enter(r)
-
 /* Guarding metadata, by those who have the whole */
 
 static Qcow2Guard *guard_of(const Qcow2Refcounts *r)
@@ -128,7 +117,7 @@ static Qcow2Guard *guard_of(const Qcow2Refcounts *r)
     return &s->metadata.guard;
 }
 
-static void guard_block(const Qcow2Refcounts *r, uint64_t offset)
+void qcow2_whole_guard_block(const Qcow2Refcounts *r, uint64_t offset)
 {
     qcow2_guard_add(guard_of(r), QCOW2_META_REFCOUNT_BLOCK, offset, 1);
 }
@@ -154,7 +143,7 @@ static int co_fn co_check_free(Qcow2Refcounts *r, uint64_t cluster, uint64_t n, 
     return qcow2_fault_in_image(r->node, fault, QCOW2_NOWHERE, offset, bytes);
 }
 
-static int not_counted(Qcow2Refcounts *r, uint64_t cluster)
+int qcow2_whole_not_counted(Qcow2Refcounts *r, uint64_t cluster)
 {
     return qcow2_fault_in_image(r->node, QCOW2_FAULT_NOT_COUNTED, QCOW2_NOWHERE,
                                 cluster << r->cluster_bits, cluster_size(r));
@@ -219,17 +208,6 @@ static int co_fn co_block(Qcow2Refcounts *r, uint64_t index, Block **block)
     return 0;
 }
 
-static bool is_dirty(const Block *b)
-{
-    return b->dirty_from < b->dirty_to;
-}
-
-static void make_dirty(Block *b, size_t from, size_t to)
-{
-    b->dirty_from = is_dirty(b) ? MIN(b->dirty_from, from) : from;
-    b->dirty_to = MAX(b->dirty_to, to);
-}
-
 /* Write what has changed, in blocks as disks like them. */
 static int co_fn block_co_write(Qcow2Refcounts *r, Block *b)
 {
@@ -249,7 +227,7 @@ static int co_fn block_co_write(Qcow2Refcounts *r, Block *b)
     return ret;
 }
 
-static int co_fn co_write_blocks(Qcow2Refcounts *r)
+int co_fn qcow2_whole_co_write_blocks(Qcow2Refcounts *r)
 {
     GHashTableIter iter;
     gpointer b;
@@ -258,7 +236,7 @@ static int co_fn co_write_blocks(Qcow2Refcounts *r)
     /* The lock is held, so none comes or goes meanwhile. */
     g_hash_table_iter_init(&iter, r->blocks);
     while (ret == 0 && g_hash_table_iter_next(&iter, NULL, &b)) {
-        if (is_dirty(b)) {
+        if (qcow2_refblock_is_dirty(b)) {
             ret = block_co_write(r, b);
         }
     }
@@ -267,11 +245,11 @@ static int co_fn co_write_blocks(Qcow2Refcounts *r)
 
 static gboolean is_clean(gpointer key, gpointer block, gpointer opaque)
 {
-    return !is_dirty(block);
+    return !qcow2_refblock_is_dirty(block);
 }
 
 /* Forget blocks that have been written, if there are too many. */
-static void trim_blocks(Qcow2Refcounts *r)
+void qcow2_whole_trim_blocks(Qcow2Refcounts *r)
 {
     if (g_hash_table_size(r->blocks) > r->keep) {
         g_hash_table_foreach_remove(r->blocks, is_clean, NULL);
@@ -373,7 +351,7 @@ static int co_fn co_write_entries(Qcow2Refcounts *r)
 
 static int co_fn co_write_all(Qcow2Refcounts *r)
 {
-    int ret = co_write_blocks(r);
+    int ret = qcow2_whole_co_write_blocks(r);
 
     if (ret == 0 && r->new_entries->len > 0) {
         ret = co_write_entries(r);
@@ -386,12 +364,12 @@ static int co_fn co_write_all(Qcow2Refcounts *r)
 
 /* Growing: blocks and tables for what lies behind the clusters that are counted so far */
 
-static void count(Qcow2Refcounts *r, Block *b, uint64_t cluster, uint64_t refcount)
+void qcow2_whole_count(Qcow2Refcounts *r, Block *b, uint64_t cluster, uint64_t refcount)
 {
     uint64_t index = cluster & block_mask(r);
 
     qcow2_refcount_set(b->data, r->order, index, refcount);
-    make_dirty(b, (index << r->order) / 8, (((index + 1) << r->order) + 7) / 8);
+    qcow2_refblock_make_dirty(b, (index << r->order) / 8, (((index + 1) << r->order) + 7) / 8);
 }
 
 /* A block for entry @index, which has none, at @cluster: that is not counted here. */
@@ -406,8 +384,8 @@ static int co_fn co_add_block_at(Qcow2Refcounts *r, uint64_t index, uint64_t clu
     if (!*block) {
         return -ENOMEM;
     }
-    make_dirty(*block, 0, cluster_size(r));
-    guard_block(r, cluster << r->cluster_bits);
+    qcow2_refblock_make_dirty(*block, 0, cluster_size(r));
+    qcow2_whole_guard_block(r, cluster << r->cluster_bits);
     r->table[index] = cluster << r->cluster_bits;
     g_array_append_val(r->new_entries, index);
     r->end = MAX(r->end, r->table[index] + cluster_size(r));
@@ -420,7 +398,7 @@ static int co_fn co_add_block(Qcow2Refcounts *r, uint64_t index, Block **block)
     int ret = co_add_block_at(r, index, index << block_bits(r), block);
 
     if (ret == 0) {
-        count(r, *block, index << block_bits(r), 1);
+        qcow2_whole_count(r, *block, index << block_bits(r), 1);
     }
     return ret;
 }
@@ -494,11 +472,6 @@ static int co_fn growth_co_write(Growth *g, Qcow2Refcounts *r)
                                   IOV_LOCAL(disk, g->clusters << r->cluster_bits), 0);
 }
 
-static int co_fn co_release_locked(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
-                                   bool discard);
-
-static int grow_in_memory(Qcow2Refcounts *r);
-
 /* Where the table is: for the header, and for those who must not write there. */
 static void set_table_place(Qcow2Refcounts *r, uint64_t offset, uint32_t clusters)
 {
@@ -549,7 +522,7 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
     int ret;
 
     if (r->shadow) {
-        return grow_in_memory(r);
+        return qcow2_shadow_grow_table(r);
     }
     if (!growth_init(&g, r)) {
         return -EFBIG;
@@ -563,13 +536,13 @@ static int co_fn co_grow_table(Qcow2Refcounts *r)
         return ret;
     }
     for (uint64_t i = 0; i < g.n_blocks; i++) {
-        guard_block(r, g.table[g.first + i]);
+        qcow2_whole_guard_block(r, g.table[g.first + i]);
     }
     g_free(r->table);
     r->table = g.table;
     r->entries = g.entries;
-    return co_release_locked(r, old_offset, (uint64_t)old_clusters << r->cluster_bits,
-                             s->discard_other);
+    return qcow2_whole_co_release(r, old_offset, (uint64_t)old_clusters << r->cluster_bits,
+                                  s->discard_other);
 }
 
 /* Taking and releasing */
@@ -640,7 +613,7 @@ static int co_fn co_find(Qcow2Refcounts *r, uint64_t *cluster)
             *cluster = r->hint;
             return 0;
         }
-        trim_blocks(r);
+        qcow2_whole_trim_blocks(r);
     }
 }
 
@@ -673,7 +646,7 @@ static int co_fn co_take_locked(Qcow2Refcounts *r, uint64_t n, uint64_t *offset,
         if (ret < 0) {
             return ret;
         }
-        count(r, b, cluster + i, 1);
+        qcow2_whole_count(r, b, cluster + i, 1);
     }
     *offset = cluster << r->cluster_bits;
     return 0;
@@ -720,8 +693,8 @@ void co_fn qcow2_refcounts_co_trim(Qcow2Refcounts *r)
     }
 }
 
-static int co_fn co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
-                         bool *fresh)
+int co_fn qcow2_whole_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offset, uint64_t *got,
+                              bool *fresh)
 {
     int ret;
 
@@ -755,7 +728,7 @@ static uint64_t take_from(Qcow2Refcounts *r, Block *b, uint64_t n, uint64_t *off
         return 0;
     }
     for (uint64_t i = first; i < end; i++) {
-        count(r, b, i, 1);
+        qcow2_whole_count(r, b, i, 1);
     }
     return n;
 }
@@ -783,17 +756,12 @@ int co_fn qcow2_refcounts_co_take(Qcow2Refcounts *r, uint64_t n, uint64_t *offse
 {
     if (!take_quickly(r, n, offset, got, fresh)) {
         WHOLE_GUARD(r);
-        return co_take(r, n, offset, got, fresh);
+        return qcow2_whole_co_take(r, n, offset, got, fresh);
     }
     return 0;
 }
 
 /* Bytes, for compressed clusters: several share a cluster of the image */
-
-static uint64_t max_refcount(const Qcow2Refcounts *r)
-{
-    return r->order == 6 ? UINT64_MAX : (UINT64_C(1) << (1u << r->order)) - 1;
-}
 
 /* One user more for a cluster that has some. *@ok: whether there may be one more. */
 static int co_fn co_count_up(Qcow2Refcounts *r, uint64_t cluster, bool *ok)
@@ -806,9 +774,9 @@ static int co_fn co_count_up(Qcow2Refcounts *r, uint64_t cluster, bool *ok)
         return ret;
     }
     refcount = qcow2_refcount_get(b->data, r->order, cluster & block_mask(r));
-    *ok = refcount > 0 && refcount < max_refcount(r);
+    *ok = refcount > 0 && refcount < qcow2_refcounts_max(r);
     if (*ok) {
-        count(r, b, cluster, refcount + 1);
+        qcow2_whole_count(r, b, cluster, refcount + 1);
     }
     return 0;
 }
@@ -835,7 +803,7 @@ static int co_fn co_take_next(Qcow2Refcounts *r, uint64_t *offset)
     uint64_t before = r->packed >> r->cluster_bits;
     uint64_t cluster, got;
     bool fresh, ok = false;
-    int ret = co_take(r, 1, &cluster, &got, &fresh);
+    int ret = qcow2_whole_co_take(r, 1, &cluster, &got, &fresh);
 
     if (ret < 0) {
         return ret;
@@ -845,7 +813,7 @@ static int co_fn co_take_next(Qcow2Refcounts *r, uint64_t *offset)
         ret = co_count_up(r, before, &ok);
     }
     if (ret < 0) {
-        co_release_locked(r, cluster, cluster_size(r), false);
+        qcow2_whole_co_release(r, cluster, cluster_size(r), false);
     } else if (ok) {
         *offset = r->packed;
     }
@@ -899,7 +867,7 @@ static int co_fn co_count_new(Qcow2Refcounts *r, uint64_t cluster)
     int ret = co_block_for(r, cluster, &b);
 
     if (ret == 0) {
-        count(r, b, cluster, 1);
+        qcow2_whole_count(r, b, cluster, 1);
     }
     return ret;
 }
@@ -946,7 +914,7 @@ static int co_fn co_take_long_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offse
 }
 
 /* What is too short on the way is given back in the end. */
-static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
+int co_fn qcow2_whole_co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
 {
     g_autoptr(GArray) rejected = g_array_new(FALSE, FALSE, sizeof(Qcow2Freed));
     uint64_t got = 0;
@@ -956,7 +924,7 @@ static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
     if (n > block_mask(r)) {
         return co_take_long_run(r, n, offset);
     }
-    while ((ret = co_take(r, n, offset, &got, &fresh)) == 0 && got < n) {
+    while ((ret = qcow2_whole_co_take(r, n, offset, &got, &fresh)) == 0 && got < n) {
         Qcow2Freed part = {.offset = *offset, .bytes = got << r->cluster_bits};
 
         g_array_append_val(rejected, part);
@@ -964,7 +932,7 @@ static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
     for (guint i = 0; i < rejected->len; i++) {
         const Qcow2Freed *part = &g_array_index(rejected, Qcow2Freed, i);
 
-        co_release_locked(r, part->offset, part->bytes, false);
+        qcow2_whole_co_release(r, part->offset, part->bytes, false);
     }
     return ret;
 }
@@ -972,7 +940,7 @@ static int co_fn co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
 int co_fn qcow2_refcounts_co_take_run(Qcow2Refcounts *r, uint64_t n, uint64_t *offset)
 {
     WHOLE_GUARD(r);
-    return co_take_run(r, n, offset);
+    return qcow2_whole_co_take_run(r, n, offset);
 }
 
 /* The refcount of a cluster; *@block, where it is counted: NULL if nowhere. */
@@ -993,12 +961,13 @@ static int co_fn co_get(Qcow2Refcounts *r, uint64_t cluster, Block **block, uint
 }
 
 /* The same for one that is in use. */
-static int co_fn co_get_used(Qcow2Refcounts *r, uint64_t cluster, Block **block, uint64_t *refcount)
+int co_fn qcow2_whole_co_get_used(Qcow2Refcounts *r, uint64_t cluster, Block **block,
+                                  uint64_t *refcount)
 {
     int ret = co_get(r, cluster, block, refcount);
 
     if (ret == 0 && *refcount == 0) {
-        ret = not_counted(r, cluster);
+        ret = qcow2_whole_not_counted(r, cluster);
     }
     return ret;
 }
@@ -1016,12 +985,12 @@ static int co_fn co_count_down(Qcow2Refcounts *r, uint64_t cluster)
 {
     uint64_t refcount;
     Block *b;
-    int ret = co_get_used(r, cluster, &b, &refcount);
+    int ret = qcow2_whole_co_get_used(r, cluster, &b, &refcount);
 
     if (ret < 0) {
         return ret;
     }
-    count(r, b, cluster, refcount - 1);
+    qcow2_whole_count(r, b, cluster, refcount - 1);
     if (refcount == 1) {
         r->hint = MIN(r->hint, cluster);
         r->packed = r->packed >> r->cluster_bits == cluster ? 0 : r->packed;
@@ -1039,7 +1008,7 @@ static void co_fn co_discard(Qcow2Refcounts *r, uint64_t from, uint64_t to)
     }
 }
 
-static int co_fn co_release_locked(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes, bool discard)
+int co_fn qcow2_whole_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes, bool discard)
 {
     uint64_t c = offset >> r->cluster_bits;
     uint64_t free_from = c; /* those up to here are free */
@@ -1063,7 +1032,7 @@ int co_fn qcow2_refcounts_co_release(Qcow2Refcounts *r, uint64_t offset, uint64_
                                      bool discard)
 {
     WHOLE_GUARD(r);
-    return co_release_locked(r, offset, bytes, discard);
+    return qcow2_whole_co_release(r, offset, bytes, discard);
 }
 
 /* Writing */
@@ -1073,7 +1042,7 @@ static int co_fn co_write_and_trim(Qcow2Refcounts *r)
     int ret = co_write_all(r);
 
     if (ret == 0) {
-        trim_blocks(r);
+        qcow2_whole_trim_blocks(r);
     }
     return ret;
 }
@@ -1090,44 +1059,17 @@ int co_fn qcow2_refcounts_co_write_if_many(Qcow2Refcounts *r)
     return g_hash_table_size(r->blocks) > r->keep ? co_write_and_trim(r) : 0;
 }
 
-/* Shadow */
-
-struct Qcow2Shadow {
-    /* As in the image. */
-    uint64_t *table;
-    uint64_t entries, offset, hint;
-    uint32_t clusters;
-    /* A bit a cluster of the file: it has no user any more. */
-    uint64_t *unused;
-    uint64_t n_clusters;
-};
-
-/* More blocks than this that have changed are written before the end. */
-#define MAX_SHADOW_BYTES (UINT64_C(64) << 20)
-
-static void shadow_free(Qcow2Shadow *shadow)
-{
-    g_free(shadow->table);
-    g_free(shadow->unused);
-    g_free(shadow);
-}
+/* What others must not write to */
 
 /* Whether a block begins there, as the table says, or in the image meanwhile. */
 static bool names_block(const Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
 {
-    const Qcow2Shadow *shadow = r->shadow;
-
     for (uint64_t i = 0; i < r->entries; i++) {
         if (r->table[i] && r->table[i] - offset < bytes) {
             return true;
         }
     }
-    for (uint64_t i = 0; shadow && i < shadow->entries; i++) {
-        if (shadow->table[i] && shadow->table[i] - offset < bytes) {
-            return true;
-        }
-    }
-    return false;
+    return r->shadow && qcow2_shadow_names_block(r->shadow, offset, bytes);
 }
 
 bool co_fn qcow2_refcounts_co_names_block(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
@@ -1144,295 +1086,7 @@ void qcow2_refcounts_guard(Qcow2Refcounts *r)
 {
     for (uint64_t i = 0; i < r->entries; i++) {
         if (r->table[i]) {
-            guard_block(r, r->table[i]);
+            qcow2_whole_guard_block(r, r->table[i]);
         }
     }
-}
-
-int co_fn qcow2_shadow_co_begin(Qcow2Refcounts *r)
-{
-    const Qcow2State *s = block_node_state(r->node);
-    const Qcow2Header *h = s->image->header;
-    g_autofree Qcow2Shadow *shadow = g_new0(Qcow2Shadow, 1);
-
-    WHOLE_GUARD(r);
-    *shadow =
-        (Qcow2Shadow){.entries = r->entries,
-                      .offset = h->reftable_offset,
-                      .hint = r->hint,
-                      .clusters = h->reftable_clusters,
-                      .n_clusters = ((uint64_t)block_child_length(r->file) >> r->cluster_bits) + 1};
-    shadow->table = g_try_malloc(r->entries * 8);
-    shadow->unused = g_try_new0(uint64_t, shadow->n_clusters / 64 + 1);
-    if (!shadow->table || !shadow->unused) {
-        g_free(shadow->table);
-        g_free(shadow->unused);
-        return -ENOMEM;
-    }
-    memcpy(shadow->table, r->table, r->entries * 8);
-    r->shadow = g_steal_pointer(&shadow);
-    return 0;
-}
-
-/* Room for more entries, which the image gets with all others. */
-static int grow_in_memory(Qcow2Refcounts *r)
-{
-    uint64_t entries = (r->entries / (cluster_size(r) / 8) * 3 / 2 + 1) * (cluster_size(r) / 8);
-    uint64_t *table;
-
-    entries = MIN(entries, QCOW2_MAX_REFTABLE_BYTES / 8);
-    if (entries <= r->entries) {
-        return -EFBIG;
-    }
-    table = g_try_realloc(r->table, entries * 8);
-    if (!table) {
-        return -ENOMEM;
-    }
-    memset(table + r->entries, 0, (entries - r->entries) * 8);
-    r->table = table;
-    r->entries = entries;
-    return 0;
-}
-
-/* Whether the block is where the image does not know it. */
-static bool is_moved(const Qcow2Refcounts *r, uint64_t index)
-{
-    return index >= r->shadow->entries || r->table[index] != r->shadow->table[index];
-}
-
-static GPtrArray *blocks_to_move(const Qcow2Refcounts *r)
-{
-    GPtrArray *blocks = g_ptr_array_new();
-    GHashTableIter iter;
-    gpointer b;
-
-    g_hash_table_iter_init(&iter, r->blocks);
-    while (g_hash_table_iter_next(&iter, NULL, &b)) {
-        if (is_dirty(b) && !is_moved(r, ((Block *)b)->index)) {
-            g_ptr_array_add(blocks, b);
-        }
-    }
-    return blocks;
-}
-
-/* Give those that have changed other places, which changes some others. */
-static int co_fn shadow_co_move(Qcow2Refcounts *r)
-{
-    for (;;) {
-        g_autoptr(GPtrArray) blocks = blocks_to_move(r);
-
-        if (blocks->len == 0) {
-            return 0;
-        }
-        for (guint i = 0; i < blocks->len; i++) {
-            Block *b = g_ptr_array_index(blocks, i);
-            uint64_t offset, got;
-            bool fresh;
-            int ret = co_take(r, 1, &offset, &got, &fresh);
-
-            if (ret < 0) {
-                return ret;
-            }
-            guard_block(r, offset);
-            r->table[b->index] = offset;
-            make_dirty(b, 0, cluster_size(r));
-        }
-    }
-}
-
-static int co_fn shadow_co_write_blocks(Qcow2Refcounts *r)
-{
-    int ret = shadow_co_move(r);
-
-    return ret < 0 ? ret : co_write_blocks(r);
-}
-
-/* Do not let too much pile up in memory. */
-static int co_fn shadow_co_relieve(Qcow2Refcounts *r)
-{
-    size_t most = MAX(r->keep, MAX_SHADOW_BYTES >> r->cluster_bits);
-    int ret;
-
-    if (g_hash_table_size(r->blocks) <= most) {
-        return 0;
-    }
-    ret = shadow_co_write_blocks(r);
-    trim_blocks(r);
-    return ret;
-}
-
-static int co_fn shadow_co_count_up(Qcow2Refcounts *r, uint64_t cluster)
-{
-    uint64_t refcount;
-    Block *b;
-    int ret = co_get_used(r, cluster, &b, &refcount);
-
-    if (ret == 0 && refcount == max_refcount(r)) {
-        ret = -ERANGE;
-    }
-    if (ret == 0) {
-        count(r, b, cluster, refcount + 1);
-    }
-    return ret;
-}
-
-static int co_fn shadow_co_count_down(Qcow2Refcounts *r, uint64_t cluster)
-{
-    Qcow2Shadow *shadow = r->shadow;
-    uint64_t bit = UINT64_C(1) << cluster % 64;
-    uint64_t refcount;
-    Block *b;
-    int ret = co_get_used(r, cluster, &b, &refcount);
-
-    if (ret < 0) {
-        return ret;
-    }
-    if (refcount > 1) {
-        count(r, b, cluster, refcount - 1);
-        return 0;
-    }
-    if (cluster >= shadow->n_clusters || (shadow->unused[cluster / 64] & bit)) {
-        return not_counted(r, cluster);
-    }
-    shadow->unused[cluster / 64] |= bit;
-    return 0;
-}
-
-static int co_fn shadow_co_count_all(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes,
-                                     int co_fn (*one)(Qcow2Refcounts *r, uint64_t cluster))
-{
-    int ret = shadow_co_relieve(r);
-
-    for (uint64_t c = offset >> r->cluster_bits; ret == 0 && c << r->cluster_bits < offset + bytes;
-         c++) {
-        ret = one(r, c);
-    }
-    return ret;
-}
-
-int co_fn qcow2_shadow_co_add(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
-{
-    WHOLE_GUARD(r);
-    return shadow_co_count_all(r, offset, bytes, shadow_co_count_up);
-}
-
-int co_fn qcow2_shadow_co_drop(Qcow2Refcounts *r, uint64_t offset, uint64_t bytes)
-{
-    WHOLE_GUARD(r);
-    return shadow_co_count_all(r, offset, bytes, shadow_co_count_down);
-}
-
-/* A place for the table, whose own clusters may need more entries. */
-static int co_fn shadow_co_place_table(Qcow2Refcounts *r, uint64_t *offset, uint64_t *clusters)
-{
-    uint64_t per_cluster = cluster_size(r) / 8;
-
-    for (;;) {
-        int ret;
-
-        *clusters = (r->entries + per_cluster - 1) / per_cluster;
-        ret = co_take_run(r, *clusters, offset);
-        if (ret == 0) {
-            ret = shadow_co_move(r);
-        }
-        if (ret < 0 || *clusters * per_cluster >= r->entries) {
-            return ret;
-        }
-        ret = co_release_locked(r, *offset, *clusters << r->cluster_bits, false);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-}
-
-static int co_fn shadow_co_write_table(Qcow2Refcounts *r, uint64_t offset, uint64_t clusters)
-{
-    uint64_t bytes = clusters << r->cluster_bits;
-    g_autofree uint64_t *table = g_try_malloc0(bytes);
-
-    if (!table) {
-        return -ENOMEM;
-    }
-    for (uint64_t i = 0; i < r->entries; i++) {
-        table[i] = GUINT64_TO_BE(r->table[i]);
-    }
-    return block_child_co_pwritev(r->file, offset, IOV_LOCAL(table, bytes), 0);
-}
-
-int co_fn qcow2_shadow_co_write(Qcow2Refcounts *r, uint64_t *table_offset, uint32_t *table_clusters)
-{
-    uint64_t clusters;
-    int ret;
-
-    WHOLE_GUARD(r);
-    ret = shadow_co_place_table(r, table_offset, &clusters);
-    if (ret == 0) {
-        ret = co_write_blocks(r);
-    }
-    if (ret == 0) {
-        ret = shadow_co_write_table(r, *table_offset, clusters);
-    }
-    *table_clusters = clusters;
-    return ret;
-}
-
-void qcow2_shadow_abort(Qcow2Refcounts *r)
-{
-    Qcow2Shadow *shadow = g_steal_pointer(&r->shadow);
-
-    g_mutex_lock(&r->quick);
-    r->near = NULL;
-    g_mutex_unlock(&r->quick);
-    g_hash_table_remove_all(r->blocks);
-    g_array_set_size(r->new_entries, 0);
-    g_free(r->table);
-    r->table = g_steal_pointer(&shadow->table);
-    r->entries = shadow->entries;
-    r->hint = shadow->hint;
-    shadow_free(shadow);
-}
-
-static bool is_unused(const Qcow2Shadow *shadow, uint64_t cluster)
-{
-    return shadow->unused[cluster / 64] & (UINT64_C(1) << cluster % 64);
-}
-
-/* Errors leave something counted, which does no harm. */
-static void co_fn shadow_co_release_unused(Qcow2Refcounts *r, const Qcow2Shadow *shadow,
-                                           bool discard)
-{
-    uint64_t c = 0;
-
-    while (c < shadow->n_clusters) {
-        uint64_t first = c;
-
-        if (c % 64 == 0 && shadow->unused[c / 64] == 0) {
-            c += 64;
-            continue;
-        }
-        while (c < shadow->n_clusters && is_unused(shadow, c)) {
-            c++;
-        }
-        if (c > first) {
-            co_release_locked(r, first << r->cluster_bits, (c - first) << r->cluster_bits, discard);
-        }
-        c += c == first;
-    }
-}
-
-void co_fn qcow2_shadow_co_commit(Qcow2Refcounts *r, bool discard)
-{
-    Qcow2Shadow *shadow = g_steal_pointer(&r->shadow);
-    uint64_t table_bytes = (uint64_t)shadow->clusters << r->cluster_bits;
-
-    WHOLE_GUARD(r);
-    g_array_set_size(r->new_entries, 0);
-    for (uint64_t i = 0; i < shadow->entries; i++) {
-        if (shadow->table[i] && shadow->table[i] != r->table[i]) {
-            co_release_locked(r, shadow->table[i], cluster_size(r), false);
-        }
-    }
-    co_release_locked(r, shadow->offset, table_bytes, false);
-    shadow_co_release_unused(r, shadow, discard);
-    shadow_free(shadow);
 }

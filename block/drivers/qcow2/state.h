@@ -12,7 +12,7 @@
  *   parts     what a request has done side by side
  *   map       from an offset in the disk to where its data is
  *   read      reads; status: block status
- *   refcount  which clusters are in use
+ *   refcount  which clusters are in use; shadow: changes of that all at once
  *   tree      all that an L1 table names, as a whole
  *   snapshots internal snapshots
  *   bitmaps   persistent dirty bitmaps, kept up while the disk is written to
