@@ -157,10 +157,12 @@ typedef struct BlockDriver {
     void co_fn (*co_abort_perm)(BlockNode *node);
 
     /*
-     * The node, drained and writable, may become read-only or inactive next: bring to its storage
-     * what else would come there only in co_close. What is written later begins anew.
+     * The node, drained and writable, may become read-only or inactive next, or change its options:
+     * bring to its storage all that is in memory only, also what else would come there in co_close,
+     * and also with 'no-flush'. What is written later begins anew. 0, or -errno: nothing changes
+     * then.
      */
-    void co_fn (*co_settle)(BlockNode *node);
+    int co_fn (*co_settle)(BlockNode *node);
 
     /*
      * Direct access (block_backend_co_hold_direct()): fill in @file with what holds the node's

@@ -67,25 +67,29 @@ static GPtrArray *sort_nodes(BlockGraph *graph, const GPtrArray *nodes)
 }
 
 /* What the driver may do only while requests wait, so the gates stay closed until it has ended. */
-static void co_fn quiesce_co_settle(BlockQuiesce *q, BlockNode *node)
+static bool co_fn quiesce_co_settle(BlockQuiesce *q, BlockNode *node)
 {
+    int r;
+
     if (block_node_read_only(node) || !node->drv->co_settle) {
-        return;
+        return true;
     }
     q->settling = true;
-    node->drv->co_settle(node);
+    r = node->drv->co_settle(node);
     q->settling = false;
     block_graph_wake(q->graph, &q->graph->drained);
+    if (r < 0) {
+        wharf_set_error_errno(&q->error, -r, "block node '%s': cannot write what it has in memory",
+                              node->name);
+    }
+    return r == 0;
 }
 
 static bool co_fn quiesce_co_step(BlockQuiesce *q, BlockNode *node)
 {
     block_node_co_drain_begin_until(node, &q->given_up);
-    if (q->given_up || !node_co_flush(node, &q->error) || q->given_up) {
-        return false;
-    }
-    quiesce_co_settle(q, node);
-    return true;
+    return !q->given_up && node_co_flush(node, &q->error) && !q->given_up &&
+           quiesce_co_settle(q, node);
 }
 
 /* In a coroutine of its own, so that whoever waits for it need not do so for ever. */

@@ -26,6 +26,15 @@
 static int faults_in = -1; /* so many requests go well before; -1: all do */
 static bool faults_stay;   /* all that come then fail, too */
 
+/* No more faults; returns whether one came to pass. */
+static bool end_faults(void)
+{
+    bool struck = faults_stay ? faults_in == 0 : faults_in < 0;
+
+    faults_in = -1;
+    return struck;
+}
+
 static bool is_tested(const BlockChild *child)
 {
     return strcmp(block_node_name(child->parent), "q") == 0;
@@ -1301,8 +1310,7 @@ static bool co_fn co_try_with_fault(Run *run, Doing what, int n, bool stay)
     faults_in = n;
     faults_stay = stay;
     ok = co_do(run, what, &error);
-    struck = stay ? faults_in == 0 : faults_in < 0;
-    faults_in = -1;
+    struck = end_faults();
     g_assert_true(ok == !error);
     g_assert_true(ok || struck);
     co_check_image(run, "right after a fault in request", n);
@@ -1377,6 +1385,115 @@ static void co_fn body_faults(GraphRig *rig)
             g_array_append_vals(run.snaps, run.taken->data, 2);
             co_open(&run);
             struck = co_try_with_fault(&run, i / 2, n, i % 2);
+        }
+    }
+    g_log_set_default_handler(before, NULL);
+    run_clear(&run);
+}
+
+/*
+ * Reopening a node, and laying it to rest, drop what is in memory. With 'no-flush' nothing of that
+ * is in the image; where bringing it there fails the node stays as it is, with all it has.
+ */
+
+#define NO_FLUSH ", 'discard': 'unmap', 'cache': {'no-flush': true}"
+
+static bool co_fn co_reopen(Run *run, const char *more)
+{
+    g_autofree char *json = g_strdup_printf("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', "
+                                            "'backing': 'base' %s}",
+                                            more);
+    g_autofree char *message = graph_rig_co_reopen(run->rig, graph_rig_options(json));
+
+    return !message;
+}
+
+/*
+ * @name is what is laid to rest: the node itself, or one above it. Returns whether the fault in
+ * request @n has come to pass.
+ */
+static bool co_fn co_rest_and_wake(Run *run, const char *name, int n)
+{
+    g_autoptr(GError) error = NULL;
+    bool ok, struck;
+
+    block_backend_co_free(run->blk);
+    faults_in = n;
+    ok = block_graph_co_set_active(run->rig->graph, name, false, &error);
+    struck = end_faults();
+    g_assert_true(ok == !error);
+    if (ok) {
+        g_assert_true(block_graph_co_set_active(run->rig->graph, name, true, NULL));
+    }
+    run->blk = graph_rig_co_use(block_graph_find(run->rig->graph, "q", NULL), BLOCK_PERM_ALL);
+    return struck;
+}
+
+static bool co_fn co_settle(Run *run, unsigned what, int n)
+{
+    bool struck;
+
+    if (what == 2) {
+        graph_rig_co_add(run->rig, graph_rig_options("{'driver': 'raw', 'node-name': 'top', "
+                                                     "'file': 'q'}"));
+        struck = co_rest_and_wake(run, "top", n);
+        graph_rig_co_del(run->rig, "top");
+        return struck;
+    }
+    if (what == 1) {
+        return co_rest_and_wake(run, "q", n);
+    }
+    faults_in = n;
+    co_reopen(run, NO_FLUSH ", 'cache-clean-interval': 7");
+    return end_faults();
+}
+
+static bool co_fn co_settle_with_fault(Run *run, unsigned what, int n)
+{
+    bool struck;
+
+    co_do_write(run, run->size / 2, run->size / 4);
+    co_do_discard(run, 0, run->size / 4);
+    struck = co_settle(run, what, n);
+    co_expect(run);
+    co_check_image(run, "right after a fault in request", n);
+    g_assert_true(co_reopen(run, ", 'discard': 'unmap'"));
+    co_do_write(run, run->size / 3, run->size / 3);
+    g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
+    co_expect(run);
+    block_backend_co_free(run->blk);
+    graph_rig_co_del(run->rig, "q");
+    co_check_image(run, "closed after a fault in request", n);
+    co_open(run);
+    co_expect(run);
+    block_backend_co_free(run->blk);
+    graph_rig_co_del(run->rig, "q");
+    return struck;
+}
+
+static void co_fn body_settle(GraphRig *rig)
+{
+    static const Kind kind = {"settle", 3, 9, 4, 0, 100 * KIB, true, NO_FLUSH};
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    GLogFunc before;
+    Run run;
+
+    g_test_log_set_fatal_handler(is_fatal, NULL);
+    before = g_log_set_default_handler(drop_warning, NULL);
+    co_begin(&run, rig, &kind, b);
+    block_backend_co_free(run.blk);
+    graph_rig_co_del(rig, "q");
+    for (unsigned i = 0; i < 6; i++) {
+        bool struck = true;
+
+        faults_stay = i % 2;
+        for (int n = 0; struck; n++) {
+            graph_rig_co_del(rig, "file");
+            co_add_memory(&run, "file", b->bytes->data, b->bytes->len);
+            memcpy(run.model, run.first, run.max);
+            co_open(&run);
+            struck = co_settle_with_fault(&run, i / 2, n);
+            g_assert_true(struck || n > 3);
         }
     }
     g_log_set_default_handler(before, NULL);
@@ -1529,6 +1646,7 @@ int main(int argc, char **argv)
     }
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);
     graph_rig_add_test("/qcow2/write/short-file", body_short_file, NULL);
+    graph_rig_add_test("/qcow2/write/settle", body_settle, NULL);
     graph_rig_add_test("/qcow2/write/long-table", body_long_table, NULL);
     graph_rig_add_test("/qcow2/write/preallocated", body_preallocated, NULL);
     graph_rig_add_test("/qcow2/write/no-space", body_no_space, NULL);

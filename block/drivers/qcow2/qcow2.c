@@ -428,22 +428,22 @@ static bool co_fn qcow2_co_open(BlockNode *node, const BlockdevOptions *opts, GE
 }
 
 /* All that is in memory into the image, with nothing under way. */
-static void co_fn co_put_away(BlockNode *node)
+static int co_fn qcow2_co_settle(BlockNode *node)
 {
     const Qcow2State *s = block_node_state(node);
-    int r = s->writable ? qcow2_co_finish_writing(node) : 0;
 
-    if (r < 0) {
-        g_warning("image '%s': changes may be lost, writing them has failed: %s", s->name,
-                  g_strerror(-r));
-    }
+    return s->writable ? qcow2_co_finish_writing(node) : 0;
 }
 
 static void co_fn qcow2_co_close(BlockNode *node)
 {
     Qcow2State *s = block_node_state(node);
+    int r = qcow2_co_settle(node);
 
-    co_put_away(node);
+    if (r < 0) {
+        g_warning("image '%s': changes may be lost, writing them has failed: %s", s->name,
+                  g_strerror(-r));
+    }
     if (s->writable) {
         qcow2_refcounts_co_trim(&s->metadata.refcounts);
     }
@@ -543,7 +543,7 @@ static void co_fn qcow2_co_reopen_commit(BlockReopen *reopen)
     Qcow2State *s = block_node_state(reopen->node);
     g_autofree Qcow2Reopen *r = g_steal_pointer(&reopen->state);
 
-    co_put_away(reopen->node);
+    /* All that was in memory is in the image: it was settled. */
     if (reopen->flags.read_only) {
         qcow2_metadata_clear(s);
     }
@@ -744,7 +744,7 @@ const BlockDriver block_driver_qcow2 = {
     .limits = qcow2_limits,
     .child_perm = qcow2_child_perm,
     .co_activate = qcow2_co_activate,
-    .co_settle = co_put_away,
+    .co_settle = qcow2_co_settle,
     .co_check = qcow2_co_check,
     .filename = qcow2_filename,
     .co_create = qcow2_co_create,
