@@ -88,8 +88,12 @@ static bool co_fn quiesce_co_settle(BlockQuiesce *q, BlockNode *node)
 static bool co_fn quiesce_co_step(BlockQuiesce *q, BlockNode *node)
 {
     block_node_co_drain_begin_until(node, &q->given_up);
-    return !q->given_up && node_co_flush(node, &q->error) && !q->given_up &&
-           quiesce_co_settle(q, node);
+    if (q->given_up || !node_co_flush(node, &q->error) || q->given_up ||
+        !quiesce_co_settle(q, node)) {
+        return false;
+    }
+    /* What that has written at last. */
+    return !node->drv->co_settle || node_co_flush(node, &q->error);
 }
 
 /* In a coroutine of its own, so that whoever waits for it need not do so for ever. */

@@ -1500,6 +1500,37 @@ static void co_fn body_settle(GraphRig *rig)
     run_clear(&run);
 }
 
+/* Whoever has the image next finds it complete, even after a crash: the last thing is a flush. */
+static void co_fn body_settled_is_flushed(GraphRig *rig)
+{
+    static const Kind kind = {"settled", 3, 9, 4, 0, 100 * KIB, true, ""};
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    Run run;
+
+    co_begin(&run, rig, &kind, b);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autoptr(GArray) all = NULL;
+
+        co_do_write(&run, i * 9000, 9000); /* which bitmaps tell of */
+        records = g_array_new(FALSE, FALSE, sizeof(Record));
+        g_array_set_clear_func(records, record_clear);
+        if (i == 0) {
+            co_rest_and_wake(&run, "q", -1);
+        } else {
+            block_backend_co_free(run.blk);
+            g_assert_true(co_reopen(&run, ", 'read-only': true"));
+            run.blk = graph_rig_co_use(block_graph_find(rig->graph, "q", NULL),
+                                       BLOCK_PERM_CONSISTENT_READ);
+        }
+        all = g_steal_pointer(&records);
+        g_assert_cmpuint(all->len, >, 6);
+        g_assert_cmpint(g_array_index(all, Record, all->len - 1).kind, ==, RECORD_FLUSH);
+    }
+    co_expect(&run);
+    co_close(&run);
+    run_clear(&run);
+}
+
 /* Close an image whose disk has become larger than the model. */
 static void co_fn co_close_larger(Run *run)
 {
@@ -1647,6 +1678,7 @@ int main(int argc, char **argv)
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);
     graph_rig_add_test("/qcow2/write/short-file", body_short_file, NULL);
     graph_rig_add_test("/qcow2/write/settle", body_settle, NULL);
+    graph_rig_add_test("/qcow2/write/settled-is-flushed", body_settled_is_flushed, NULL);
     graph_rig_add_test("/qcow2/write/long-table", body_long_table, NULL);
     graph_rig_add_test("/qcow2/write/preallocated", body_preallocated, NULL);
     graph_rig_add_test("/qcow2/write/no-space", body_no_space, NULL);
