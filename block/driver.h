@@ -82,13 +82,18 @@ typedef struct BlockDriver {
     void co_fn (*co_close)(BlockNode *node);
 
     /*
-     * Reopen. prepare acquires everything and changes nothing: requests still run. Then commit or
-     * abort follows, exactly one, in the same coroutine; they may suspend, but cannot fail. Commit
-     * runs with the node drained. A driver without prepare accepts only changes of the common
+     * Reopen. prepare acquires everything and changes nothing: requests still run. Then, for an
+     * active node, comes take_up, with the node drained, edges and permissions as they are to be,
+     * and the lengths below looked at again if others may have changed the image so far: if the
+     * node was read-only or used with force-share, and is not to be any more. What is kept of the
+     * image has to be read anew then. Then commit or abort follows, exactly one, in the same
+     * coroutine; they may suspend, but cannot fail. Both of them, after take_up, run with the node
+     * drained; commits come one after the other, so until then children are as they were. A driver without prepare accepts only changes of the common
      * options and, if it has children, of these. Child references are the core's affair; raw's
      * checks of a new child belong into prepare, which finds it by block_reopen_child().
      */
     bool co_fn (*co_reopen_prepare)(BlockReopen *reopen, GError **error);
+    bool co_fn (*co_reopen_take_up)(BlockReopen *reopen, GError **error);
     void co_fn (*co_reopen_commit)(BlockReopen *reopen);
     void co_fn (*co_reopen_abort)(BlockReopen *reopen);
 

@@ -8,6 +8,7 @@
  *   prepare    drivers acquire what they need, while requests go on and no lock is held
  *   quiet      the nodes are drained and flushed, or it all ends here, for that takes too long
  *   switch     with the nodes drained: edges are exchanged, permissions checked
+ *   take up    what others have changed while they could
  *   commit     or everything is put back
  */
 #include "block/block-internal.h"
@@ -27,6 +28,8 @@ typedef struct ReopenNode {
     bool heir;        /* not named by the user, changes with its parent */
     bool has_flags;
     bool prepared;
+    bool taken_up;
+    bool stale; /* others may have changed what it shows */
 } ReopenNode;
 
 typedef struct Reopen {
@@ -544,6 +547,70 @@ static bool co_fn reopen_co_update_perms(Reopen *r, GError **error)
     return block_perm_co_update(r->graph, (BlockNode **)nodes->pdata, nodes->len, error);
 }
 
+/* Taking up what others have changed */
+
+/* Whether others could write to what the node shows, and cannot from now on. */
+static bool may_be_stale(const ReopenNode *rn)
+{
+    const BlockNodeFlags *before = &rn->pub.node->flags;
+
+    return block_node_active(rn->pub.node) &&
+           ((before->force_share && !rn->pub.flags.force_share) ||
+            (before->read_only && !rn->pub.flags.read_only));
+}
+
+static bool co_fn node_co_look_at_length(BlockNode *node, GError **error)
+{
+    int r = block_node_co_refresh_length(node);
+
+    if (r < 0) {
+        wharf_set_error_errno(error, -r, "block node '%s': cannot get its length", node->name);
+    }
+    return r == 0;
+}
+
+static bool co_fn reopen_co_take_up_node(ReopenNode *rn, GError **error)
+{
+    BlockNode *node = rn->pub.node;
+
+    if (rn->taken_up || !block_node_active(node)) {
+        return true;
+    }
+    rn->taken_up = true;
+    rn->stale = may_be_stale(rn);
+    return !rn->prepared || !node->drv->co_reopen_take_up ||
+           node->drv->co_reopen_take_up(&rn->pub, error);
+}
+
+/* @node and all below it, those below first. */
+static bool co_fn reopen_co_take_up_all(Reopen *r, BlockNode *node, GError **error)
+{
+    ReopenNode *rn = reopen_find(r, node);
+
+    for (unsigned i = 0; i < node->children->len; i++) {
+        const BlockChild *child = g_ptr_array_index(node->children, i);
+
+        if (!reopen_co_take_up_all(r, child->node, error)) {
+            return false;
+        }
+    }
+    return (!rn || reopen_co_take_up_node(rn, error)) &&
+           (!block_node_active(node) || node_co_look_at_length(node, error));
+}
+
+static bool co_fn reopen_co_take_up(Reopen *r, GError **error)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        ReopenNode *rn = reopen_get(r, i);
+
+        if (!(may_be_stale(rn) ? reopen_co_take_up_all(r, rn->pub.node, error)
+                               : reopen_co_take_up_node(rn, error))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Commit, clean up */
 
 static void co_fn reopen_co_commit_node(ReopenNode *rn)
@@ -573,7 +640,7 @@ static void co_fn reopen_co_refresh(Reopen *r)
             g_warning("block node '%s': cannot get its length: %s", node->name, g_strerror(-ret));
         }
         block_notify_update(node);
-        if (reopen_get(r, i)->switches->len > 0) {
+        if (reopen_get(r, i)->switches->len > 0 || reopen_get(r, i)->stale) {
             block_notify_content(node);
         }
     }
@@ -600,6 +667,24 @@ static void co_fn reopen_co_free(Reopen *r)
     g_ptr_array_unref(r->nodes);
 }
 
+/* After the switch: all is as it was before the reopen. */
+static void co_fn reopen_co_revert(Reopen *r)
+{
+    g_autoptr(GError) error = NULL;
+
+    reopen_co_abort(r);
+    reopen_switch_edges(r);
+    reopen_update_depths(r);
+    if (!reopen_co_update_perms(r, &error)) {
+        g_warning("a reopen that failed cannot give permissions back: %s", error->message);
+    }
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        if (reopen_get(r, i)->taken_up) {
+            block_node_co_refresh_length(reopen_get(r, i)->pub.node);
+        }
+    }
+}
+
 /* The part with change_lock held, and soon the nodes drained. */
 static bool co_fn reopen_co_switch(Reopen *r, GError **error)
 {
@@ -615,6 +700,10 @@ static bool co_fn reopen_co_switch(Reopen *r, GError **error)
     if (!reopen_check_depth(r, error) || !reopen_co_update_perms(r, error)) {
         reopen_switch_edges(r);
         reopen_update_depths(r);
+        return false;
+    }
+    if (!reopen_co_take_up(r, error)) {
+        reopen_co_revert(r);
         return false;
     }
     for (unsigned i = 0; i < r->nodes->len; i++) {

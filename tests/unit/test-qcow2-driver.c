@@ -4,6 +4,7 @@
  * found; and images that are wrong, each of which must be an error, told by name.
  */
 #include <errno.h>
+#include <unistd.h>
 
 #include "block/block-internal.h"
 #include "block/drivers/qcow2/state.h"
@@ -479,6 +480,130 @@ static void co_fn body_reopen_writable(GraphRig *rig)
     block_backend_co_free(blk);
 }
 
+/*
+ * What a node shows that shares its image by force others may have written since: once they cannot
+ * any more it is read anew. The image lies in a file, for which there are locks; "other" writes.
+ */
+
+static void co_fn co_add_json(GraphRig *rig, const char *format, const char *a, const char *b)
+{
+    g_autofree char *json = g_strdup_printf(format, a, b);
+
+    graph_rig_co_add(rig, graph_rig_options(json));
+}
+
+/* Reopen "file" and "q" above it, both with @more. Returns NULL, or the error's message. */
+static char *co_fn co_reopen_both(GraphRig *rig, const char *path, const char *more)
+{
+    g_autoptr(GPtrArray) list =
+        g_ptr_array_new_with_free_func((GDestroyNotify)blockdev_options_free);
+    g_autofree char *file = g_strdup_printf(
+        "{'driver': 'file', 'node-name': 'file', 'filename': '%s', %s}", path, more);
+    g_autofree char *q =
+        g_strdup_printf("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', %s}", more);
+    GError *error = NULL;
+    char *message;
+
+    g_ptr_array_add(list, graph_rig_options(q));
+    g_ptr_array_add(list, graph_rig_options(file));
+    if (block_graph_co_reopen(rig->graph, list, &error)) {
+        return NULL;
+    }
+    message = g_strdup(error->message);
+    g_error_free(error);
+    return message;
+}
+
+static void co_fn co_write_as_another(GraphRig *rig, const char *path, uint64_t offset,
+                                      unsigned seed, uint64_t size)
+{
+    BlockBackend *blk;
+
+    co_add_json(rig,
+                "{'driver': 'qcow2', 'node-name': 'other', 'file': {'driver': 'file', "
+                "'filename': '%s'}%s}",
+                path, "");
+    blk = graph_rig_co_use(block_graph_find(rig->graph, "other", NULL), BLOCK_PERM_ALL);
+    g_assert_cmpint(blk_co_truncate(blk, size, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL), ==, 0);
+    graph_rig_co_write(blk, offset, 300 * KIB, seed, 0);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "other");
+}
+
+#define SHARED "'read-only': true, 'force-share': true"
+#define OWN    "'read-only': false, 'force-share': false"
+
+static void co_fn co_check_stale(GraphRig *rig, const char *path)
+{
+    g_autofree char *a = NULL, *c = NULL, *e = NULL, *g = NULL;
+    BlockBackend *blk, *writer;
+    uint8_t magic[4] = "QFI\xfb";
+
+    co_add_json(rig, "{'driver': 'file', 'node-name': 'file', 'filename': '%s', %s}", path, SHARED);
+    co_add_json(rig, "{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', %s%s}", SHARED, "");
+    blk = graph_rig_co_use(block_graph_find(rig->graph, "q", NULL), BLOCK_PERM_CONSISTENT_READ);
+    graph_rig_co_expect(blk, 3 * CLUSTER, CLUSTER, 3);
+
+    /* Not even to be read alone. */
+    co_write_as_another(rig, path, 0, 11, 2 * MIB);
+    a = co_reopen_both(rig, path, "'read-only': true");
+    g_assert_cmpstr(a, ==, NULL);
+    g_assert_cmpuint(blk_length(blk), ==, 2 * MIB);
+    graph_rig_co_expect(blk, 0, 300 * KIB, 11);
+    a = co_reopen_both(rig, path, SHARED);
+    g_assert_cmpstr(a, ==, NULL);
+
+    /* Nothing of what another one has written is lost. */
+    co_write_as_another(rig, path, MIB, 12, UINT64_C(1) << 40);
+    a = co_reopen_both(rig, path, OWN);
+    g_assert_cmpstr(a, ==, NULL);
+    g_assert_cmpuint(blk_length(blk), ==, UINT64_C(1) << 40);
+    graph_rig_co_expect(blk, 0, 300 * KIB, 11);
+    graph_rig_co_expect(blk, MIB, 300 * KIB, 12);
+    writer = graph_rig_co_use(block_graph_find(rig->graph, "q", NULL), BLOCK_PERM_WRITE);
+    graph_rig_co_write(writer, 5 * MIB, CLUSTER, 13, 0);
+    block_backend_co_free(writer);
+    a = co_reopen_both(rig, path, SHARED);
+    g_assert_cmpstr(a, ==, NULL);
+
+    /* What cannot be used is not: the node stays as it was, and the file is not locked. */
+    co_add_json(rig, "{'driver': 'file', 'node-name': 'bytes', 'filename': '%s'%s}", path, "");
+    writer = graph_rig_co_use(block_graph_find(rig->graph, "bytes", NULL), BLOCK_PERM_WRITE);
+    g_assert_cmpint(blk_co_pwritev(writer, 0, IOV_LOCAL("R", 1), 0), ==, 0);
+    block_backend_co_free(writer);
+    c = co_reopen_both(rig, path, OWN);
+    g_assert_nonnull(strstr(c, "no qcow2 image"));
+    graph_rig_co_expect(blk, MIB, 300 * KIB, 12);
+    g_assert_true(block_node_read_only(block_graph_find(rig->graph, "q", NULL)));
+    writer = graph_rig_co_use(block_graph_find(rig->graph, "bytes", NULL), BLOCK_PERM_WRITE);
+    g_assert_cmpint(blk_co_pwritev(writer, 0, IOV_LOCAL(magic, 4), 0), ==, 0);
+    block_backend_co_free(writer);
+    graph_rig_co_del(rig, "bytes");
+
+    a = co_reopen_both(rig, path, OWN);
+    g_assert_cmpstr(a, ==, NULL);
+    graph_rig_co_expect(blk, 0, 300 * KIB, 11);
+    graph_rig_co_expect(blk, MIB, 300 * KIB, 12);
+    graph_rig_co_expect(blk, 5 * MIB, CLUSTER, 13);
+    block_backend_co_free(blk);
+}
+
+static void co_fn body_reopen_stale(GraphRig *rig)
+{
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    g_autofree char *path = NULL;
+    int fd = g_file_open_tmp("wharf-qcow2-XXXXXX", &path, NULL);
+
+    qcow2_builder_data(b, 3, 3);
+    qcow2_builder_count(b);
+    g_assert_cmpint(write(fd, b->bytes->data, b->bytes->len), ==, b->bytes->len);
+    close(fd);
+    co_check_stale(rig, path);
+    graph_rig_co_del(rig, "q");
+    graph_rig_co_del(rig, "file");
+    unlink(path);
+}
+
 /* Refcounts that contradict what is there: the image is marked, and not written to any more. */
 static void co_fn body_corrupt_refcounts(GraphRig *rig)
 {
@@ -897,6 +1022,7 @@ int main(int argc, char **argv)
     add_nth("writable", 2, body_writable, GSIZE_TO_POINTER(QCOW2_INCOMPATIBLE_CORRUPT));
     add("clean", body_clean, NULL);
     add("reopen-writable", body_reopen_writable, NULL);
+    add("reopen-stale", body_reopen_stale, NULL);
     add("corrupt-refcounts", body_corrupt_refcounts, NULL);
     add("autoclear", body_autoclear, NULL);
     add("reopen", body_reopen, NULL);

@@ -450,14 +450,123 @@ static void co_fn qcow2_co_close(BlockNode *node)
     state_clear(s);
 }
 
-/* Reopen: caches can be changed, and the backing node exchanged for another one. */
+/* What is read from an image, once more */
 
-typedef struct Qcow2Reopen {
+/* What a node keeps of its image. */
+typedef struct Qcow2Loaded {
+    Qcow2Image *image; /* NULL: not read */
+    Qcow2Unpacked *unpacked;
+    unsigned losses;
+    bool corrupt;
     Qcow2L2 l2;
     int64_t clean_ns;
     size_t refcount_bytes;
+} Qcow2Loaded;
+
+static void loaded_clear(Qcow2Loaded *l)
+{
+    g_clear_pointer(&l->image, qcow2_image_free);
+    g_clear_pointer(&l->unpacked, qcow2_unpacked_free);
+    g_clear_pointer(&l->l2.cache, qcow2_cache_free);
+}
+
+#define SWAP(a, b)                                                                                 \
+    do {                                                                                           \
+        __typeof__(a) swapped_ = (a);                                                              \
+                                                                                                   \
+        (a) = (b);                                                                                 \
+        (b) = swapped_;                                                                            \
+    } while (0)
+
+/* Exchange what the node keeps; without an image the caches alone. */
+static void exchange(Qcow2State *s, Qcow2Loaded *l)
+{
+    SWAP(s->l2, l->l2);
+    SWAP(s->clean_ns, l->clean_ns);
+    SWAP(s->refcount_bytes, l->refcount_bytes);
+    if (l->image) {
+        SWAP(s->image, l->image);
+        SWAP(s->unpacked, l->unpacked);
+        SWAP(s->losses, l->losses);
+        l->corrupt = __atomic_exchange_n(&s->corrupt, l->corrupt, __ATOMIC_RELAXED);
+        g_atomic_int_set(&s->losses_told, 0);
+    }
+}
+
+static bool same_extension(const Qcow2Header *a, const Qcow2Header *b, Qcow2ExtensionType type)
+{
+    g_autofree char *x = qcow2_header_extension_string(a, type);
+    g_autofree char *y = qcow2_header_extension_string(b, type);
+
+    return g_strcmp0(x, y) == 0;
+}
+
+/* Whether the children that were opened are still the right ones. */
+static bool check_same_names(const Qcow2State *s, const Qcow2Header *header, GError **error)
+{
+    const Qcow2Header *before = s->image->header;
+
+    if (g_strcmp0(before->backing_file, header->backing_file) == 0 &&
+        same_extension(before, header, QCOW2_EXTENSION_BACKING_FORMAT) &&
+        qcow2_header_has_data_file(before) == qcow2_header_has_data_file(header) &&
+        same_extension(before, header, QCOW2_EXTENSION_DATA_FILE)) {
+        return true;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                "image '%s' names other files than before; delete its node and add it again",
+                s->name);
+    return false;
+}
+
+/* Read what the image is now, which may have changed behind our back. */
+static bool co_fn co_load(BlockNode *node, const BlockdevOptionsQcow2 *o, Qcow2Loaded *loaded,
+                          GError **error)
+{
+    const Qcow2State *s = block_node_state(node);
+    Qcow2Loaded l = {.losses = block_child_losses(s->file)};
+    g_autoptr(Qcow2Image) image = qcow2_image_co_load_header(s->file, s->name, s->purpose, error);
+
+    if (!image || !check_same_names(s, image->header, error) ||
+        !co_load_tables(image, s, o, error) ||
+        !make_caches(o, image, &l.l2, &l.clean_ns, &l.refcount_bytes, error)) {
+        return false;
+    }
+    l.unpacked = qcow2_unpacked_new(qcow2_cluster_size(&image->layout));
+    l.image = g_steal_pointer(&image);
+    *loaded = l;
+    return true;
+}
+
+/* Take up what the image is now. Not yet ready for writing. */
+static bool co_fn co_load_anew(BlockNode *node, GError **error)
+{
+    Qcow2State *s = block_node_state(node);
+    Qcow2Loaded l;
+
+    if (!co_load(node, &block_node_options(node)->u.qcow2, &l, error)) {
+        return false;
+    }
+    qcow2_metadata_clear(s);
+    exchange(s, &l);
+    loaded_clear(&l);
+    return true;
+}
+
+/* Reopen: caches can be changed, and the backing node exchanged for another one. */
+
+typedef struct Qcow2Reopen {
+    Qcow2Loaded loaded; /* for the node; once that has it, what it had before */
+    bool exchanged;
     bool made_writable;
 } Qcow2Reopen;
+
+static void reopen_free(Qcow2Reopen *r)
+{
+    loaded_clear(&r->loaded);
+    g_free(r);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qcow2Reopen, reopen_free)
 
 static bool check_children(BlockReopen *reopen, GError **error)
 {
@@ -490,33 +599,29 @@ static bool check_children(BlockReopen *reopen, GError **error)
 }
 
 /* Whether the node is to be writable then; false and @error if it cannot be. */
-static bool co_fn co_prepare_writing(BlockReopen *reopen, Qcow2Reopen *r, GError **error)
+static bool check_may_write(BlockReopen *reopen, GError **error)
 {
-    Qcow2State *s = block_node_state(reopen->node);
-    BlockNodeFlags *flags = &reopen->flags;
-
+    const Qcow2State *s = block_node_state(reopen->node);
     const char *snapshot = reopen->opts->u.qcow2.snapshot;
+    BlockNodeFlags *flags = &reopen->flags;
 
     if (flags->auto_read_only && (snapshot || block_node_read_only(block_child_node(s->file)))) {
         flags->read_only = true;
     }
-    if (flags->read_only || s->writable) {
-        return true;
-    }
-    if (snapshot) {
+    if (snapshot && !flags->read_only) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
                     "image '%s': a snapshot can only be read; set 'read-only' to true", s->name);
         return false;
     }
-    r->made_writable = check_writable(reopen->node, s, error) &&
-                       qcow2_metadata_co_init(reopen->node, r->refcount_bytes, error);
-    return r->made_writable;
+    return true;
 }
 
 static bool co_fn qcow2_co_reopen_prepare(BlockReopen *reopen, GError **error)
 {
     const Qcow2State *s = block_node_state(reopen->node);
-    g_autofree Qcow2Reopen *r = g_new0(Qcow2Reopen, 1);
+    const BlockdevOptionsQcow2 *o = &reopen->opts->u.qcow2;
+    g_autoptr(Qcow2Reopen) r = g_new0(Qcow2Reopen, 1);
+    Qcow2Loaded *l = &r->loaded;
 
     if (s->writable && qcow2_has_lost(reopen->node)) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IO,
@@ -525,102 +630,82 @@ static bool co_fn qcow2_co_reopen_prepare(BlockReopen *reopen, GError **error)
                     s->name);
         return false;
     }
-    if (!check_children(reopen, error) || !check_lazy(s, &reopen->opts->u.qcow2, error) ||
-        !make_caches(&reopen->opts->u.qcow2, s->image, &r->l2, &r->clean_ns, &r->refcount_bytes,
-                     error)) {
-        return false;
-    }
-    if (!co_prepare_writing(reopen, r, error)) {
-        qcow2_cache_free(r->l2.cache);
+    if (!check_children(reopen, error) || !check_lazy(s, o, error) ||
+        !make_caches(o, s->image, &l->l2, &l->clean_ns, &l->refcount_bytes, error) ||
+        !check_may_write(reopen, error)) {
         return false;
     }
     reopen->state = g_steal_pointer(&r);
     return true;
 }
 
+/* Whether what is kept of the image is not to be relied on any more. */
+static bool is_stale(const BlockReopen *reopen)
+{
+    const Qcow2State *s = block_node_state(reopen->node);
+    bool shared = block_node_flags(reopen->node)->force_share;
+
+    return !s->writable && (!reopen->flags.read_only || (shared && !reopen->flags.force_share));
+}
+
+static bool co_fn qcow2_co_reopen_take_up(BlockReopen *reopen, GError **error)
+{
+    Qcow2State *s = block_node_state(reopen->node);
+    Qcow2Reopen *r = reopen->state;
+    Qcow2Loaded anew;
+
+    if (!is_stale(reopen)) {
+        return true;
+    }
+    if (!co_load(reopen->node, &reopen->opts->u.qcow2, &anew, error)) {
+        return false;
+    }
+    loaded_clear(&r->loaded);
+    r->loaded = anew;
+    exchange(s, &r->loaded);
+    r->exchanged = true;
+    if (reopen->flags.read_only) {
+        return true;
+    }
+    r->made_writable = check_lazy(s, &reopen->opts->u.qcow2, error) &&
+                       check_writable(reopen->node, s, error) &&
+                       qcow2_metadata_co_init(reopen->node, s->refcount_bytes, error);
+    return r->made_writable;
+}
+
 static void co_fn qcow2_co_reopen_commit(BlockReopen *reopen)
 {
     Qcow2State *s = block_node_state(reopen->node);
-    g_autofree Qcow2Reopen *r = g_steal_pointer(&reopen->state);
+    g_autoptr(Qcow2Reopen) r = g_steal_pointer(&reopen->state);
 
     /* All that was in memory is in the image: it was settled. */
     if (reopen->flags.read_only) {
         qcow2_metadata_clear(s);
     }
+    if (!r->exchanged) {
+        exchange(s, &r->loaded);
+    }
     take_options(s, &reopen->opts->u.qcow2, &reopen->flags);
     if (s->writable) {
         qcow2_guard_co_settle(s);
     }
-    qcow2_cache_free(s->l2.cache);
-    s->l2 = r->l2;
-    s->clean_ns = r->clean_ns;
-    s->refcount_bytes = r->refcount_bytes;
     arm_cleaning(s);
 }
 
 static void co_fn qcow2_co_reopen_abort(BlockReopen *reopen)
 {
-    g_autofree Qcow2Reopen *r = g_steal_pointer(&reopen->state);
+    Qcow2State *s = block_node_state(reopen->node);
+    g_autoptr(Qcow2Reopen) r = g_steal_pointer(&reopen->state);
 
     if (r->made_writable) {
-        qcow2_metadata_clear(block_node_state(reopen->node));
+        qcow2_metadata_clear(s);
     }
-    qcow2_cache_free(r->l2.cache);
+    if (r->exchanged) {
+        exchange(s, &r->loaded);
+    }
 }
 
 /* Active again */
-
-static bool same_extension(const Qcow2Header *a, const Qcow2Header *b, Qcow2ExtensionType type)
-{
-    g_autofree char *x = qcow2_header_extension_string(a, type);
-    g_autofree char *y = qcow2_header_extension_string(b, type);
-
-    return g_strcmp0(x, y) == 0;
-}
-
-/* Whether the children that were opened are still the right ones. */
-static bool check_same_names(const Qcow2State *s, const Qcow2Header *header, GError **error)
-{
-    const Qcow2Header *before = s->image->header;
-
-    if (g_strcmp0(before->backing_file, header->backing_file) == 0 &&
-        same_extension(before, header, QCOW2_EXTENSION_BACKING_FORMAT) &&
-        qcow2_header_has_data_file(before) == qcow2_header_has_data_file(header) &&
-        same_extension(before, header, QCOW2_EXTENSION_DATA_FILE)) {
-        return true;
-    }
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                "image '%s' names other files than before; delete its node and add it again",
-                s->name);
-    return false;
-}
-
-/* Take up what the image is now, which has changed behind our back. Not yet ready for writing. */
-static bool co_fn co_load_anew(BlockNode *node, GError **error)
-{
-    Qcow2State *s = block_node_state(node);
-    unsigned losses = block_child_losses(s->file);
-    g_autoptr(Qcow2Image) image = qcow2_image_co_load_header(s->file, s->name, false, error);
-    Qcow2L2 l2;
-
-    if (!image || !check_same_names(s, image->header, error) ||
-        !co_load_tables(image, s, &block_node_options(node)->u.qcow2, error) ||
-        !make_caches(&block_node_options(node)->u.qcow2, image, &l2, &s->clean_ns,
-                     &s->refcount_bytes, error)) {
-        return false;
-    }
-    qcow2_metadata_clear(s);
-    qcow2_image_free(s->image);
-    qcow2_cache_free(s->l2.cache);
-    qcow2_unpacked_free(s->unpacked);
-    s->unpacked = qcow2_unpacked_new(qcow2_cluster_size(&image->layout));
-    s->image = g_steal_pointer(&image);
-    s->l2 = l2;
-    s->losses = losses;
-    g_atomic_int_set(&s->losses_told, 0);
-    __atomic_store_n(&s->corrupt, false, __ATOMIC_RELAXED);
-    return true;
-}
 
 /* The same of one that is not there for use. */
 static bool co_fn co_load_sealed_anew(BlockNode *node, Qcow2State *s, GError **error)
@@ -729,6 +814,7 @@ const BlockDriver block_driver_qcow2 = {
     .co_open = qcow2_co_open,
     .co_close = qcow2_co_close,
     .co_reopen_prepare = qcow2_co_reopen_prepare,
+    .co_reopen_take_up = qcow2_co_reopen_take_up,
     .co_reopen_commit = qcow2_co_reopen_commit,
     .co_reopen_abort = qcow2_co_reopen_abort,
     .co_preadv = qcow2_co_preadv,
