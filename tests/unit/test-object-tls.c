@@ -12,6 +12,7 @@
 #include "aio/aio.h"
 #include "aio/lock.h"
 #include "object/object.h"
+#include "object/secret.h"
 #include "object/tls-session.h"
 #include "qapi/json-parser.h"
 #include "tests/unit/tls-certs.h"
@@ -300,6 +301,88 @@ static void test_x509_password(void)
     del("s");
     del("pw");
     test_dir_remove(dir);
+}
+
+/* The secret @id, a password. */
+static void assert_secret(const char *id, const char *expected)
+{
+    g_autoptr(GError) error = NULL;
+    char *text = object_registry_get_secret_text(registry, id, "option", &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpstr(text, ==, expected);
+    secret_text_free(text);
+}
+
+#define KEY   "'data': 'MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=', 'format': 'base64'"
+#define IV    "'iv': 'ZmVkY2JhOTg3NjU0MzIxMA=='"
+#define OTHER "'iv': 'ZmVkY2JhOTg3NjU0MzIxMQ=='"
+
+/*
+ * By OpenSSL: printf letmein | openssl enc -aes-256-cbc -a -K $(the key in hexadecimal) -iv $(...)
+ */
+static void test_secret_encrypted(void)
+{
+    static const char *const made[][2] = {
+        {"YYJkiF4rTwDe+yqgJdNfXw==", "letmein"},
+        {"9E7Ti56IJCxF5VJXx8nSST3ybvJT3meXJ3GJaofiI4I=", "0123456789abcdef"},
+        {"BJiXSBVu/WANms7iJn3Mww==", ""},
+        {"BJiXSBVu/WANms7iJn3Mww==\\n", ""},
+    };
+    char *dir = test_dir_new();
+
+    add_ok("{'qom-type': 'secret', 'id': 'k', " KEY "}", "");
+    for (unsigned i = 0; i < G_N_ELEMENTS(made); i++) {
+        g_autofree char *json = g_strdup_printf(
+            "{'qom-type': 'secret', 'id': 'x', 'data': '%s', 'format': 'base64', 'keyid': 'k', " IV
+            "}",
+            made[i][0]);
+
+        add_ok(json, "");
+        assert_secret("x", made[i][1]);
+        del("x");
+    }
+    /* In a file. */
+    add_ok("{'qom-type': 'secret', 'id': 'k2', 'data': '0123456789abcdef0123456789abcdef'}", "");
+    test_save(dir, "x", "YYJkiF4rTwDe+yqgJdNfXw==\n");
+    add_ok(
+        "{'qom-type': 'secret', 'id': 'x', 'file': '%s/x', 'format': 'base64', 'keyid': 'k2', " IV
+        "}",
+        dir);
+    assert_secret("x", "letmein");
+    del("x");
+    del("k2");
+    del("k");
+    test_dir_remove(dir);
+}
+
+static void test_secret_encrypted_wrongly(void)
+{
+#define ENCRYPTED(data) "{'qom-type': 'secret', 'id': 'x', 'format': 'base64', 'data': '" data "', "
+#define GOOD            ENCRYPTED("YYJkiF4rTwDe+yqgJdNfXw==")
+
+    assert_refused(GOOD IV ", 'keyid': 'k'}", "", "keyid|'k'");
+    add_ok("{'qom-type': 'secret', 'id': 'k', " KEY "}", "");
+    add_ok("{'qom-type': 'secret', 'id': 'short', 'data': 'letmein'}", "");
+    add_ok("{'qom-type': 'secret', 'id': 'wrong', 'data': '0123456789abcdef0123456789abcdeX'}", "");
+    assert_refused(GOOD "'keyid': 'k'}", "", "keyid|iv");
+    assert_refused(GOOD IV "}", "", "keyid|iv");
+    assert_refused(GOOD IV ", 'keyid': 'x'}", "", "keyid|'x'");
+    assert_refused(GOOD IV ", 'keyid': 'short'}", "", "keyid|'short'|7 bytes|32");
+    assert_refused(GOOD IV ", 'keyid': 'wrong'}", "", "'x'|'wrong'|another key");
+    assert_refused(GOOD "'iv': 'ZmVk', 'keyid': 'k'}", "", "iv|16");
+    assert_refused(GOOD "'iv': '#', 'keyid': 'k'}", "", "iv|16");
+    assert_refused(GOOD "'iv': '', 'keyid': 'k'}", "", "iv|16");
+    assert_refused(GOOD OTHER ", 'keyid': 'k'}", "", "another key");
+    assert_refused(ENCRYPTED("") IV ", 'keyid': 'k'}", "", "0 bytes");
+    assert_refused(ENCRYPTED("YYJkiF4rTwDe+yqgJdNf") IV ", 'keyid': 'k'}", "", "15 bytes");
+    /* "abcdefghijklmno" and a zero byte, without padding */
+    assert_refused(ENCRYPTED("ftj/SITI/sN1zwiYQYJ/Kw==") IV ", 'keyid': 'k'}", "", "another key");
+    del("wrong");
+    del("short");
+    del("k");
+#undef GOOD
+#undef ENCRYPTED
 }
 
 static void test_secret_refused(void)
@@ -1069,6 +1152,8 @@ int main(int argc, char **argv)
     g_test_add_func("/tls/x509/authority", test_x509_authority);
     g_test_add_func("/tls/x509/garbage", test_x509_garbage);
     g_test_add_func("/tls/x509/password", test_x509_password);
+    g_test_add_func("/tls/secret/encrypted", test_secret_encrypted);
+    g_test_add_func("/tls/secret/encrypted-wrongly", test_secret_encrypted_wrongly);
     g_test_add_func("/tls/secret/refused", test_secret_refused);
     g_test_add_func("/tls/priority", test_priority);
     g_test_add_func("/tls/psk/files", test_psk_files);
