@@ -132,19 +132,23 @@ static void perm_cumulate(const BlockNode *node, BlockPerm *perm, BlockPerm *sha
 
 static bool perm_check_read_only(const BlockNode *node, BlockPerm perm, GError **error)
 {
-    g_autofree char *user = NULL;
+    const BlockPerm changes = WRITES | BLOCK_PERM_RESIZE;
 
-    if (!(perm & WRITES) || !flags_to_be(node)->read_only) {
+    if (!(perm & changes) || !flags_to_be(node)->read_only) {
         return true;
     }
     for (unsigned i = 0; i < node->parents->len; i++) {
-        if (upper_edge(node, i)->new_perm & WRITES) {
-            user = block_child_user(upper_edge(node, i));
+        const BlockChild *edge = upper_edge(node, i);
+
+        if (edge->new_perm & changes) {
+            g_autofree char *user = block_child_user(edge);
+
+            g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                        "block node '%s' is read-only, but %s %s it", node->name, user,
+                        edge->new_perm & WRITES ? "writes to" : "resizes");
             break;
         }
     }
-    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                "block node '%s' is read-only, but %s writes to it", node->name, user);
     return false;
 }
 

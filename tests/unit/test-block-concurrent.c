@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Commands of several clients at the same time, at nodes that have to do with each other. */
+#include <errno.h>
+
 #include "block-fixture.h"
 #include "block-script.h"
 #include "block/block-internal.h"
@@ -362,6 +364,34 @@ static void test_late_flush(void)
     late_flush(co_deactivate, "d");
 }
 
+/* A node becomes read-only after a truncate has looked at it, and before it begins. */
+static void test_resize_during_reopen(void)
+{
+    g_autoptr(Fixture) f = concurrent_new();
+    Request read = {.op = REQUEST_READ, .bytes = 512, .buffer = (char[512]){0}};
+    Request resize = {.op = REQUEST_TRUNCATE, .bytes = 131072};
+    Command reopen;
+
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'd', 'read-only': true, 'image': 'mem'}");
+    read.blk = fixture_backend(f, "d", "test", BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL);
+    resize.blk = fixture_backend(f, "mem", "resizer", 0, BLOCK_PERM_ALL);
+    script_hold(SCRIPT_READ);
+    request_start(&read, f->main);
+    command_start(f, &reopen, co_reopen,
+                  "{'driver': 'memory', 'node-name': 'mem', 'size': 65536, 'read-only': true}");
+    request_start(&resize, f->main);
+    fixture_settle(f);
+    g_assert_false(request_done(&resize));
+    script_release(SCRIPT_READ);
+    command_succeeds(f, &reopen);
+    fixture_wait_count(f, &resize.done, 1);
+    g_assert_cmpint(resize.result, ==, -EPERM);
+    g_assert_cmpint(block_node_length(block_graph_find(f->graph, "mem", NULL)), ==, 65536);
+    fixture_wait_count(f, &read.done, 1);
+    fixture_free_backend(f, resize.blk);
+    fixture_free_backend(f, read.blk);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -373,5 +403,6 @@ int main(int argc, char **argv)
     g_test_add_func("/block/concurrent/child-rests-during-reopen", test_child_rests_during_reopen);
     g_test_add_func("/block/concurrent/late-request", test_late_request);
     g_test_add_func("/block/concurrent/late-flush", test_late_flush);
+    g_test_add_func("/block/concurrent/resize-during-reopen", test_resize_during_reopen);
     return g_test_run();
 }
