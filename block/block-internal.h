@@ -215,6 +215,12 @@ BlockNode *co_fn block_node_co_open(BlockGraph *graph, const BlockdevOptions *op
                                     BlockNode *inherits_from, GError **error);
 /* Like block_node_unref(), but returns when a node that nobody needs any more is closed. */
 void co_fn block_node_co_unref(BlockNode *node);
+/*
+ * Hold a node while a query looks at it: it can be deleted meanwhile, but is closed afterwards. Main
+ * thread.
+ */
+void block_node_begin_read(BlockNode *node);
+void block_node_end_read(BlockNode *node);
 /* Flush it before its end; a failure is only logged. */
 void co_fn block_node_co_flush_last(BlockNode *node);
 /* The common options as @opts say, filled up from @inherit (NULL: by defaults), and checked. */

@@ -93,15 +93,9 @@ ImageCheck *co_fn qmp_blockdev_check(QapiCall *call, const char *node_name, Imag
 static void hold_open(BlockNode *node, void *opaque)
 {
     if (node->phase == BLOCK_NODE_OPEN) {
-        g_ptr_array_add(opaque, block_node_ref(node));
-        node->readers++;
+        block_node_begin_read(node);
+        g_ptr_array_add(opaque, node);
     }
-}
-
-static void co_fn let_go(BlockNode *node)
-{
-    node->readers--;
-    block_node_co_unref(node);
 }
 
 GPtrArray *co_fn qmp_query_named_block_nodes(QapiCall *call, bool flat, GError **error)
@@ -115,7 +109,7 @@ GPtrArray *co_fn qmp_query_named_block_nodes(QapiCall *call, bool flat, GError *
     }
     /* Not one by one: a reopen may have put any of them below one that was asked later. */
     for (unsigned i = nodes->len; i-- > 0;) {
-        let_go(g_ptr_array_index(nodes, i));
+        block_node_end_read(g_ptr_array_index(nodes, i));
     }
     return reply;
 }

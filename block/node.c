@@ -189,6 +189,18 @@ void co_fn block_node_co_unref(BlockNode *node)
     }
 }
 
+void block_node_begin_read(BlockNode *node)
+{
+    block_node_ref(node);
+    node->readers++;
+}
+
+void block_node_end_read(BlockNode *node)
+{
+    node->readers--;
+    block_node_unref(node);
+}
+
 /* Opening */
 
 static bool pick(bool has, bool value, const bool *inherited)
@@ -547,7 +559,7 @@ bool block_node_can_compress(const BlockNode *node)
     return block_node_write_flags(node) & BLOCK_REQ_WRITE_COMPRESSED;
 }
 
-int64_t co_fn block_node_co_allocated_size(BlockNode *node)
+static int64_t co_fn node_co_allocated_size(BlockNode *node)
 {
     int64_t sum = 0;
 
@@ -567,4 +579,20 @@ int64_t co_fn block_node_co_allocated_size(BlockNode *node)
         sum += size;
     }
     return sum;
+}
+
+int64_t co_fn block_node_co_allocated_size(BlockNode *node)
+{
+    /* A query, in the main thread, has no backend, so edges may be exchanged under it. */
+    bool hold = aio_context_current() == node->graph->main;
+    int64_t size;
+
+    if (hold) {
+        block_node_begin_read(node);
+    }
+    size = node_co_allocated_size(node);
+    if (hold) {
+        block_node_end_read(node);
+    }
+    return size;
 }

@@ -131,11 +131,12 @@ static BlockNode *backing_node(BlockNode *node)
     return backing ? backing->node : NULL;
 }
 
+/* The caller holds @node. */
 static ImageInfo *co_fn image_co_info(BlockNode *node, bool flat)
 {
     ImageInfo *info = g_new0(ImageInfo, 1);
-    BlockNode *backing = backing_node(node);
     int64_t allocated = block_node_co_allocated_size(node);
+    BlockNode *backing = backing_node(node); /* now, for it may be another one than before */
 
     info->filename = block_node_filename(node);
     info->format = g_strdup(node->drv->name);
@@ -149,7 +150,9 @@ static ImageInfo *co_fn image_co_info(BlockNode *node, bool flat)
     add_driver_info(node, info);
     info->virtual_size = (info->length + 511) & ~INT64_C(511);
     if (backing && !flat) {
+        block_node_begin_read(backing);
         info->backing_image = image_co_info(backing, flat);
+        block_node_end_read(backing);
     }
     return info;
 }

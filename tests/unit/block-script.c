@@ -88,7 +88,7 @@ char *script_text(void)
     for (unsigned i = 0; i < st.notes->len; i++) {
         ScriptEntry *e = &g_array_index(st.notes, ScriptEntry, i);
 
-        g_string_append_printf(text, "%s%c", i ? " " : "", "rwzdftsaSC"[e->op]);
+        g_string_append_printf(text, "%s%c", i ? " " : "", "rwzdftsaSCA"[e->op]);
         if (e->op != SCRIPT_FLUSH) {
             g_string_append_printf(text, "%" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT, e->offset,
                                    e->bytes);
@@ -334,6 +334,13 @@ static bool co_fn script_co_check(BlockNode *node, ImageRepair repair, ImageChec
     return script_co_command(SCRIPT_CHECK, error);
 }
 
+static int64_t co_fn script_co_allocated_size(BlockNode *node)
+{
+    int r = script_co_pass((ScriptEntry){SCRIPT_SIZE, 0, 0, 0, 0});
+
+    return r < 0 ? r : block_child_co_allocated_size(image(node));
+}
+
 static int64_t co_fn script_co_length(BlockNode *node)
 {
     return block_child_length(image(node));
@@ -448,6 +455,7 @@ const BlockDriver block_driver_blkdebug = {
     .co_truncate = script_co_truncate,
     .co_block_status = script_co_block_status,
     .co_length = script_co_length,
+    .co_allocated_size = script_co_allocated_size,
     .co_snapshot_create = script_co_snapshot_create,
     .co_check = script_co_check,
     .limits = script_limits,

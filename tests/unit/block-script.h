@@ -23,6 +23,7 @@ typedef enum {
     SCRIPT_ALLOCATE,
     SCRIPT_SNAPSHOT, /* to create one, which does nothing */
     SCRIPT_CHECK,
+    SCRIPT_SIZE, /* that is allocated */
     SCRIPT__MAX,
 } ScriptOp;
 

@@ -4,7 +4,7 @@
 
 #include "block-fixture.h"
 #include "block-script.h"
-#include "block/block-internal.h"
+#include "block/query-internal.h"
 #include "qapi/commands-block-core.h"
 
 /* A command that runs beside others. */
@@ -392,6 +392,38 @@ static void test_resize_during_reopen(void)
     fixture_free_backend(f, read.blk);
 }
 
+/* As query-named-block-nodes does for each node. */
+static bool co_fn co_query(Command *c)
+{
+    BlockNode *node = block_graph_find(c->call.self, c->name, &c->error);
+    g_autoptr(BlockDeviceInfo) info = NULL;
+
+    block_node_begin_read(node);
+    info = block_query_co_node(node, false);
+    block_node_end_read(node);
+    return info->image->has_actual_size;
+}
+
+/* A node that a query is just asking leaves the graph. */
+static void test_delete_during_query(void)
+{
+    g_autoptr(Fixture) f = chain_new();
+    Command query, del;
+
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'top', 'file': 'd'}");
+    script_hold(SCRIPT_SIZE);
+    command_start(f, &query, co_query, "top");
+    g_assert_cmpuint(script_held(SCRIPT_SIZE), ==, 1);
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'top', 'file': 'other'}]");
+    command_start(f, &del, co_del, "d");
+    g_assert_false(del.done);
+    g_assert_cmpint(script_open_nodes, ==, 1);
+    script_release(SCRIPT_SIZE);
+    command_succeeds(f, &query);
+    command_succeeds(f, &del);
+    g_assert_cmpint(script_open_nodes, ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -404,5 +436,6 @@ int main(int argc, char **argv)
     g_test_add_func("/block/concurrent/late-request", test_late_request);
     g_test_add_func("/block/concurrent/late-flush", test_late_flush);
     g_test_add_func("/block/concurrent/resize-during-reopen", test_resize_during_reopen);
+    g_test_add_func("/block/concurrent/delete-during-query", test_delete_during_query);
     return g_test_run();
 }
