@@ -22,21 +22,6 @@ class DriverTest(IoTest):
 
     # Storage
 
-    def loop_device(self, name='backing', size=16 * MIB):
-        """A loop device over a new file of that size; it goes with the test."""
-        self.need_loop()
-        path = self.make_file(name, size)
-        return run(find_tool('losetup'), '--find', '--show', path).stdout.strip()
-
-    def ext4(self, name='ext4', size=64 * MIB, options='discard'):
-        """The directory of a new ext4 file system on a loop device. Returns it and the device."""
-        device = self.loop_device(name + '.backing', size)
-        run(find_tool('mkfs.ext4'), '-q', '-F', device)
-        directory = self.path(name)
-        os.mkdir(directory)
-        run('mount', '-o', options, device, directory)
-        return directory, device
-
     def tmpfs(self, name='tmpfs'):
         self.need_root()
         directory = self.path(name)

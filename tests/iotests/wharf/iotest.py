@@ -12,6 +12,8 @@ from .daemon import Daemon
 from .fs import FsWorker
 from .tools import TIMEOUT, find_tool, wait_until
 
+MIB = 1 << 20
+
 
 def timeout(seconds):
     """Decorator: how long this test may take in all (default 120 s) before it is killed."""
@@ -170,6 +172,21 @@ class IoTest(unittest.TestCase):
         self.need_root()
         if not tools.loop_is_free():
             self.skipTest('no loop devices here')
+
+    def loop_device(self, name='backing', size=16 * MIB):
+        """A loop device over a new file of that size; it goes with the test."""
+        self.need_loop()
+        path = self.make_file(name, size)
+        return tools.run(find_tool('losetup'), '--find', '--show', path).stdout.strip()
+
+    def ext4(self, name='ext4', size=64 * MIB, options='discard'):
+        """The directory of a new ext4 file system on a loop device. Returns it and the device."""
+        device = self.loop_device(name + '.backing', size)
+        tools.run(find_tool('mkfs.ext4'), '-q', '-F', device)
+        directory = self.path(name)
+        os.mkdir(directory)
+        tools.run('mount', '-o', options, device, directory)
+        return directory, device
 
     def add_file_export(self, daemon, image, mountpoint, export='e0', node='n0', **options):
         """blockdev-add of a raw file and block-export-add of it over fuse, with further options."""
