@@ -238,6 +238,7 @@ int co_fn aio_co_sleep_ns(int64_t ns);
 
 typedef enum {
     AIO_ENGINE_DEFAULT, /* the context's backend */
+    AIO_ENGINE_DIRECT,  /* the same, past the page cache: see aio_buffer_new() */
     AIO_ENGINE_THREADS, /* a worker thread */
     AIO_ENGINE_APART,   /* a worker thread of those apart, see aio_co_run_worker_apart() */
     AIO_ENGINE_CACHED,  /* reads are tried without waiting first, for the page cache may have it all
@@ -247,8 +248,9 @@ typedef enum {
 
 /*
  * The fastest engine for @fd that never blocks a loop: INLINE on tmpfs and ramfs, CACHED where the
- * page cache is used and can be asked without waiting, else DEFAULT. A hint, right until @fd is
- * opened anew or its flags change. May block as fstatfs() may, so call it in a worker. Any thread.
+ * page cache is used and can be asked without waiting, DIRECT with O_DIRECT, else DEFAULT. A hint,
+ * right until @fd is opened anew or its flags change. May block as fstatfs() may, so call it in a
+ * worker. Any thread.
  */
 AioEngine aio_engine_for_file(int fd);
 
@@ -263,6 +265,33 @@ int co_fn aio_co_fsync(AioEngine engine, int fd, bool data_only);
 
 /* As fallocate(). */
 int co_fn aio_co_fallocate(AioEngine engine, int fd, int mode, uint64_t offset, uint64_t bytes);
+
+/*
+ * Buffers that requests use again and again. For requests of AIO_ENGINE_DIRECT the kernel keeps
+ * their pages at hand (io_uring's registered buffers) instead of finding and holding them each
+ * time: from the first such request on, as far into the buffer as requests have reached. So a
+ * buffer of which nobody reads or writes past the page cache costs nothing.
+ *
+ * What the kernel keeps are pages, not addresses. Whoever gives memory of a buffer back or puts
+ * other pages there (munmap, MADV_DONTNEED and the like) has the kernel forget it first, for else
+ * it would go on with pages that nobody sees any more.
+ *
+ * Where the kernel keeps none, or no more (RLIMIT_MEMLOCK), requests are carried out all the same.
+ */
+
+typedef struct AioBuffer AioBuffer;
+
+/*
+ * Whole pages, @bytes from @base on, are such a buffer in the current context. They belong to no
+ * other one there. NULL where the context has no use for it.
+ */
+AioBuffer *aio_buffer_new(void *base, size_t bytes);
+
+/* The kernel keeps it no more, until the next request. None uses it now. NULL is fine. */
+void aio_buffer_forget(AioBuffer *buffer);
+
+/* The same, for good. Its memory stays the caller's. */
+void aio_buffer_free(AioBuffer *buffer);
 
 /*
  * Run @fn(@opaque), which may block, in a worker thread of the current context and return its

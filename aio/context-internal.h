@@ -3,7 +3,7 @@
  * aio/context-internal.h - an AioContext from inside: what its parts in aio/ share.
  *
  * context.c  turns of the loop, posted work, ownership, GLib
- * affinity.c, bh.c, timer.c, watch.c, co.c, io.c, command.c, worker.c  what their names say
+ * affinity.c, bh.c, buffer.c, timer.c, watch.c, co.c, io.c, command.c, worker.c  see their names
  * epoll.c, uring.c  the backends
  */
 #ifndef WHARF_AIO_CONTEXT_INTERNAL_H
@@ -59,6 +59,13 @@ struct AioContext {
     unsigned cache_misses;   /* of reads in a row that asked the page cache */
     unsigned cache_skipped;  /* reads that did not ask */
     AioBh *kick;
+
+    GPtrArray *buffers;       /* AioBuffer, by address */
+    size_t buffers_kept;      /* bytes of them that the kernel keeps */
+    size_t buffers_max;       /* and may keep; 0: not known yet */
+    bool buffers_refused;     /* it takes no more, until one is forgotten */
+    bool buffers_told;        /* that there is an end to it has been logged */
+    uint64_t buffer_requests; /* that went to a buffer which the kernel keeps */
 
     uint64_t events;  /* completions of the ring */
     GSList *bindings; /* AioBinding */
@@ -147,9 +154,10 @@ struct AioRequest {
     uint64_t bytes;
     Coroutine *co;
     ssize_t ret;
-    AioRequest *next; /* while it waits for room in the ring */
-    void *area;       /* of a command, AIO_COMMAND_AREA bytes */
-    int file;         /* of a command, see aio_file_keep(); -1: fd */
+    AioRequest *next;  /* while it waits for room in the ring */
+    AioBuffer *buffer; /* of a read or write: what the kernel keeps of it; NULL: nothing */
+    void *area;        /* of a command, AIO_COMMAND_AREA bytes */
+    int file;          /* of a command, see aio_file_keep(); -1: fd */
 };
 
 /* A command that was submitted is done; req->ret is set. */
@@ -160,6 +168,19 @@ ssize_t aio_request_run_sync(const AioRequest *req);
 
 /* A request that does nothing, to see what requests cost. Returns 0. */
 int co_fn aio_co_nop(AioEngine engine);
+
+/* Buffers */
+
+struct AioBuffer {
+    AioContext *ctx;
+    char *base;
+    size_t bytes;
+    size_t kept; /* bytes, from the first one on, that the kernel keeps; 0: none */
+    int number;  /* by which it knows them */
+};
+
+/* What the kernel keeps, or begins to keep now, that holds all of @iov; or NULL. */
+AioBuffer *aio_buffer_find(AioContext *ctx, const struct iovec *iov, unsigned n);
 
 /* Bindings */
 
@@ -229,6 +250,14 @@ struct AioBackendOps {
     /* See aio_file_keep(). NULL: there are no commands. */
     int (*file_keep)(AioContext *ctx, int fd);
     void (*file_forget)(AioContext *ctx, int file);
+
+    /*
+     * Have the kernel keep @iov, instead of what it has kept as @number (-1: nothing). Requests
+     * that use the latter go on with it. Returns the number, or -errno: then nothing has changed.
+     * NULL: no buffers are kept.
+     */
+    int (*buffer_keep)(AioContext *ctx, int number, const struct iovec *iov);
+    void (*buffer_forget)(AioContext *ctx, int number);
 };
 
 extern const AioBackendOps aio_backend_epoll;

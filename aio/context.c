@@ -551,6 +551,7 @@ AioContext *aio_context_new(const AioOptions *opts, GError **error)
     ctx->refs = 1;
     work_list_init(&ctx->ready);
     ctx->timers = g_ptr_array_new();
+    ctx->buffers = g_ptr_array_new();
     ctx->workers = aio_workers_new();
     ctx->workers_apart = aio_workers_new();
     aio_workers_set_limits(ctx->workers_apart, 0, G_MAXUINT);
@@ -580,11 +581,12 @@ static void context_free(AioContext *ctx)
     while (run_ready(ctx)) {
     }
     context_leave(outer == ctx ? NULL : outer);
-    g_warn_if_fail(!ctx->watches && ctx->timers->len == 0);
+    g_warn_if_fail(!ctx->watches && ctx->timers->len == 0 && ctx->buffers->len == 0);
 
     ctx->ops->fini(ctx);
     close(ctx->wake_fd);
     g_ptr_array_unref(ctx->timers);
+    g_ptr_array_unref(ctx->buffers);
     g_free(ctx);
 }
 

@@ -68,6 +68,13 @@ ssize_t aio_request_run_sync(const AioRequest *req)
 
 /* Files in memory; elsewhere, what can be had from the page cache */
 
+static bool is_direct(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags >= 0 && (flags & O_DIRECT);
+}
+
 AioEngine aio_engine_for_file(int fd)
 {
     struct statfs fs;
@@ -80,8 +87,8 @@ AioEngine aio_engine_for_file(int fd)
         (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)) {
         return AIO_ENGINE_INLINE;
     }
-    if (fcntl(fd, F_GETFL) & O_DIRECT) {
-        return AIO_ENGINE_DEFAULT; /* there, RWF_NOWAIT still waits for the device */
+    if (is_direct(fd)) {
+        return AIO_ENGINE_DIRECT; /* there, RWF_NOWAIT still waits for the device */
     }
     if (preadv2(fd, &one, 1, 0, RWF_NOWAIT) < 0 && errno != EAGAIN) {
         return AIO_ENGINE_DEFAULT;
@@ -146,6 +153,9 @@ static ssize_t co_fn request_run(AioEngine engine, AioRequest *req)
     if (engine == AIO_ENGINE_THREADS || !ctx->ops->submit) {
         aio_co_run_worker(run_in_worker, req);
         return req->ret;
+    }
+    if (engine == AIO_ENGINE_DIRECT) {
+        req->buffer = aio_buffer_find(ctx, req->iov, req->n);
     }
     req->co = coroutine_self();
     do {

@@ -24,7 +24,8 @@
 
 #define STALE_LOOKS 8 /* of which one enters the kernel */
 
-#define KEPT_FILES 64
+#define KEPT_FILES   64
+#define KEPT_BUFFERS 1024
 
 /* The most that the kernel transfers in one call. */
 #define TRANSFER_MAX 0x7ffff000u
@@ -59,8 +60,10 @@ typedef struct UringState {
     unsigned uncancelled; /* how many of the orphans the kernel has not been told about */
     AioRequest *waiting;  /* found no room in the ring; oldest first */
     AioRequest **waiting_tail;
-    uint64_t kept_files; /* a bit for each place of the ring's table of files that is taken */
-    bool file_table;     /* it has one */
+    uint64_t kept_files;     /* a bit for each place of the ring's table of files that is taken */
+    bool file_table;         /* it has one */
+    uint16_t *spare_buffers; /* numbers of the ring's table of buffers; NULL: it has none */
+    unsigned n_spare_buffers;
 } UringState;
 
 G_STATIC_ASSERT(KEPT_FILES == 64);
@@ -81,6 +84,20 @@ static struct io_uring_sqe *get_sqe(UringState *s)
 static void set_user_data(struct io_uring_sqe *sqe, void *pointer, unsigned tag)
 {
     io_uring_sqe_set_data64(sqe, (uintptr_t)pointer | tag);
+}
+
+static void prep_rw_kept(struct io_uring_sqe *sqe, const AioRequest *req)
+{
+    const struct iovec *iov = req->iov;
+
+    if (req->op == AIO_OP_READ) {
+        io_uring_prep_read_fixed(sqe, req->fd, iov->iov_base, iov->iov_len, req->offset,
+                                 req->buffer->number);
+    } else {
+        io_uring_prep_write_fixed(sqe, req->fd, iov->iov_base, iov->iov_len, req->offset,
+                                  req->buffer->number);
+    }
+    sqe->rw_flags = req->flags;
 }
 
 static void prep_rw(struct io_uring_sqe *sqe, const AioRequest *req)
@@ -118,7 +135,11 @@ static void prep_request(struct io_uring_sqe *sqe, AioRequest *req)
     switch (req->op) {
     case AIO_OP_READ:
     case AIO_OP_WRITE:
-        prep_rw(sqe, req);
+        if (req->buffer) {
+            prep_rw_kept(sqe, req);
+        } else {
+            prep_rw(sqe, req);
+        }
         break;
     case AIO_OP_FSYNC:
         io_uring_prep_fsync(sqe, req->fd, req->flags ? IORING_FSYNC_DATASYNC : 0);
@@ -359,6 +380,64 @@ static void uring_file_forget(AioContext *ctx, int file)
     s->kept_files &= ~(UINT64_C(1) << file);
 }
 
+/* Returns 0 or -errno. */
+static int buffer_table_init(UringState *s)
+{
+    int r;
+
+    if (s->spare_buffers) {
+        return 0;
+    }
+    r = io_uring_register_buffers_sparse(&s->ring, KEPT_BUFFERS);
+    if (r < 0) {
+        return r;
+    }
+    s->spare_buffers = g_new(uint16_t, KEPT_BUFFERS);
+    while (s->n_spare_buffers < KEPT_BUFFERS) {
+        s->spare_buffers[s->n_spare_buffers] = s->n_spare_buffers;
+        s->n_spare_buffers++;
+    }
+    return 0;
+}
+
+/* Returns 0 or -errno. */
+static int buffer_table_set(UringState *s, int number, const struct iovec *iov)
+{
+    int r = io_uring_register_buffers_update_tag(&s->ring, number, iov, NULL, 1);
+
+    return r < 0 ? r : 0;
+}
+
+static int uring_buffer_keep(AioContext *ctx, int number, const struct iovec *iov)
+{
+    UringState *s = ctx->backend;
+    bool fresh = number < 0;
+    int r = buffer_table_init(s);
+
+    if (r < 0) {
+        return r;
+    }
+    if (fresh && s->n_spare_buffers == 0) {
+        return -ENOSPC;
+    }
+    number = fresh ? s->spare_buffers[s->n_spare_buffers - 1] : number;
+    r = buffer_table_set(s, number, iov);
+    if (r < 0) {
+        return r;
+    }
+    s->n_spare_buffers -= fresh;
+    return number;
+}
+
+static void uring_buffer_forget(AioContext *ctx, int number)
+{
+    const struct iovec none = {NULL, 0};
+    UringState *s = ctx->backend;
+
+    buffer_table_set(s, number, &none);
+    s->spare_buffers[s->n_spare_buffers++] = number;
+}
+
 static int uring_fd(AioContext *ctx)
 {
     return ((UringState *)ctx->backend)->ring.ring_fd;
@@ -589,6 +668,7 @@ static void uring_fini(AioContext *ctx)
     while ((l = g_queue_pop_head_link(&s->orphans))) {
         g_free(l->data);
     }
+    g_free(s->spare_buffers);
     g_free(s);
 }
 
@@ -645,4 +725,6 @@ const AioBackendOps aio_backend_uring = {
     .settled = uring_settled,
     .file_keep = uring_file_keep,
     .file_forget = uring_file_forget,
+    .buffer_keep = uring_buffer_keep,
+    .buffer_forget = uring_buffer_forget,
 };

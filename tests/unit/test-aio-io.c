@@ -231,6 +231,9 @@ static void test_engine_for_file(void)
     g_assert_cmpint(aio_engine_for_file(disk), !=, AIO_ENGINE_THREADS);
     g_assert_cmpint(aio_engine_for_file(pipes[0]), ==, AIO_ENGINE_DEFAULT);
     g_assert_cmpint(aio_engine_for_file(-1), ==, AIO_ENGINE_DEFAULT);
+    if (aio_engine_for_file(disk) != AIO_ENGINE_INLINE && fcntl(disk, F_SETFL, O_DIRECT) == 0) {
+        g_assert_cmpint(aio_engine_for_file(disk), ==, AIO_ENGINE_DIRECT);
+    }
     close(disk);
     close(memory);
     close(pipes[0]);

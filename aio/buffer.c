@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "aio/context-internal.h"
+
+#include <linux/capability.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BUFFER_PAGE 4096 /* what the kernel keeps, at least */
+#define BUFFER_GROW 4    /* times as much it is each time that there must be more */
+#define LIMIT_SHARE 8    /* one in so many bytes of locked memory is for a context's buffers */
+
+/* Whether the kernel asks the calling thread for no limit. */
+static bool may_lock_memory(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {{0}};
+
+    return syscall(SYS_capget, &header, data) == 0 &&
+           (data[0].effective & (1u << CAP_IPC_LOCK)) != 0;
+}
+
+/*
+ * The limit is that of all processes of a user together, and rings count, too: those of iothreads
+ * that are still to come must find room. So a context takes its share and no more.
+ */
+static size_t buffers_max(void)
+{
+    struct rlimit limit;
+
+    if (may_lock_memory() || getrlimit(RLIMIT_MEMLOCK, &limit) < 0 ||
+        limit.rlim_cur == RLIM_INFINITY) {
+        return SIZE_MAX;
+    }
+    return MAX(limit.rlim_cur / LIMIT_SHARE, 1);
+}
+
+/* The place of the first buffer behind @address. */
+static unsigned place_behind(const AioContext *ctx, const char *address)
+{
+    unsigned first = 0, end = ctx->buffers->len;
+
+    while (first < end) {
+        unsigned middle = first + (end - first) / 2;
+        const AioBuffer *buffer = g_ptr_array_index(ctx->buffers, middle);
+
+        if (buffer->base <= address) {
+            first = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    return first;
+}
+
+/* The last buffer that begins at @address or before, or NULL. */
+static AioBuffer *buffer_before(const AioContext *ctx, const char *address)
+{
+    unsigned place = place_behind(ctx, address);
+
+    return place ? g_ptr_array_index(ctx->buffers, place - 1) : NULL;
+}
+
+static bool overlaps(const AioContext *ctx, const char *base, size_t bytes)
+{
+    const AioBuffer *last = buffer_before(ctx, base + bytes - 1);
+
+    return last && last->base + last->bytes > base;
+}
+
+AioBuffer *aio_buffer_new(void *base, size_t bytes)
+{
+    AioContext *ctx = aio_context_current();
+    AioBuffer *buffer;
+
+    g_assert(ctx && bytes > 0 && ((uintptr_t)base | bytes) % BUFFER_PAGE == 0);
+    if (!ctx->ops->buffer_keep) {
+        return NULL;
+    }
+    g_assert(!overlaps(ctx, base, bytes));
+    if (!ctx->buffers_max) {
+        ctx->buffers_max = buffers_max();
+    }
+    buffer = g_new(AioBuffer, 1);
+    *buffer = (AioBuffer){.ctx = ctx, .base = base, .bytes = bytes, .number = -1};
+    g_ptr_array_insert(ctx->buffers, place_behind(ctx, base), buffer);
+    return buffer;
+}
+
+void aio_buffer_forget(AioBuffer *buffer)
+{
+    if (!buffer) {
+        return;
+    }
+    aio_context_assert_owner(buffer->ctx);
+    buffer->ctx->buffers_refused = false; /* worth a try: whoever is idle forgets */
+    if (!buffer->kept) {
+        return;
+    }
+    buffer->ctx->ops->buffer_forget(buffer->ctx, buffer->number);
+    buffer->ctx->buffers_kept -= buffer->kept;
+    buffer->kept = 0;
+    buffer->number = -1;
+}
+
+void aio_buffer_free(AioBuffer *buffer)
+{
+    if (!buffer) {
+        return;
+    }
+    aio_buffer_forget(buffer);
+    g_ptr_array_remove_index(buffer->ctx->buffers, place_behind(buffer->ctx, buffer->base) - 1);
+    g_free(buffer);
+}
+
+static void tell_of_end(AioContext *ctx, const char *why)
+{
+    if (!ctx->buffers_told) {
+        ctx->buffers_told = true;
+        g_info("the kernel keeps %zu KiB of buffers for direct I/O at hand and no more: %s",
+               ctx->buffers_kept / 1024, why);
+    }
+}
+
+/* Have the kernel keep the first @bytes of @buffer. */
+static bool keep(AioBuffer *buffer, size_t bytes)
+{
+    AioContext *ctx = buffer->ctx;
+    int number;
+
+    if (ctx->buffers_kept - buffer->kept + bytes > ctx->buffers_max) {
+        tell_of_end(ctx, "this is its share of the memory that may be locked (RLIMIT_MEMLOCK)");
+        return false;
+    }
+    number = ctx->ops->buffer_keep(ctx, buffer->number, &(struct iovec){buffer->base, bytes});
+    if (number < 0) {
+        ctx->buffers_refused = true;
+        tell_of_end(ctx, g_strerror(-number));
+        return false;
+    }
+    ctx->buffers_kept += bytes - buffer->kept;
+    buffer->number = number;
+    buffer->kept = bytes;
+    return true;
+}
+
+/* The same, or further, so that it is not grown for each request. */
+static bool reach(AioBuffer *buffer, size_t bytes)
+{
+    size_t want = BUFFER_PAGE;
+
+    while (want < bytes) {
+        want *= BUFFER_GROW;
+    }
+    return !buffer->ctx->buffers_refused && keep(buffer, MIN(want, buffer->bytes));
+}
+
+AioBuffer *aio_buffer_find(AioContext *ctx, const struct iovec *iov, unsigned n)
+{
+    const char *address;
+    AioBuffer *buffer;
+    size_t end;
+
+    if (n != 1 || iov->iov_len == 0) {
+        return NULL;
+    }
+    address = iov->iov_base;
+    buffer = buffer_before(ctx, address);
+    if (!buffer || address >= buffer->base + buffer->bytes) {
+        return NULL;
+    }
+    end = address - buffer->base + iov->iov_len;
+    if (end > buffer->bytes || (end > buffer->kept && !reach(buffer, end))) {
+        return NULL;
+    }
+    ctx->buffer_requests++;
+    return buffer;
+}
