@@ -8,7 +8,7 @@
  * page, and the data of a WRITE, or that for a READ's answer, begins with the second. So data is
  * aligned to a page without being moved, and memory is used as far as a request needs it. The head
  * of a READ's answer takes the place of the request's arguments, just before the data: so one plain
- * write sends both.
+ * write sends both. The kernel may keep the part for data at hand for the node's direct I/O.
  *
  *     | FuseRequest ...          | in_header, write_in | data ...                      |
  *     0                    PAGE - 80               PAGE              PAGE + FUSE_INIT_MAX_IO
@@ -44,9 +44,10 @@ struct FuseRequest {
     FuseRequest *next;  /* in the list of free or active ones */
     FuseRequest **link; /* what points to an active one */
     const FuseOperation *operation;
-    bool answered; /* cut off */
-    size_t bytes;  /* of the message */
-    int ret;       /* of the operation, once it has ended */
+    bool answered;   /* cut off */
+    size_t bytes;    /* of the message */
+    int ret;         /* of the operation, once it has ended */
+    AioBuffer *kept; /* for data; NULL: made while the queue was stopped */
     FuseRequest *next_ended;
     FuseCall call;
 };
@@ -84,6 +85,11 @@ int fuse_channel_clone(int fd, GError **error)
 
 /* The pool */
 
+static bool channel_runs(const FuseChannel *channel)
+{
+    return channel->trim_timer;
+}
+
 static FuseRequest *channel_grow(FuseQueue *queue)
 {
     FuseChannel *channel = &queue->channel;
@@ -98,6 +104,9 @@ static FuseRequest *channel_grow(FuseQueue *queue)
         return NULL;
     }
     req->queue = queue;
+    if (channel_runs(channel)) {
+        req->kept = aio_buffer_new(request_data(req), FUSE_INIT_MAX_IO);
+    }
     channel->n_requests++;
     return req;
 }
@@ -114,8 +123,20 @@ static FuseRequest *channel_take(FuseQueue *queue)
     return req;
 }
 
+static void request_free(FuseChannel *channel, FuseRequest *req)
+{
+    aio_buffer_free(req->kept);
+    munmap(req, CHANNEL_MAPPING);
+    channel->n_requests--;
+}
+
+/* A queue that is stopped keeps none: its context is to have forgotten them all. */
 static void channel_give(FuseChannel *channel, FuseRequest *req)
 {
+    if (!channel_runs(channel)) {
+        request_free(channel, req);
+        return;
+    }
     req->next = channel->free;
     channel->free = req;
 }
@@ -126,8 +147,7 @@ static void channel_free_requests(FuseChannel *channel)
         FuseRequest *req = channel->free;
 
         channel->free = req->next;
-        munmap(req, CHANNEL_MAPPING);
-        channel->n_requests--;
+        request_free(channel, req);
     }
 }
 
@@ -511,6 +531,7 @@ void fuse_channel_stop(FuseQueue *queue, bool cut)
     }
     g_clear_pointer(&channel->watch, aio_watch_free);
     g_clear_pointer(&channel->trim_timer, aio_timer_free);
+    channel_free_requests(channel);
     if (cut) {
         channel_cut(queue);
     }
@@ -519,5 +540,5 @@ void fuse_channel_stop(FuseQueue *queue, bool cut)
 void fuse_channel_close(FuseQueue *queue)
 {
     channel_cut(queue);
-    channel_free_requests(&queue->channel);
+    g_assert(queue->channel.n_requests == 0);
 }

@@ -306,8 +306,8 @@ void fuse_channel_begin(FuseQueue *queue);
 void fuse_channel_stop(FuseQueue *queue, bool cut);
 
 /*
- * Close the descriptor, failing with ENOTCONN what the kernel still has for it, and free all
- * buffers. The queue is stopped and idle; main thread.
+ * Close the descriptor, failing with ENOTCONN what the kernel still has for it. The queue is
+ * stopped and idle; main thread.
  */
 void fuse_channel_close(FuseQueue *queue);
 

@@ -9,7 +9,8 @@
  * An entry has a slot in a mapping that the entries of a queue share. The data of a WRITE, or that
  * for a READ's answer, goes to and from the node where it is in the slot. Memory is used as far as
  * requests need it, and given back when there have been none for a while; large requests get huge
- * pages, which the kernel copies from and to the faster.
+ * pages, which the kernel copies from and to the faster. The kernel may keep a slot at hand for the
+ * node's direct I/O (AioBuffer), and forgets it before its pages are exchanged or given back.
  *
  * Who owns an entry, all in the context of its queue:
  *
@@ -60,7 +61,8 @@ typedef struct UringEntry {
     bool large;      /* one that was */
     bool huge;       /* its slot is to have a huge page */
     AioCommand *command;
-    void *data; /* its slot; FUSE_INIT_MAX_IO bytes are for the kernel to use */
+    void *data;      /* its slot; FUSE_INIT_MAX_IO bytes are for the kernel to use */
+    AioBuffer *kept; /* these, for the node's I/O */
     struct iovec buffers[2];
     const FuseOperation *operation;
     uint64_t unique; /* of the request */
@@ -98,6 +100,7 @@ static void entry_data_unused(UringEntry *entry)
         return;
     }
     entry->huge = true;
+    aio_buffer_forget(entry->kept);
     /* Without the small pages, and the table of them, the next one is a huge one. */
     madvise(entry->data, URING_SLOT, MADV_DONTNEED);
     madvise(entry->data, URING_SLOT, MADV_HUGEPAGE);
@@ -129,11 +132,12 @@ static void uring_trim(void *opaque)
         aio_timer_arm(uring->trim_timer, aio_now_ns() + URING_TRIM_NS);
         return;
     }
-    madvise(uring->slots, uring_slots_bytes(uring), MADV_DONTNEED);
-    madvise(uring->slots, uring_slots_bytes(uring), MADV_NOHUGEPAGE);
     for (unsigned i = 0; i < uring->n_entries; i++) {
+        aio_buffer_forget(uring->entries[i].kept);
         uring->entries[i].large = uring->entries[i].huge = false;
     }
+    madvise(uring->slots, uring_slots_bytes(uring), MADV_DONTNEED);
+    madvise(uring->slots, uring_slots_bytes(uring), MADV_NOHUGEPAGE);
 }
 
 /* Answers */
@@ -399,8 +403,11 @@ void fuse_uring_begin(FuseUring *uring)
     uring_bind(uring);
     uring->file = aio_file_keep(uring->fd);
     for (unsigned i = 0; i < uring->n_entries; i++) {
-        aio_command_use_file(uring->entries[i].command, uring->file);
-        entry_submit(&uring->entries[i], URING_REGISTER, 0);
+        UringEntry *entry = &uring->entries[i];
+
+        entry->kept = aio_buffer_new(entry->data, FUSE_INIT_MAX_IO);
+        aio_command_use_file(entry->command, uring->file);
+        entry_submit(entry, URING_REGISTER, 0);
     }
 }
 
@@ -433,6 +440,9 @@ void co_fn fuse_uring_co_wait_returned(FuseUring *uring)
     }
     aio_file_forget(uring->file);
     uring->file = -1;
+    for (unsigned i = 0; i < uring->n_entries; i++) {
+        g_clear_pointer(&uring->entries[i].kept, aio_buffer_free);
+    }
     aio_co_reschedule_self(home);
 }
 

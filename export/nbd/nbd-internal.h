@@ -161,7 +161,7 @@ void nbd_pool_free(NbdPool *pool);
 NbdCall *nbd_pool_take(NbdPool *pool, size_t bytes);
 void nbd_pool_give(NbdPool *pool, NbdCall *call);
 
-/* Give what is not used back to the system soon, from begin to stop. */
+/* From begin to stop, in the context: free calls are kept for a while. */
 void nbd_pool_begin(NbdPool *pool);
 void nbd_pool_stop(NbdPool *pool);
 
@@ -176,6 +176,7 @@ struct NbdCall {
     uint8_t *buffer;    /* payload of the request or of the answer; aligned to a page */
     size_t buffer_size; /* room in it */
     unsigned size_class;
+    AioBuffer *kept; /* the buffer, where it is used again and again; or NULL */
 
     NbdConnection *conn;
     NbdExport *ne;

@@ -45,6 +45,7 @@ NbdPool *nbd_pool_new(AioContext *ctx)
 
 static void call_unmap(NbdCall *call)
 {
+    aio_buffer_free(call->kept);
     munmap(call, POOL_PAGE + call->buffer_size);
 }
 
@@ -67,7 +68,6 @@ void nbd_pool_free(NbdPool *pool)
         return;
     }
     g_assert(!pool->timer);
-    pool_trim(pool);
     g_free(pool);
 }
 
@@ -92,18 +92,19 @@ void nbd_pool_begin(NbdPool *pool)
 void nbd_pool_stop(NbdPool *pool)
 {
     g_clear_pointer(&pool->timer, aio_timer_free);
+    pool_trim(pool);
 }
 
 /* Have the timer look soon. */
 static void pool_touch(NbdPool *pool)
 {
-    if (!pool->used && pool->timer) {
+    if (!pool->used) {
         aio_timer_arm(pool->timer, aio_now_ns() + POOL_TRIM_NS);
     }
     pool->used = true;
 }
 
-static NbdCall *call_map(unsigned size_class, size_t bytes)
+static NbdCall *call_map(const NbdPool *pool, unsigned size_class, size_t bytes)
 {
     size_t room = size_class < POOL_CLASSES ? classes[size_class].bytes
                                             : (bytes + POOL_PAGE - 1) / POOL_PAGE * POOL_PAGE;
@@ -116,6 +117,9 @@ static NbdCall *call_map(unsigned size_class, size_t bytes)
     call->size_class = size_class;
     call->buffer_size = room;
     call->buffer = (uint8_t *)call + POOL_PAGE;
+    if (pool->timer && size_class < POOL_CLASSES && room) {
+        call->kept = aio_buffer_new(call->buffer, room);
+    }
     return call;
 }
 
@@ -132,7 +136,7 @@ NbdCall *nbd_pool_take(NbdPool *pool, size_t bytes)
         pool->free[i] = call->next;
         pool->n_free[i]--;
     } else {
-        call = call_map(i, bytes);
+        call = call_map(pool, i, bytes);
         if (!call) {
             return NULL;
         }
@@ -149,11 +153,11 @@ void nbd_pool_give(NbdPool *pool, NbdCall *call)
 {
     unsigned i = call->size_class;
 
-    pool_touch(pool);
-    if (i >= POOL_CLASSES || pool->n_free[i] >= classes[i].keep) {
+    if (!pool->timer || i >= POOL_CLASSES || pool->n_free[i] >= classes[i].keep) {
         call_unmap(call);
         return;
     }
+    pool_touch(pool);
     call->next = pool->free[i];
     pool->free[i] = call;
     pool->n_free[i]++;

@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "aio/context-internal.h"
+#include "direct-file.h"
 #include "export-fixture.h"
 
 #define MEMORY "{'driver': 'memory', 'node-name': 'n0', 'size': 65536}"
@@ -54,17 +56,22 @@ ssize_t __wrap_read(int fd, void *buffer, size_t bytes)
     return n;
 }
 
-static void kernel_begin(Kernel *k)
+static void kernel_begin_over(Kernel *k, const char *node_json)
 {
     int fds[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), ==,
                     0);
-    k->f = export_fixture_new(MEMORY, true, false);
+    k->f = export_fixture_new(node_json, true, false);
     k->fd = fds[0];
     k->unique = 2;
     export_fixture_queue(k->f)->channel.fd = fds[1];
     fuse_channel_begin(export_fixture_queue(k->f));
+}
+
+static void kernel_begin(Kernel *k)
+{
+    kernel_begin_over(k, MEMORY);
 }
 
 static void kernel_end(Kernel *k)
@@ -358,6 +365,58 @@ static void test_lost(void)
     kernel_end(&k);
 }
 
+/*
+ * Over a node that wants aligned buffers, those of requests are used as they are: each goes to one
+ * that the kernel keeps, where it keeps any, and no bounce buffer is. A queue that is stopped has
+ * it forget them all.
+ */
+static void test_direct(void)
+{
+    DirectFile *file = direct_file_new(65536);
+    char data[8192];
+    uint64_t second;
+    FuseQueue *queue;
+    Answer answer;
+    AioContext *ctx;
+    Kernel k;
+
+    if (!file) {
+        return;
+    }
+    for (unsigned i = 0; i < sizeof(data); i++) {
+        data[i] = (char)(i * 5 + i / 512);
+    }
+    kernel_begin_over(&k, file->json);
+    ctx = k.f->ctx;
+    queue = export_fixture_queue(k.f);
+    for (unsigned turn = 0; turn < 2; turn++) {
+        ctx->buffer_requests = 0;
+        assert_answer(&k, ask_write(&k, 4096, data, 4096), 0);
+        assert_answer(&k, ask_write(&k, 8192, data + 4096, 4096), 0);
+        assert_answer(&k, ask_write(&k, 16384, data, 8192), 0);
+        for (uint64_t offset = 4096; offset <= 16384; offset += 12288) {
+            ask_read(&k, offset, sizeof(data));
+            answer_wait(&k, &answer);
+            g_assert_cmpmem(answer.data, answer.header.len - sizeof(answer.header), data,
+                            sizeof(data));
+        }
+        g_assert_cmpuint(ctx->buffer_requests, ==, ctx->ops->buffer_keep ? 5 : 0);
+
+        export_fixture_drain(k.f);
+        second = ask_read(&k, 0, 4096);
+        wait_in_flight(&k, 1);
+        fuse_channel_stop(queue, false);
+        g_assert_cmpuint(ctx->buffers->len, ==, ctx->ops->buffer_keep ? 1 : 0);
+        export_fixture_undrain(k.f);
+        assert_answer(&k, second, 0);
+        wait_in_flight(&k, 0);
+        g_assert_cmpuint(ctx->buffers->len, ==, 0);
+        fuse_channel_begin(queue);
+    }
+    kernel_end(&k);
+    direct_file_free(file);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -370,5 +429,6 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/channel/idle", test_idle_gives_memory_back);
     g_test_add_func("/fuse/channel/out-of-memory", test_out_of_memory);
     g_test_add_func("/fuse/channel/lost", test_lost);
+    g_test_add_func("/fuse/channel/direct", test_direct);
     return g_test_run();
 }

@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "aio/context-internal.h"
+#include "direct-file.h"
 #include "nbd-fixture.h"
 #include "util/be.h"
 
@@ -81,6 +83,21 @@ static int receive_simple(NbdFixture *f, int fd, uint64_t *cookie)
     g_assert_cmphex(be32_get(reply), ==, NBD_SIMPLE_MAGIC);
     *cookie = be64_get(reply + 8);
     return be32_get(reply + 4);
+}
+
+static void send_all(NbdFixture *f, int fd, const uint8_t *data, size_t bytes)
+{
+    while (bytes) {
+        ssize_t n = send(fd, data, bytes, MSG_DONTWAIT);
+
+        if (n < 0) {
+            g_assert_cmpint(errno, ==, EAGAIN);
+            aio_context_poll(f->ctx, true);
+            continue;
+        }
+        data += n;
+        bytes -= (size_t)n;
+    }
 }
 
 static bool at_end(NbdFixture *f, int fd)
@@ -361,6 +378,49 @@ static void test_too_late(void)
     nbd_fixture_free(f);
 }
 
+/*
+ * Over a node that wants aligned buffers, those of requests are used as they are: each goes to one
+ * that the kernel keeps, where it keeps any, and no bounce buffer is. A queue that is stopped has
+ * it forget them all.
+ */
+static void test_direct(void)
+{
+    static const uint32_t lengths[] = {4096, 65536, 1024 * 1024};
+    DirectFile *file = direct_file_new(SIZE);
+    g_autofree uint8_t *data = g_malloc(SIZE), *same = g_malloc(SIZE);
+    uint64_t cookie;
+    NbdTerms terms;
+    NbdFixture *f;
+    int fd;
+
+    if (!file) {
+        return;
+    }
+    for (unsigned i = 0; i < SIZE; i++) {
+        data[i] = (uint8_t)(i * 5 + i / 512);
+    }
+    f = nbd_fixture_new(file->json, true);
+    fd = nbd_fixture_connect(f, false, false, &terms);
+    for (unsigned i = 0; i < G_N_ELEMENTS(lengths); i++) {
+        uint32_t length = lengths[i];
+
+        send_request(fd, &terms, NBD_CMD_WRITE, 1, length, length);
+        send_all(f, fd, data + length, length);
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+        send_request(fd, &terms, NBD_CMD_READ, 2, length, length);
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+        g_assert_true(receive(f, fd, same, length));
+        g_assert_cmpmem(same, length, data + length, length);
+    }
+    g_assert_cmpuint(f->ctx->buffer_requests, ==, f->ctx->ops->buffer_keep ? 6 : 0);
+    nbd_fixture_stop(f, false);
+    g_assert_true(at_end(f, fd));
+    g_assert_cmpuint(f->ctx->buffers->len, ==, 0);
+    close(fd);
+    nbd_fixture_free(f);
+    direct_file_free(file);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -376,5 +436,6 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/connection/half-closed-and-does-not-read",
                     test_half_closed_and_does_not_read);
     g_test_add_func("/nbd/connection/too-late", test_too_late);
+    g_test_add_func("/nbd/connection/direct", test_direct);
     return g_test_run();
 }

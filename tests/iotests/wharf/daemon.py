@@ -192,6 +192,11 @@ class Daemon:
         with open(f'/proc/{self.pid}/statm', encoding='ascii') as f:
             return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
+    def pinned(self):
+        """Memory that the kernel holds in place for it, in bytes."""
+        with open(f'/proc/{self.pid}/status', encoding='utf-8') as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith('VmPin'))
+
     def cpu_seconds(self):
         """Processor time used so far."""
         with open(f'/proc/{self.pid}/stat', encoding='utf-8') as f:
