@@ -115,9 +115,10 @@ static void write_around(Fixture *f, const char *node)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const options[] = {
-        "'backing': null, 'l2-cache-size': 1024, 'l2-cache-entry-size': 512",
+        "'backing': null, 'l2-cache-size': 1024, 'l2-cache-entry-size': 512, "
+        "'overlap-check': 'all'",
         "'backing': 'base', 'data-file': 'base'",
-        "'backing': 'base'",
+        "'backing': 'base', 'pass-discard-other': true, 'overlap-check': 'none'",
         "'follow-names': false",
     };
     g_autoptr(Fixture) f = fixture_new();
