@@ -419,6 +419,49 @@ static void co_fn body_growth(GraphRig *rig)
     co_end(&run);
 }
 
+/* The event says where in the image something is wrong, whatever it is. */
+static void co_fn body_places(GraphRig *rig)
+{
+    const uint64_t far = UINT64_C(1) << 40;
+
+    for (unsigned i = 0; i < 4; i++) {
+        g_auto(Image) image = {0};
+        uint8_t bytes[100];
+        Run run;
+
+        image_init(&image);
+        be64_put(qcow2_builder_at(image.b, image.b->l1_offset + 8), far | QCOW2_ENTRY_COPIED);
+        qcow2_builder_map(image.b, WRONG, (far + CLUSTER) | QCOW2_ENTRY_COPIED, 0);
+        if (i == 2) {
+            be64_put(qcow2_builder_at(image.b, CLUSTER), far + 512);
+        }
+        co_begin(&run, rig, &image, "");
+        expect_report("*");
+        switch (i) {
+        case 0: /* an L2 table */
+            g_assert_cmpint(blk_co_preadv(run.blk, 600 * CLUSTER, IOV_LOCAL(bytes, 100), 0), ==,
+                            -EIO);
+            break;
+        case 1: /* data */
+            g_assert_cmpint(blk_co_preadv(run.blk, WRONG * CLUSTER + 7, IOV_LOCAL(bytes, 100), 0),
+                            ==, -EIO);
+            break;
+        case 2: /* a refcount block */
+            g_assert_cmpint(blk_co_pwritev(run.blk, FREE * CLUSTER, IOV_LOCAL("x", 1), 0), ==,
+                            -EIO);
+            break;
+        default: /* a table that is to be written to */
+            g_assert_cmpint(blk_co_pwritev(run.blk, 600 * CLUSTER, IOV_LOCAL("x", 1), 0), ==, -EIO);
+        }
+        g_test_assert_expected_messages();
+        blk_co_settle_changes(run.blk);
+        g_assert_cmpuint(run.events, ==, 1);
+        g_assert_cmpint(run.offset, ==, i == 1 ? far + CLUSTER + 7 : i == 2 ? far + 512 : far);
+        g_assert_cmpint(run.size, ==, i == 1 ? 100 : CLUSTER);
+        co_end(&run);
+    }
+}
+
 /* What is guarded follows the options, and what the image has. */
 static void co_fn body_reopen(GraphRig *rig)
 {
@@ -523,6 +566,7 @@ int main(int argc, char **argv)
     graph_rig_add_test("/qcow2/overlap/two-tables", body_two_tables, NULL);
     graph_rig_add_test("/qcow2/overlap/directory", body_directory, NULL);
     graph_rig_add_test("/qcow2/overlap/growth", body_growth, NULL);
+    graph_rig_add_test("/qcow2/overlap/places", body_places, NULL);
     graph_rig_add_test("/qcow2/overlap/reopen", body_reopen, NULL);
     graph_rig_add_test("/qcow2/overlap/reuse", body_reuse, NULL);
     return g_test_run();
