@@ -216,8 +216,8 @@ BlockNode *co_fn block_node_co_open(BlockGraph *graph, const BlockdevOptions *op
 /* Like block_node_unref(), but returns when a node that nobody needs any more is closed. */
 void co_fn block_node_co_unref(BlockNode *node);
 /*
- * Hold a node while a query looks at it: it can be deleted meanwhile, but is closed afterwards. Main
- * thread.
+ * Hold a node while a query looks at it: it can be deleted meanwhile, but is closed afterwards.
+ * Main thread.
  */
 void block_node_begin_read(BlockNode *node);
 void block_node_end_read(BlockNode *node);

@@ -88,9 +88,10 @@ typedef struct BlockDriver {
      * node was read-only or used with force-share, and is not to be any more. What is kept of the
      * image has to be read anew then. Then commit or abort follows, exactly one, in the same
      * coroutine; they may suspend, but cannot fail. Both of them, after take_up, run with the node
-     * drained; commits come one after the other, so until then children are as they were. A driver without prepare accepts only changes of the common
-     * options and, if it has children, of these. Child references are the core's affair; raw's
-     * checks of a new child belong into prepare, which finds it by block_reopen_child().
+     * drained; commits come one after the other, so until then children are as they were. A driver
+     * without prepare accepts only changes of the common options and, if it has children, of these.
+     * Child references are the core's affair; raw's checks of a new child belong into prepare,
+     * which finds it by block_reopen_child().
      */
     bool co_fn (*co_reopen_prepare)(BlockReopen *reopen, GError **error);
     bool co_fn (*co_reopen_take_up)(BlockReopen *reopen, GError **error);

@@ -510,8 +510,8 @@ static const char *snapshot_fault(const Check *c, const Qcow2Snapshot *s)
 }
 
 /*
- * A new table behind the end of the file, instead of the old one. If this is cut off when the header
- * names it, it is not counted, which the next repair makes up for.
+ * A new table behind the end of the file, instead of the old one. If this is cut off when the
+ * header names it, it is not counted, which the next repair makes up for.
  */
 static int co_fn co_replace_snapshots(Walk *w)
 {
