@@ -24,9 +24,6 @@
 /* Lengths end here, so that rounding up to any alignment cannot overflow. Also in the schema. */
 #define BLOCK_LENGTH_MAX (INT64_MAX - (INT64_C(64) << 20) + 1)
 
-/* Truncate, within the room: do nothing if the node is as long already. */
-#define BLOCK_REQ_GROW_ONLY ((BlockRequestFlags)(1 << 16))
-
 /* What the request path copies at once where it must, and what it writes of zeros. */
 #define BLOCK_BOUNCE_MAX (1024 * 1024)
 

@@ -151,6 +151,9 @@ int co_fn __wrap_block_child_co_pdiscard(BlockChild *child, uint64_t offset, uin
     return record_end(n, __real_block_child_co_pdiscard(child, offset, bytes));
 }
 
+static bool truncate_fails;  /* the next one */
+static bool *truncate_waits; /* the next one, until that is true */
+
 int co_fn __real_block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
                                          BlockRequestFlags flags, GError **error);
 int co_fn __wrap_block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
@@ -159,7 +162,15 @@ int co_fn __wrap_block_child_co_truncate(BlockChild *child, uint64_t size, Preal
                                          BlockRequestFlags flags, GError **error)
 {
     guint n = record_begin(child, RECORD_TRUNCATE, size, 0, NULL);
+    const bool *until = is_tested(child) ? g_steal_pointer(&truncate_waits) : NULL;
 
+    if (truncate_fails && is_tested(child)) {
+        truncate_fails = false;
+        return -EIO;
+    }
+    while (until && !*until) {
+        aio_co_sleep_ns(100000);
+    }
     return record_end(n, __real_block_child_co_truncate(child, size, prealloc, flags, error));
 }
 
@@ -1609,6 +1620,53 @@ static void co_fn body_preallocated(GraphRig *rig)
     run_clear(&run);
 }
 
+/* A cluster to be reserved, next to a write. */
+typedef struct Reserving {
+    Run *run;
+    uint64_t offset;
+    bool ended;
+} Reserving;
+
+static void co_fn reserving_entry(void *opaque)
+{
+    Reserving *r = opaque;
+
+    co_do_allocate(r->run, r->offset, 4 * KIB);
+    r->ended = true;
+}
+
+/* Who makes the file long enough for a cluster does not cut off what others have written behind. */
+static void co_fn body_file_grows(GraphRig *rig)
+{
+    static const Kind kind = {"file-grows", 3, 12, 4, 0, 300 * KIB, false, ""};
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    bool written = false;
+    Reserving r;
+    Run run;
+
+    co_begin(&run, rig, &kind, b);
+    truncate_fails = true; /* so the file is not made longer ahead of writes */
+    co_do_write(&run, 40 * KIB, 4 * KIB);
+    g_assert_false(truncate_fails);
+    r = (Reserving){.run = &run, .offset = 60 * KIB};
+    truncate_waits = &written;
+    aio_co_enter(rig->ctx, reserving_entry, &r);
+    while (truncate_waits) {
+        aio_co_sleep_ns(100000);
+    }
+    co_do_write(&run, 80 * KIB, 20 * KIB);
+    written = true;
+    while (!r.ended) {
+        aio_co_sleep_ns(100000);
+    }
+    co_expect(&run);
+    co_close(&run);
+    co_open(&run);
+    co_expect(&run);
+    co_close(&run);
+    run_clear(&run);
+}
+
 /* Where the file cannot grow, the disk does not; what was taken is given back. */
 static void co_fn body_no_space(GraphRig *rig)
 {
@@ -1681,6 +1739,7 @@ int main(int argc, char **argv)
     graph_rig_add_test("/qcow2/write/settled-is-flushed", body_settled_is_flushed, NULL);
     graph_rig_add_test("/qcow2/write/long-table", body_long_table, NULL);
     graph_rig_add_test("/qcow2/write/preallocated", body_preallocated, NULL);
+    graph_rig_add_test("/qcow2/write/file-grows", body_file_grows, NULL);
     graph_rig_add_test("/qcow2/write/no-space", body_no_space, NULL);
     return g_test_run();
 }

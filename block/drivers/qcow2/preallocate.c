@@ -77,7 +77,9 @@ static int co_fn co_reach(const Placing *p)
     if ((uint64_t)block_child_length(p->s->file) >= end) {
         return 0;
     }
-    return block_child_co_truncate(p->s->file, end, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL);
+    /* Not shorter, if others have made it longer meanwhile. */
+    return block_child_co_truncate(p->s->file, end, PREALLOC_MODE_OFF,
+                                   BLOCK_REQ_ZERO | BLOCK_REQ_GROW_ONLY, NULL);
 }
 
 static int co_fn co_find_place(Placing *p)

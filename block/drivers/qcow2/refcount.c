@@ -676,7 +676,7 @@ static void co_fn co_extend_file(Qcow2Refcounts *r)
     if (r->end > length && r->extends) {
         step = (r->end + step) & ~(cluster_size(r) - 1);
         r->extends = block_child_co_truncate(r->file, MAX(step, r->end), PREALLOC_MODE_OFF,
-                                             BLOCK_REQ_ZERO, NULL) == 0;
+                                             BLOCK_REQ_ZERO | BLOCK_REQ_GROW_ONLY, NULL) == 0;
     }
 }
 
