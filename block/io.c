@@ -1019,10 +1019,36 @@ static int co_fn truncate_co_untracked(BlockNode *node, uint64_t size, PreallocM
     return 0;
 }
 
+/*
+ * What a change of the length touches begins here. Not in the middle of a cluster: whoever clears
+ * the last one may take for his what lies behind the end in it.
+ */
+static uint64_t truncate_start(const BlockNode *node, uint64_t size)
+{
+    const BlockLimits *bl = &node->limits;
+    uint64_t alignment =
+        MAX(bl->request_alignment, MAX(bl->pwrite_zeroes_alignment, bl->pdiscard_alignment));
+
+    size = MIN(size, (uint64_t)block_node_length(node));
+    return size - size % alignment;
+}
+
+static void co_fn truncate_co_begin_tracked(BlockNode *node, BlockTracked *t, uint64_t size)
+{
+    for (;;) {
+        uint64_t start = truncate_start(node, size);
+
+        block_tracked_co_begin(node, t, start, UINT64_MAX, true);
+        if (truncate_start(node, size) >= start) {
+            return;
+        }
+        block_tracked_end(node, t); /* another one has made it shorter meanwhile */
+    }
+}
+
 int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error)
 {
-    uint64_t length = block_node_length(node);
     BlockTracked t;
     int r;
 
@@ -1032,8 +1058,7 @@ int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode pr
                     node->name, size);
         return -EFBIG;
     }
-    block_tracked_co_begin(node, &t, round_down(MIN(size, length), node->limits.request_alignment),
-                           UINT64_MAX, true);
+    truncate_co_begin_tracked(node, &t, size);
     r = truncate_co_untracked(node, size, prealloc, flags, error);
     set_dirty(node);
     block_tracked_end(node, &t);

@@ -56,9 +56,12 @@ static void add_memory(Fixture *f, const char *name, const void *bytes, size_t l
     fixture_free_backend(f, blk);
 }
 
-static void rig_init(Rig *rig, bool backing)
+/* A disk of @size bytes; @more are options of the node. */
+static void rig_init_with(Rig *rig, uint64_t size, const char *more)
 {
-    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, SIZE);
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, size);
+    g_autofree char *json =
+        g_strdup_printf("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file' %s}", more);
     g_autofree uint8_t *base = g_malloc(SIZE);
     Fixture *f = fixture_new();
 
@@ -72,16 +75,18 @@ static void rig_init(Rig *rig, bool backing)
     add_memory(f, "memory", b->bytes->data, b->bytes->len);
     add_memory(f, "base", base, SIZE);
     fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'file', 'image': 'memory'}");
-    fixture_add(f, backing ? "{'driver': 'qcow2', 'node-name': 'q', 'file': 'file', "
-                             "'backing': 'base'}"
-                           : "{'driver': 'qcow2', 'node-name': 'q', 'file': 'file'}");
-    rig->blk = fixture_backend(f, "q", "test", BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE,
-                               BLOCK_PERM_ALL);
+    fixture_add(f, json);
+    rig->blk = fixture_backend(f, "q", "test", BLOCK_PERM_ALL, BLOCK_PERM_ALL);
     fixture_start_threads(f);
     /* So that the L2 table is in memory, and the file longer than it needs to be. */
     g_assert_cmpint(fixture_fill(f, rig->blk, 0, 1, 1), ==, 0);
     g_assert_cmpint(fixture_flush(f, rig->blk), ==, 0);
     script_clear();
+}
+
+static void rig_init(Rig *rig, bool backing)
+{
+    rig_init_with(rig, SIZE, backing ? ", 'backing': 'base'" : "");
 }
 
 static void rig_clear(Rig *rig)
@@ -94,7 +99,8 @@ static void rig_clear(Rig *rig)
 }
 
 /* Begin a request in one of the threads. */
-static Request *start(Rig *rig, int op, uint64_t offset, uint64_t bytes)
+static Request *start_flagged(Rig *rig, int op, uint64_t offset, uint64_t bytes,
+                              BlockRequestFlags flags)
 {
     unsigned i = rig->n++;
 
@@ -102,9 +108,15 @@ static Request *start(Rig *rig, int op, uint64_t offset, uint64_t bytes)
                                  .blk = rig->blk,
                                  .offset = offset,
                                  .bytes = bytes,
+                                 .flags = flags,
                                  .buffer = rig->buffer + i * 1024 * KIB};
     request_start(&rig->requests[i], fixture_thread(rig->f, i % FIXTURE_THREADS));
     return &rig->requests[i];
+}
+
+static Request *start(Rig *rig, int op, uint64_t offset, uint64_t bytes)
+{
+    return start_flagged(rig, op, offset, bytes, 0);
 }
 
 static void wait_held(ScriptOp op, unsigned n)
@@ -236,6 +248,41 @@ static void test_writers_and_commit(void)
     fixture_wait_count(rig.f, &write->done, 1);
     script_release(SCRIPT_FLUSH);
     end_all(&rig);
+    rig_clear(&rig);
+}
+
+/*
+ * Zeros are to be written up to the end of the disk, which lies in a cluster, while that becomes
+ * longer: what is written behind it then stays.
+ */
+static void test_zeros_and_growth(void)
+{
+    const uint64_t cluster = SIZE - CLUSTER, size = SIZE - CLUSTER / 2;
+    Request *grow;
+    uint8_t wanted[4096];
+    Rig rig;
+
+    rig_init_with(&rig, size, "");
+    g_assert_cmpint(fixture_fill(rig.f, rig.blk, cluster, 512, 1), ==, 0);
+    script_hold(SCRIPT_WRITE);
+    grow = start_flagged(&rig, REQUEST_TRUNCATE, 0, SIZE, BLOCK_REQ_ZERO);
+    while (script_held(SCRIPT_WRITE) == 0) { /* lengths change in the main thread */
+        fixture_settle(rig.f);
+        g_usleep(1000);
+    }
+    script_hold(SCRIPT_ALLOCATE);
+    start(&rig, REQUEST_ALLOCATE, cluster, 4096); /* has the cluster to itself meanwhile */
+    g_usleep(20000);                              /* or waits for the end of the growth */
+    start(&rig, REQUEST_ZERO, cluster, size - cluster);
+    g_usleep(20000);
+    script_release(SCRIPT_WRITE);
+    fixture_wait_count(rig.f, &grow->done, 1);
+    memset(wanted, 7, sizeof(wanted));
+    g_assert_cmpint(fixture_write(rig.f, rig.blk, size, wanted, sizeof(wanted), 0), ==, 0);
+    script_release(SCRIPT_ALLOCATE);
+    end_all(&rig);
+    fixture_assert_bytes(rig.f, rig.blk, size, sizeof(wanted), 7);
+    fixture_assert_bytes(rig.f, rig.blk, cluster, size - cluster, 0);
     rig_clear(&rig);
 }
 
@@ -396,6 +443,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/parallel/across-clusters", test_across_clusters);
     g_test_add_func("/qcow2/parallel/readers", test_readers);
     g_test_add_func("/qcow2/parallel/writers-and-commit", test_writers_and_commit);
+    g_test_add_func("/qcow2/parallel/zeros-and-growth", test_zeros_and_growth);
     g_test_add_func("/qcow2/parallel/written-once", test_written_once);
     g_test_add_func("/qcow2/parallel/copied-in-one", test_copied_in_one);
     g_test_add_func("/qcow2/parallel/flush", test_flush);
