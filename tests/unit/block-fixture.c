@@ -354,6 +354,9 @@ static void request_entry(void *opaque)
     case REQUEST_TRUNCATE:
         r->result = blk_co_truncate(r->blk, r->bytes, PREALLOC_MODE_OFF, r->flags, NULL);
         break;
+    case REQUEST_STATUS:
+        r->result = blk_co_block_status(r->blk, r->offset, r->bytes, &r->pnum, &r->status);
+        break;
     }
     r->ended_in = aio_context_current();
     __atomic_store_n(&r->done, 1, __ATOMIC_SEQ_CST);

@@ -99,12 +99,15 @@ typedef struct Request {
         REQUEST_ALLOCATE,
         REQUEST_FLUSH,
         REQUEST_TRUNCATE,
+        REQUEST_STATUS,
     } op;
     BlockBackend *blk;
     uint64_t offset, bytes;
     void *buffer;
     BlockRequestFlags flags;
     int result;
+    uint64_t pnum; /* of a status */
+    BlockStatus status;
     AioContext *ended_in;
     unsigned done; /* atomic; 1 when it has ended */
 } Request;

@@ -46,8 +46,8 @@ typedef struct Rig {
 
 static void add_memory(Fixture *f, const char *name, const void *bytes, size_t length)
 {
-    g_autofree char *json =
-        g_strdup_printf("{'driver': 'memory', 'node-name': '%s', 'size': %zu}", name, length);
+    g_autofree char *json = g_strdup_printf(
+        "{'driver': 'memory', 'node-name': '%s', 'size': %zu, 'discard': 'unmap'}", name, length);
     BlockBackend *blk;
 
     fixture_add(f, json);
@@ -74,7 +74,8 @@ static void rig_init_with(Rig *rig, uint64_t size, const char *more)
     qcow2_builder_count(b);
     add_memory(f, "memory", b->bytes->data, b->bytes->len);
     add_memory(f, "base", base, SIZE);
-    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'file', 'image': 'memory'}");
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'file', 'image': 'memory', "
+                   "'discard': 'unmap'}");
     fixture_add(f, json);
     rig->blk = fixture_backend(f, "q", "test", BLOCK_PERM_ALL, BLOCK_PERM_ALL);
     fixture_start_threads(f);
@@ -286,6 +287,35 @@ static void test_zeros_and_growth(void)
     rig_clear(&rig);
 }
 
+/*
+ * While the file is asked about a cluster that one moves, and the place it had before is given back
+ * to the file: there are zeros then, but not in the disk.
+ */
+static void test_status_and_moves(void)
+{
+    Request *status, *write;
+    Rig rig;
+
+    rig_init_with(&rig, SIZE, ", 'pass-discard-other': true");
+    memset(rig.buffer, 5, G_N_ELEMENTS(rig.requests) * 1024 * KIB); /* so that it shrinks */
+    script_hold(SCRIPT_STATUS);
+    status = start(&rig, REQUEST_STATUS, MAPPED * CLUSTER, CLUSTER);
+    wait_held(SCRIPT_STATUS, 1);
+    write =
+        start_flagged(&rig, REQUEST_WRITE, MAPPED * CLUSTER, CLUSTER, BLOCK_REQ_WRITE_COMPRESSED);
+    fixture_wait_count(rig.f, &write->done, 1);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    script_release(SCRIPT_STATUS);
+    end_all(&rig);
+    g_assert_cmphex(status->status & ~BLOCK_STATUS_EOF, ==,
+                    BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED);
+    g_assert_cmpuint(script_count(SCRIPT_DISCARD), ==, 0);
+    g_assert_cmpint(fixture_fill(rig.f, rig.blk, 0, 512, 1), ==, 0);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    g_assert_cmpuint(script_count(SCRIPT_DISCARD), ==, 1); /* now nobody asks any more */
+    rig_clear(&rig);
+}
+
 /* How many requests */
 
 static void expect_one_write(uint64_t offset, uint64_t bytes)
@@ -444,6 +474,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/parallel/readers", test_readers);
     g_test_add_func("/qcow2/parallel/writers-and-commit", test_writers_and_commit);
     g_test_add_func("/qcow2/parallel/zeros-and-growth", test_zeros_and_growth);
+    g_test_add_func("/qcow2/parallel/status-and-moves", test_status_and_moves);
     g_test_add_func("/qcow2/parallel/written-once", test_written_once);
     g_test_add_func("/qcow2/parallel/copied-in-one", test_copied_in_one);
     g_test_add_func("/qcow2/parallel/flush", test_flush);

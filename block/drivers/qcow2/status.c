@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "block/drivers/qcow2/state.h"
 
+#define CONTENT (BLOCK_STATUS_DATA | BLOCK_STATUS_ZERO)
+
 /* What the backing file has there; behind its end are zeros. */
 static int co_fn co_backing_status(BlockChild *backing, uint64_t offset, uint64_t bytes,
                                    uint64_t *pnum, BlockStatus *status)
@@ -12,12 +14,27 @@ static int co_fn co_backing_status(BlockChild *backing, uint64_t offset, uint64_
         *pnum = bytes;
         below = BLOCK_STATUS_ZERO;
     }
-    *status = below & (BLOCK_STATUS_DATA | BLOCK_STATUS_ZERO);
+    *status = below & CONTENT;
     return r;
 }
 
-int co_fn qcow2_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
-                                BlockStatus *status, uint64_t *map)
+/* Clusters that were reserved, and never written, are holes in the file. */
+static int co_fn co_data_status(BlockChild *file, uint64_t host, uint64_t *pnum,
+                                BlockStatus *status)
+{
+    BlockStatus below;
+    uint64_t n;
+    int r = block_child_co_block_status(file, host, *pnum, &n, &below);
+
+    if (r == 0 && n > 0) {
+        *pnum = n;
+        *status = BLOCK_STATUS_ALLOCATED | (below & CONTENT);
+    }
+    return r;
+}
+
+static int co_fn co_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
+                           BlockStatus *status)
 {
     const Qcow2State *s = block_node_state(node);
     Qcow2Extent extent;
@@ -27,27 +44,37 @@ int co_fn qcow2_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes
         return r;
     }
     *pnum = extent.bytes;
+    *status = BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED;
     switch (extent.kind) {
     case QCOW2_EXTENT_UNALLOCATED:
         if (s->backing) {
             return co_backing_status(s->backing, offset, extent.bytes, pnum, status);
         }
         *status = BLOCK_STATUS_ZERO;
-        break;
+        return 0;
     case QCOW2_EXTENT_ZERO:
         *status = BLOCK_STATUS_ZERO | BLOCK_STATUS_ALLOCATED;
-        break;
+        return 0;
     case QCOW2_EXTENT_DATA:
-        *status = BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED;
-        if (s->data == s->file) {
-            /* Clusters that were reserved, and never written, are holes in the file. */
-            *status |= BLOCK_STATUS_OFFSET_VALID | BLOCK_STATUS_RECURSE;
-            *map = extent.host;
-        }
-        break;
+        return s->data == s->file ? co_data_status(s->file, extent.host, pnum, status) : 0;
     default:
-        *status = BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED;
-        break;
+        return 0;
     }
-    return 0;
+}
+
+/* A cluster stays where it was looked up until the file has been asked about it. */
+int co_fn qcow2_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
+                                BlockStatus *status, uint64_t *map)
+{
+    Qcow2State *s = block_node_state(node);
+    unsigned epoch;
+    int r;
+
+    if (!s->writable) {
+        return co_status(node, offset, bytes, pnum, status);
+    }
+    epoch = qcow2_use_begin(s);
+    r = co_status(node, offset, bytes, pnum, status);
+    qcow2_use_end(s, epoch);
+    return r;
 }
