@@ -10,17 +10,22 @@ static void set_active(BlockNode *node, bool active)
     __atomic_store_n(&node->active, active, __ATOMIC_SEQ_CST);
 }
 
-/* Appends the inactive nodes that can be reached from @node, children first. */
-static void collect_inactive(BlockNode *node, GPtrArray *out)
+/* The inactive nodes that can be reached from @tops, those below first. */
+static GPtrArray *collect_inactive(BlockGraph *graph, const GPtrArray *tops)
 {
-    for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    unsigned visit = block_graph_new_visit(graph);
+    GPtrArray *inactive = g_ptr_array_new();
 
-        collect_inactive(child->node, out);
+    for (unsigned i = 0; i < tops->len; i++) {
+        block_node_collect_below(g_ptr_array_index(tops, i), visit, nodes);
     }
-    if (!block_node_active(node) && !g_ptr_array_find(out, node, NULL)) {
-        g_ptr_array_add(out, node);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        if (!block_node_active(g_ptr_array_index(nodes, i))) {
+            g_ptr_array_add(inactive, g_ptr_array_index(nodes, i));
+        }
     }
+    return inactive;
 }
 
 static void nodes_set_active(const GPtrArray *nodes, bool active)
@@ -68,12 +73,9 @@ static bool co_fn nodes_co_wake(BlockGraph *graph, const GPtrArray *nodes, GErro
 
 static bool co_fn nodes_co_activate(BlockGraph *graph, const GPtrArray *tops, GError **error)
 {
-    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    g_autoptr(GPtrArray) nodes = collect_inactive(graph, tops);
     bool ok;
 
-    for (unsigned i = 0; i < tops->len; i++) {
-        collect_inactive(g_ptr_array_index(tops, i), nodes);
-    }
     if (nodes->len == 0) {
         return true;
     }

@@ -21,6 +21,12 @@
 /* Longer chains of nodes are refused: requests travel them by recursion on a coroutine's stack. */
 #define BLOCK_DEPTH_MAX 64
 
+/*
+ * So are graphs with more ways down from a node: requests, and what looks at a node with all below
+ * it, take each of them, and in chains of nodes with two children their number is exponential.
+ */
+#define BLOCK_WAYS_MAX 1024
+
 /* Lengths end here, so that rounding up to any alignment cannot overflow. Also in the schema. */
 #define BLOCK_LENGTH_MAX (INT64_MAX - (INT64_C(64) << 20) + 1)
 
@@ -117,6 +123,7 @@ struct BlockNode {
     unsigned pins;    /* I/O of commands that no drain waits for: nodes below may not be reopened */
     unsigned visited; /* == graph->visit: seen by this walk */
     unsigned depth;   /* of the chain that begins here; 1 without children */
+    unsigned ways;    /* from here to nodes without children; at most BLOCK_WAYS_MAX + 1 */
     bool perm_checked; /* driver has checked, not yet set or aborted */
 
     /* writes: those that need no order enter the gate, the others stand in the list */
@@ -202,6 +209,10 @@ void block_graph_unlock_change(BlockGraph *graph);
 unsigned block_graph_new_visit(BlockGraph *graph);
 /* Append what can be reached from @node and was not yet visited, children before parents. */
 void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order);
+/* All that can be reached from @node, each once, those below first. */
+GPtrArray *block_node_all_below(BlockNode *node);
+/* All that @node can be reached from, each once, those below first. */
+GPtrArray *block_node_all_above(BlockNode *node);
 /* A command that opens, changes or holds nodes; the graph is not closed before its end. */
 bool block_graph_begin_command(BlockGraph *graph, GError **error);
 void block_graph_end_command(BlockGraph *graph);
@@ -225,7 +236,9 @@ bool block_node_flags_from(BlockNodeFlags *flags, const BlockdevOptions *opts,
                            const BlockNodeFlags *inherit, GError **error);
 /* Compute anew what depends on the nodes below, here and in all nodes above. */
 void block_node_refresh_limits(BlockNode *node);
-void block_node_update_depth(BlockNode *node);
+void block_node_update_shape(BlockNode *node);
+/* Whether these are within bounds. */
+bool block_node_check_shape(BlockNode *node, GError **error);
 /* Put common options into force. */
 void block_node_set_flags(BlockNode *node, const BlockNodeFlags *flags);
 /* Ask the driver for the length, and tell those above of a change. 0 or -errno. Any thread. */

@@ -47,11 +47,12 @@ bool co_fn block_child_co_open_direct(BlockChild *child, BlockPerm perm, BlockPe
 /* Say of @node and all below it who writes past them. */
 static void set_writer(BlockNode *node, BlockBackend *writer)
 {
-    __atomic_store_n(&node->direct_writer, writer, __ATOMIC_SEQ_CST);
-    for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
+    g_autoptr(GPtrArray) nodes = block_node_all_below(node);
 
-        set_writer(child->node, writer);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        BlockNode *below = g_ptr_array_index(nodes, i);
+
+        __atomic_store_n(&below->direct_writer, writer, __ATOMIC_SEQ_CST);
     }
 }
 

@@ -37,15 +37,12 @@ GPtrArray *block_node_backends_above(BlockNode *node)
     return backends;
 }
 
-static bool subtree_drained(const BlockNode *node)
+static bool subtree_drained(BlockNode *node)
 {
-    if (node->drains > 0) {
-        return true;
-    }
-    for (unsigned i = 0; i < node->children->len; i++) {
-        const BlockChild *child = g_ptr_array_index(node->children, i);
+    g_autoptr(GPtrArray) nodes = block_node_all_below(node);
 
-        if (subtree_drained(child->node)) {
+    for (unsigned i = 0; i < nodes->len; i++) {
+        if (((BlockNode *)g_ptr_array_index(nodes, i))->drains > 0) {
             return true;
         }
     }

@@ -102,6 +102,43 @@ void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order)
     g_ptr_array_add(order, node);
 }
 
+GPtrArray *block_node_all_below(BlockNode *node)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+
+    block_node_collect_below(node, block_graph_new_visit(node->graph), nodes);
+    return nodes;
+}
+
+/* Appends those above first. */
+static void collect_above(BlockNode *node, unsigned visit, GPtrArray *order)
+{
+    if (node->visited == visit) {
+        return;
+    }
+    node->visited = visit;
+    for (unsigned i = 0; i < node->parents->len; i++) {
+        const BlockChild *edge = g_ptr_array_index(node->parents, i);
+
+        if (edge->parent) {
+            collect_above(edge->parent, visit, order);
+        }
+    }
+    g_ptr_array_add(order, node);
+}
+
+GPtrArray *block_node_all_above(BlockNode *node)
+{
+    g_autoptr(GPtrArray) above_first = g_ptr_array_new();
+    GPtrArray *nodes = g_ptr_array_new();
+
+    collect_above(node, block_graph_new_visit(node->graph), above_first);
+    for (unsigned i = above_first->len; i-- > 0;) {
+        g_ptr_array_add(nodes, g_ptr_array_index(above_first, i));
+    }
+    return nodes;
+}
+
 void block_graph_foreach(BlockGraph *graph, void (*fn)(BlockNode *node, void *opaque), void *opaque)
 {
     for (GList *l = graph->nodes.head; l; l = l->next) {

@@ -50,7 +50,7 @@ static BlockNode *node_new(BlockGraph *graph, const BlockDriver *drv, const char
     node->state = drv->state_size ? g_malloc0(drv->state_size) : NULL;
     node->refs = 1;
     node->id = graph->next_id++;
-    node->depth = 1;
+    node->depth = node->ways = 1;
     node->shared = BLOCK_PERM_ALL;
     node->children = g_ptr_array_new();
     node->parents = g_ptr_array_new();
@@ -277,11 +277,8 @@ static bool co_fn node_co_settle(BlockNode *node, GError **error)
 {
     int r;
 
-    block_node_update_depth(node);
-    if (node->depth > BLOCK_DEPTH_MAX) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                    "block node '%s': chains of more than %d nodes are not supported", node->name,
-                    BLOCK_DEPTH_MAX);
+    block_node_update_shape(node);
+    if (!block_node_check_shape(node, error)) {
         return false;
     }
     node_follow_read_only(node);
@@ -380,33 +377,68 @@ static void node_compute_limits(BlockNode *node)
 
 void block_node_refresh_limits(BlockNode *node)
 {
-    node_compute_limits(node);
-    for (unsigned i = 0; i < node->parents->len; i++) {
-        BlockChild *edge = g_ptr_array_index(node->parents, i);
+    g_autoptr(GPtrArray) nodes = block_node_all_above(node);
 
-        if (edge->parent && edge->parent->phase == BLOCK_NODE_OPEN) {
-            block_node_refresh_limits(edge->parent);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        BlockNode *above = g_ptr_array_index(nodes, i);
+
+        if (above == node || above->phase == BLOCK_NODE_OPEN) {
+            node_compute_limits(above);
         }
     }
 }
 
-void block_node_update_depth(BlockNode *node)
+static void node_compute_shape(BlockNode *node)
 {
-    unsigned depth = 1;
+    unsigned depth = 1, ways = 0;
 
     for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
+        const BlockChild *child = g_ptr_array_index(node->children, i);
 
         depth = MAX(depth, child->node->depth + 1);
+        ways = MIN(ways + child->node->ways, BLOCK_WAYS_MAX + 1);
     }
     node->depth = depth;
-    for (unsigned i = 0; i < node->parents->len; i++) {
-        BlockChild *edge = g_ptr_array_index(node->parents, i);
+    node->ways = MAX(ways, 1);
+}
 
-        if (edge->parent) {
-            block_node_update_depth(edge->parent);
+void block_node_update_shape(BlockNode *node)
+{
+    g_autoptr(GPtrArray) nodes = block_node_all_above(node);
+
+    for (unsigned i = 0; i < nodes->len; i++) {
+        node_compute_shape(g_ptr_array_index(nodes, i));
+    }
+}
+
+static bool node_check_shape(const BlockNode *node, GError **error)
+{
+    if (node->depth > BLOCK_DEPTH_MAX) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': chains of more than %d nodes are not supported", node->name,
+                    BLOCK_DEPTH_MAX);
+        return false;
+    }
+    if (node->ways > BLOCK_WAYS_MAX) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
+                    "block node '%s': the nodes below it share so many of their children that more "
+                    "than %d ways lead down from it, which is not supported",
+                    node->name, BLOCK_WAYS_MAX);
+        return false;
+    }
+    return true;
+}
+
+bool block_node_check_shape(BlockNode *node, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = block_node_all_above(node);
+
+    for (unsigned i = 0; i < nodes->len; i++) {
+        if (!node_check_shape(g_ptr_array_index(nodes, i), error)) {
+            return false;
         }
     }
+    return true;
 }
 
 static int64_t co_fn node_co_length(BlockNode *node)

@@ -16,8 +16,25 @@ static void mark_changed(BlockBackend *blk, BlockChanges changes)
     aio_bh_schedule(blk->graph->changed_bh);
 }
 
-/* Marks all who see what @blk has written at @node or below. */
-static void mark_readers(BlockBackend *blk, BlockNode *node)
+/* Appends the nodes that what is written at @node goes to. */
+static void collect_written(BlockNode *node, unsigned visit, GPtrArray *out)
+{
+    if (node->visited == visit) {
+        return;
+    }
+    node->visited = visit;
+    g_ptr_array_add(out, node);
+    for (unsigned i = 0; i < node->children->len; i++) {
+        BlockChild *child = g_ptr_array_index(node->children, i);
+
+        if (child->perm & BLOCK_PERM_WRITE) {
+            collect_written(child->node, visit, out);
+        }
+    }
+}
+
+/* Marks all but @blk that see @node. */
+static void mark_others(BlockBackend *blk, BlockNode *node)
 {
     g_autoptr(GPtrArray) backends = block_node_backends_above(node);
 
@@ -28,12 +45,16 @@ static void mark_readers(BlockBackend *blk, BlockNode *node)
             mark_changed(other, BLOCK_CHANGED_CONTENT);
         }
     }
-    for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
+}
 
-        if (child->perm & BLOCK_PERM_WRITE) {
-            mark_readers(blk, child->node);
-        }
+/* Marks all who see what @blk has written at its node or below. */
+static void mark_readers(BlockBackend *blk)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+
+    collect_written(blk->root.node, block_graph_new_visit(blk->graph), nodes);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        mark_others(blk, g_ptr_array_index(nodes, i));
     }
 }
 
@@ -146,7 +167,7 @@ static void notify_act(void *opaque)
     for (GList *l = graph->backends.head; l; l = l->next) {
         blk = l->data;
         if (__atomic_exchange_n(&blk->wrote, false, __ATOMIC_SEQ_CST)) {
-            mark_readers(blk, blk->root.node);
+            mark_readers(blk);
         }
     }
     while ((blk = take_changed(graph, &changes))) {
@@ -262,13 +283,10 @@ static unsigned count_listeners(BlockNode *node)
 /* Whether more than @own backends listen to a node that can be reached from @node. */
 static bool others_listen(BlockNode *node, unsigned own)
 {
-    if (count_listeners(node) > own) {
-        return true;
-    }
-    for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
+    g_autoptr(GPtrArray) nodes = block_node_all_below(node);
 
-        if (others_listen(child->node, own)) {
+    for (unsigned i = 0; i < nodes->len; i++) {
+        if (count_listeners(g_ptr_array_index(nodes, i)) > own) {
             return true;
         }
     }
@@ -282,7 +300,7 @@ static void update_backend(BlockBackend *blk)
     __atomic_store_n(&blk->shares_writes, shares, __ATOMIC_RELAXED);
 }
 
-void block_notify_update(BlockNode *node)
+static void update_backends_above(BlockNode *node)
 {
     g_autoptr(GPtrArray) backends = block_node_backends_above(node);
 
@@ -298,9 +316,13 @@ void block_notify_update(BlockNode *node)
             update_backend(blk);
         }
     }
-    for (unsigned i = 0; i < node->children->len; i++) {
-        BlockChild *child = g_ptr_array_index(node->children, i);
+}
 
-        block_notify_update(child->node);
+void block_notify_update(BlockNode *node)
+{
+    g_autoptr(GPtrArray) nodes = block_node_all_below(node);
+
+    for (unsigned i = 0; i < nodes->len; i++) {
+        update_backends_above(g_ptr_array_index(nodes, i));
     }
 }

@@ -475,25 +475,11 @@ static void reopen_switch_edges(Reopen *r)
     }
 }
 
-static void reopen_update_depths(Reopen *r)
+static void reopen_update_shapes(Reopen *r)
 {
     for (unsigned i = 0; i < r->nodes->len; i++) {
-        block_node_update_depth(reopen_get(r, i)->pub.node);
+        block_node_update_shape(reopen_get(r, i)->pub.node);
     }
-}
-
-static unsigned deepest_above(const BlockNode *node)
-{
-    unsigned deepest = node->depth;
-
-    for (unsigned i = 0; i < node->parents->len; i++) {
-        const BlockChild *edge = g_ptr_array_index(node->parents, i);
-
-        unsigned above = edge->parent ? deepest_above(edge->parent) : 0;
-
-        deepest = MAX(deepest, above);
-    }
-    return deepest;
 }
 
 /*
@@ -520,12 +506,10 @@ static bool reopen_check_loops(const Reopen *r, GError **error)
     return true;
 }
 
-static bool reopen_check_depth(const Reopen *r, GError **error)
+static bool reopen_check_shapes(const Reopen *r, GError **error)
 {
     for (unsigned i = 0; i < r->nodes->len; i++) {
-        if (deepest_above(reopen_get(r, i)->pub.node) > BLOCK_DEPTH_MAX) {
-            g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
-                        "chains of more than %d nodes are not supported", BLOCK_DEPTH_MAX);
+        if (!block_node_check_shape(reopen_get(r, i)->pub.node, error)) {
             return false;
         }
     }
@@ -674,7 +658,7 @@ static void co_fn reopen_co_revert(Reopen *r)
 
     reopen_co_abort(r);
     reopen_switch_edges(r);
-    reopen_update_depths(r);
+    reopen_update_shapes(r);
     if (!reopen_co_update_perms(r, &error)) {
         g_warning("a reopen that failed cannot give permissions back: %s", error->message);
     }
@@ -696,10 +680,10 @@ static bool co_fn reopen_co_switch(Reopen *r, GError **error)
         reopen_switch_edges(r);
         return false;
     }
-    reopen_update_depths(r);
-    if (!reopen_check_depth(r, error) || !reopen_co_update_perms(r, error)) {
+    reopen_update_shapes(r);
+    if (!reopen_check_shapes(r, error) || !reopen_co_update_perms(r, error)) {
         reopen_switch_edges(r);
-        reopen_update_depths(r);
+        reopen_update_shapes(r);
         return false;
     }
     if (!reopen_co_take_up(r, error)) {

@@ -348,7 +348,8 @@ static int64_t co_fn script_co_length(BlockNode *node)
 
 static bool co_fn script_co_open(BlockNode *node, const BlockdevOptions *opts, GError **error)
 {
-    if (!block_child_co_open(node, opts->u.blkdebug.image, "image", error)) {
+    if (!block_child_co_open(node, opts->u.blkdebug.image, "image", error) ||
+        (script.twice && !block_child_co_open(node, opts->u.blkdebug.image, "again", error))) {
         return false;
     }
     g_mutex_lock(&st.lock);

@@ -41,6 +41,7 @@ typedef struct Script {
     bool lacks_zeroes, lacks_discard; /* answer -ENOTSUP */
     bool no_open;                     /* open fails, after the child was opened */
     bool slow_open;                   /* open waits for script_release_open() */
+    bool twice;                       /* the image is a second child, too, called 'again' */
     int check_perm_error;             /* co_check_perm fails */
     int truncate_fill;                /* what is added is filled with this byte, not with zeros */
 } Script;

@@ -211,6 +211,39 @@ static void test_depth(void)
     assert_not_added(f, nested->str, "64");
 }
 
+/* Each node has the one below it as two children: the ways down double with each. */
+static void test_ways(void)
+{
+    g_autoptr(Fixture) f = graph_new();
+    g_autoptr(GError) error = NULL;
+    BlockBackend *blk;
+    unsigned n = 0;
+
+    fixture_add(f, "{'driver': 'memory', 'size': 65536, 'node-name': 'n0'}");
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'r', 'file': 'n0'}");
+    script.twice = true;
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'two', 'image': 'r'}");
+    for (bool ok = true; ok && n < 12; n += ok) {
+        g_autofree char *json =
+            g_strdup_printf("{'driver': 'blkdebug', 'node-name': 'n%u', 'image': 'n%u'}", n + 1, n);
+
+        ok = fixture_try_add(f, json, &error);
+    }
+    g_assert_cmpuint(n, ==, 10);
+    assert_error(&error, "more than 1024 ways");
+    g_assert_false(
+        fixture_try_reopen(f, "[{'driver': 'raw', 'node-name': 'r', 'file': 'n10'}]", &error));
+    assert_error(&error, "'two': the nodes below it");
+    blk = fixture_backend(f, "n10", "test", RW, BLOCK_PERM_ALL);
+    g_assert_cmpint(fixture_fill(f, blk, 0, 512, 1), ==, 0);
+    g_assert_cmpint(fixture_flush(f, blk), ==, 0);
+    fixture_assert_bytes(f, blk, 0, 512, 1);
+    fixture_free_backend(f, blk);
+    g_assert_true(fixture_try_set_active(f, NULL, false, NULL));
+    g_assert_true(fixture_try_set_active(f, NULL, true, NULL));
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'r', 'file': 'n9'}]");
+}
+
 /* Commands of several clients at the same time */
 
 typedef struct Adder {
@@ -460,6 +493,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/graph/del", test_del);
     g_test_add_func("/block/graph/del-flushes", test_del_flushes);
     g_test_add_func("/block/graph/depth", test_depth);
+    g_test_add_func("/block/graph/ways", test_ways);
     g_test_add_func("/block/graph/concurrent-adds", test_concurrent_adds);
     g_test_add_func("/block/graph/close-during-add", test_close_during_add);
     g_test_add_func("/block/graph/query/nodes", test_query_nodes);
