@@ -115,10 +115,10 @@ static void write_around(Fixture *f, const char *node)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const options[] = {
-        "'backing': null, 'l2-cache-size': 1024, 'overlap-check': 'all'",
+        "'backing': null, 'l2-cache-size': 1024, 'l2-cache-entry-size': 512",
         "'backing': 'base', 'data-file': 'base'",
         "'backing': 'base', 'pass-discard-other': true, 'overlap-check': 'none'",
-        "'follow-names': false",
+        "'follow-names': false, 'overlap-check': 'all'",
     };
     g_autoptr(Fixture) f = fixture_new();
     g_autofree char *json = NULL;
