@@ -16,6 +16,7 @@ import os
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 
 from wharf import tools
@@ -197,6 +198,8 @@ def all_columns(peers, options, work):
 
 
 def _probe_columns(options, work, uring):
+    if options.directory:
+        return []  # they know nothing of direct I/O to the image
     build = os.path.dirname(os.path.dirname(options.wharfd))
     binary = os.path.join(build, 'tests', 'bench', 'fuse-probe')
     if not os.path.exists(binary):
@@ -249,7 +252,7 @@ def _make_images(column, caches, template, work):
 
 
 def start_columns(columns, rows, options, work):
-    """Start what serves the columns; returns those that are there."""
+    """Start what serves the columns, of images in @work; returns those that are there."""
     template = os.path.join(work, 'template.img')
     with open(template, 'wb') as f:
         for _ in range(options.size // MIB):
@@ -314,8 +317,17 @@ def _run_rounds(results, rows, columns, options):
 
 def measure(peers, options, work):
     """Measure all, or until told to end; returns the heading and the lines of the table."""
+    if not options.directory:
+        return _measure(peers, options, work, work)
+    for peer in peers:
+        peer.direct = True
+    with tempfile.TemporaryDirectory(prefix='wharf-bench-', dir=options.directory) as images:
+        return _measure(peers, options, work, images)
+
+
+def _measure(peers, options, work, images):
     rows = chosen_rows(options.row)
-    columns = start_columns(chosen_columns(all_columns(peers, options, work), options.column), rows, options, work)
+    columns = start_columns(chosen_columns(all_columns(peers, options, work), options.column), rows, options, images)
     results = Results(columns)
     try:
         _run_rounds(results, rows, columns, options)
