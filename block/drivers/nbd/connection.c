@@ -31,7 +31,8 @@ struct NbdConnection {
     uint64_t durable; /* so many of them, the first ones, were before a flush or had FUA */
 
     Coroutine *opener; /* waits for the handshake */
-    bool served;       /* a request was answered */
+    bool used;         /* there was a request */
+    bool served;       /* and one that was answered */
     bool lost;
     char *reason;
     NbdLostCallback *on_lost;
@@ -339,7 +340,7 @@ void co_fn nbd_connection_co_close(NbdConnection *c, int64_t deadline_ns)
     if (!c) {
         return;
     }
-    if (c->lost) {
+    if (c->lost && c->used) {
         connection_drop_unsent(c);
     }
     connection_disconnect(c);
@@ -389,6 +390,7 @@ static void command_begin(NbdCommand *cmd, NbdConnection *c)
 {
     *cmd = (NbdCommand){.c = c};
     cmd->link.data = cmd;
+    c->used = true;
     if (!c->commands.head) {
         c->heard_ns = aio_now_ns();
     }
