@@ -234,6 +234,11 @@ void co_fn block_node_co_flush_last(BlockNode *node);
 /* The common options as @opts say, filled up from @inherit (NULL: by defaults), and checked. */
 bool block_node_flags_from(BlockNodeFlags *flags, const BlockdevOptions *opts,
                            const BlockNodeFlags *inherit, GError **error);
+/*
+ * Where @flags, which @node has or is to have, leave that open, let it be read-only if its first
+ * child is, or is to be, or its driver cannot write; an error if it cannot but should.
+ */
+bool block_node_adjust_flags(BlockNode *node, BlockNodeFlags *flags, GError **error);
 /* Compute anew what depends on the nodes below, here and in all nodes above. */
 void block_node_refresh_limits(BlockNode *node);
 void block_node_update_shape(BlockNode *node);
@@ -262,6 +267,8 @@ char *block_child_user(const BlockChild *child);
 bool co_fn block_perm_co_update(BlockGraph *graph, BlockNode **nodes, unsigned n, GError **error);
 /* The same where less is needed than before, which cannot fail. */
 void co_fn block_perm_co_shrink(BlockNode *node);
+/* The common options that the node has, or will have after a reopen that is under way. */
+const BlockNodeFlags *block_node_flags_to_be(const BlockNode *node);
 
 /* drain.c */
 /* From any thread: look again whether those who drain may go on. */

@@ -246,24 +246,17 @@ bool block_node_flags_from(BlockNodeFlags *flags, const BlockdevOptions *opts,
     return true;
 }
 
-/* A node whose child fell back to read-only does the same where it may. */
-static void node_follow_read_only(BlockNode *node)
-{
-    if (node->flags.auto_read_only && node->first_child &&
-        node->first_child->node->flags.read_only) {
-        node->flags.read_only = true;
-    }
-}
-
-static bool node_check_writable(BlockNode *node, GError **error)
+bool block_node_adjust_flags(BlockNode *node, BlockNodeFlags *flags, GError **error)
 {
     const BlockDriver *drv = node->drv;
+    const BlockNode *below = node->first_child ? node->first_child->node : NULL;
+    bool can_write = drv->co_pwritev || (drv->is_filter && below);
 
-    if (node->flags.read_only || drv->co_pwritev || (drv->is_filter && node->first_child)) {
-        return true;
+    if (flags->auto_read_only &&
+        (!can_write || (below && block_node_flags_to_be(below)->read_only))) {
+        flags->read_only = true;
     }
-    if (node->flags.auto_read_only) {
-        node->flags.read_only = true;
+    if (flags->read_only || can_write) {
         return true;
     }
     g_set_error(error, WHARF_ERROR, WHARF_ERROR_UNSUPPORTED,
@@ -281,8 +274,7 @@ static bool co_fn node_co_settle(BlockNode *node, GError **error)
     if (!block_node_check_shape(node, error)) {
         return false;
     }
-    node_follow_read_only(node);
-    if (!node_check_writable(node, error)) {
+    if (!block_node_adjust_flags(node, &node->flags, error)) {
         return false;
     }
     block_node_refresh_limits(node);

@@ -114,7 +114,7 @@ static bool perm_check_direct(const BlockNode *node, GError **error)
     return true;
 }
 
-static const BlockNodeFlags *flags_to_be(const BlockNode *node)
+const BlockNodeFlags *block_node_flags_to_be(const BlockNode *node)
 {
     return node->reopen ? &node->reopen->flags : &node->flags;
 }
@@ -134,7 +134,7 @@ static bool perm_check_read_only(const BlockNode *node, BlockPerm perm, GError *
 {
     const BlockPerm changes = WRITES | BLOCK_PERM_RESIZE;
 
-    if (!(perm & changes) || !flags_to_be(node)->read_only) {
+    if (!(perm & changes) || !block_node_flags_to_be(node)->read_only) {
         return true;
     }
     for (unsigned i = 0; i < node->parents->len; i++) {
@@ -171,7 +171,7 @@ static bool perm_check_active(const BlockNode *node, GError **error)
 /* Computes new_perm and new_shared of the edges below @node. */
 static void perm_pass_down(BlockNode *node, BlockPerm perm, BlockPerm shared)
 {
-    const BlockNodeFlags *flags = flags_to_be(node);
+    const BlockNodeFlags *flags = block_node_flags_to_be(node);
 
     for (unsigned i = 0; i < node->children->len; i++) {
         BlockChild *child = g_ptr_array_index(node->children, i);

@@ -516,6 +516,25 @@ static bool reopen_check_shapes(const Reopen *r, GError **error)
     return true;
 }
 
+/* As after an open: nodes follow those below them, which come first. */
+static bool reopen_adjust_flags(const Reopen *r, GError **error)
+{
+    g_autoptr(GPtrArray) order = g_ptr_array_new();
+    unsigned visit = block_graph_new_visit(r->graph);
+
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        block_node_collect_below(reopen_get(r, i)->pub.node, visit, order);
+    }
+    for (unsigned i = 0; i < order->len; i++) {
+        BlockNode *node = g_ptr_array_index(order, i);
+
+        if (node->reopen && !block_node_adjust_flags(node, &node->reopen->flags, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* The permissions of all nodes concerned: those reopened, and those that lose a parent. */
 static bool co_fn reopen_co_update_perms(Reopen *r, GError **error)
 {
@@ -681,7 +700,8 @@ static bool co_fn reopen_co_switch(Reopen *r, GError **error)
         return false;
     }
     reopen_update_shapes(r);
-    if (!reopen_check_shapes(r, error) || !reopen_co_update_perms(r, error)) {
+    if (!reopen_check_shapes(r, error) || !reopen_adjust_flags(r, error) ||
+        !reopen_co_update_perms(r, error)) {
         reopen_switch_edges(r);
         reopen_update_shapes(r);
         return false;
@@ -690,6 +710,8 @@ static bool co_fn reopen_co_switch(Reopen *r, GError **error)
         reopen_co_revert(r);
         return false;
     }
+    /* Once more: some drivers find out only with their permissions whether they can write. */
+    reopen_adjust_flags(r, NULL);
     for (unsigned i = 0; i < r->nodes->len; i++) {
         reopen_co_commit_node(reopen_get(r, i));
     }

@@ -66,6 +66,29 @@ static void test_order_of_inheritance(void)
     g_assert_true(flags(f, "inner")->cache_direct);
 }
 
+/* What follows its child, if that can only be read, does so after a reopen, too. */
+static void test_auto_read_only(void)
+{
+    g_autoptr(Fixture) f = reopen_new();
+
+    fixture_reopen(f, "[{'driver': 'memory', 'node-name': 'g', 'size': 32768, 'read-only': true}]");
+    fixture_add(f, "{'driver': 'raw', 'node-name': 'x', 'file': 'g', 'auto-read-only': true}");
+    g_assert_true(flags(f, "x")->read_only);
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'x', 'file': 'g', 'auto-read-only': true}]");
+    g_assert_true(flags(f, "x")->read_only);
+    /* Another child, or the same one with other options, whichever is named first. */
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'x', 'file': 'f', 'auto-read-only': true}]");
+    g_assert_false(flags(f, "x")->read_only);
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'x', 'file': 'g', 'auto-read-only': true}]");
+    g_assert_true(flags(f, "x")->read_only);
+    fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'x', 'file': 'g', 'auto-read-only': true}, "
+                      "{'driver': 'memory', 'node-name': 'g', 'size': 32768}]");
+    g_assert_false(flags(f, "x")->read_only);
+    fixture_reopen(f, "[{'driver': 'memory', 'node-name': 'g', 'size': 32768, 'read-only': true}, "
+                      "{'driver': 'raw', 'node-name': 'x', 'file': 'g', 'auto-read-only': true}]");
+    g_assert_true(flags(f, "x")->read_only);
+}
+
 /* It may outlive that one. */
 static void test_origin_is_gone(void)
 {
@@ -323,6 +346,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/reopen/empty", test_empty);
     g_test_add_func("/block/reopen/defaults-return", test_defaults_return);
     g_test_add_func("/block/reopen/order-of-inheritance", test_order_of_inheritance);
+    g_test_add_func("/block/reopen/auto-read-only", test_auto_read_only);
     g_test_add_func("/block/reopen/origin-is-gone", test_origin_is_gone);
     g_test_add_func("/block/reopen/refused", test_refused);
     g_test_add_func("/block/reopen/all-or-none", test_all_or_none);
