@@ -4,7 +4,8 @@
  *
  * What comes is received into a buffer, many small requests at once; the payload of a write goes
  * straight into the request's own buffer where it is not there yet. Each request is served by a
- * coroutine of its own. Answers that are ready at the same time go out in one call.
+ * coroutine of its own, which for a large write may go to another queue's context and come back.
+ * Answers that are ready at the same time go out in one call.
  *
  * A client gets no further request begun while it has too many or too large ones in flight, or
  * while it does not take its answers; so what it makes us keep is bounded. When it has nothing more
@@ -24,10 +25,18 @@
 #define CONN_ROUND     16                 /* answers after which the client gets them at once */
 #define CONN_ROUND_OUT (64 * 1024)        /* the same for their bytes */
 #define CONN_BATCH     256 /* requests taken before other work of the context gets its turn */
-#define CONN_RECEIVES  16  /* the same for what is received */
-#define CONN_MAX_IOV   256 /* of one system call */
+#define CONN_BULK      (256 * 1024)  /* of payload: a client that writes so much at once goes on */
+#define CONN_RECEIVES  16            /* the same as CONN_BATCH for what is received */
+#define CONN_MAX_IOV   256           /* of one system call */
 #define CONN_MAX_DRAIN (1024 * 1024) /* bytes of input thrown away at the end */
 #define CONN_BYE_NS    (1000 * G_GINT64_CONSTANT(1000000)) /* for the end of TLS */
+
+/*
+ * Where another context takes longer than that, in nanoseconds, to begin with a request that it has
+ * been given, so many large writes are done without it.
+ */
+#define CONN_HELP_NS_MAX G_GINT64_CONSTANT(300000)
+#define CONN_UNHELPED    64
 
 struct NbdConnection {
     NbdQueue *queue;
@@ -51,6 +60,8 @@ struct NbdConnection {
     bool blocked;   /* the client does not take its answers just now */
     unsigned calls; /* in flight */
     size_t cost;    /* of their buffers */
+
+    unsigned unhelped; /* so many large writes are not to be given to another context */
 
     NbdCall *receiving; /* its payload is not complete yet */
     uint64_t skip;      /* bytes of payload that nobody wants */
@@ -283,14 +294,67 @@ static void conn_answered(NbdConnection *conn, NbdCall *call)
     conn->out_bytes += call->answer_bytes;
 }
 
+/* A context of the export that has no client, or NULL. */
+static AioContext *conn_find_helper(const NbdConnection *conn)
+{
+    const Export *exp = conn->queue->common.exp;
+
+    for (unsigned i = 0; i < exp->n_queues; i++) {
+        const NbdQueue *queue = (const NbdQueue *)exp->queues[i];
+
+        if (!__atomic_load_n(&queue->connections, __ATOMIC_RELAXED)) {
+            return queue->common.ctx;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * Who else is to carry out a request, or NULL: a large write, while its client has more to send, so
+ * that the next payload comes in meanwhile.
+ */
+static AioContext *call_helper(const NbdCall *call)
+{
+    NbdConnection *conn = call->conn;
+
+    if (call->payload < CONN_BULK || conn->in_at == conn->in_end) {
+        return NULL;
+    }
+    if (conn->unhelped) {
+        conn->unhelped--;
+        return NULL;
+    }
+    return conn_find_helper(conn);
+}
+
+/* Serve it in @helper. Where that is slow to begin, as on a busy machine, do without for a while. */
+static void co_fn call_co_serve_in(NbdCall *call, AioContext *helper)
+{
+    NbdConnection *conn = call->conn;
+    int64_t asked_ns = aio_now_ns(), begun_ns;
+
+    aio_co_reschedule_self(helper);
+    begun_ns = aio_now_ns();
+    nbd_call_co_serve(call);
+    aio_co_reschedule_self(conn->queue->common.ctx);
+    if (begun_ns - asked_ns > CONN_HELP_NS_MAX) {
+        conn->unhelped = CONN_UNHELPED;
+    }
+}
+
 static void co_fn call_co_run(void *opaque)
 {
     NbdCall *call = opaque;
     NbdConnection *conn = call->conn;
     ExportQueue *queue = &conn->queue->common;
+    AioContext *helper = call_helper(call);
 
     export_request_data_begin(queue);
-    nbd_call_co_serve(call);
+    if (helper) {
+        call_co_serve_in(call, helper);
+    } else {
+        nbd_call_co_serve(call);
+    }
     export_request_data_end(queue);
     conn_answered(conn, call);
     if (!conn->working) {
@@ -375,18 +439,6 @@ static void conn_begin_request(NbdConnection *conn, const NbdRequest *request)
     }
 }
 
-/* @bytes bytes of the payload of conn->receiving are there. */
-static void conn_payload_received(NbdConnection *conn, size_t bytes)
-{
-    NbdCall *call = conn->receiving;
-
-    call->received += bytes;
-    if (call->received == call->payload) {
-        conn->receiving = NULL;
-        coroutine_enter(coroutine_create(call_co_run, call));
-    }
-}
-
 /* Take payload, wanted or not, off the input. False if there is more to come first. */
 static bool conn_take_payload(NbdConnection *conn)
 {
@@ -405,7 +457,11 @@ static bool conn_take_payload(NbdConnection *conn)
 
         memcpy(call->buffer + call->received, conn->input + conn->in_at, bytes);
         conn->in_at += bytes;
-        conn_payload_received(conn, bytes);
+        call->received += bytes;
+        if (call->received == call->payload) {
+            conn->receiving = NULL;
+            coroutine_enter(coroutine_create(call_co_run, call));
+        }
     }
     return !conn->skip && !conn->receiving;
 }
@@ -495,16 +551,28 @@ static ssize_t conn_recv(NbdConnection *conn, struct iovec *iov, unsigned n)
     return bytes < 0 ? -errno : bytes;
 }
 
+/* How much to receive into the input. */
+static size_t conn_input_room(const NbdConnection *conn)
+{
+    size_t room = CONN_INPUT - conn->in_end;
+
+    if (!conn->receiving || conn->receiving->payload < CONN_BULK) {
+        return room;
+    }
+    /* Another large write is likely to follow, and its payload not to come here, to be copied. */
+    return MIN(room, nbd_wire_request_bytes(&conn->terms));
+}
+
 /*
- * Receive once. Returns whether there may be more: what there was room for has come. The end of the
- * connection is noted, no more; a probe may do this.
+ * Receive once. Returns whether there may be more: what there was room for has come. What it means,
+ * and be it the end of the connection, is for others to see, so a probe may do this.
  */
 static bool conn_receive(NbdConnection *conn)
 {
     NbdCall *call = conn->receiving;
     struct iovec iov[2];
     unsigned n = 0;
-    size_t wanted, payload = 0;
+    size_t wanted, room, payload = 0;
     ssize_t bytes;
 
     conn_compact(conn);
@@ -512,8 +580,9 @@ static bool conn_receive(NbdConnection *conn)
         payload = call->payload - call->received;
         iov[n++] = (struct iovec){call->buffer + call->received, payload};
     }
-    iov[n++] = (struct iovec){conn->input + conn->in_end, CONN_INPUT - conn->in_end};
-    wanted = payload + CONN_INPUT - conn->in_end;
+    room = conn_input_room(conn);
+    iov[n++] = (struct iovec){conn->input + conn->in_end, room};
+    wanted = payload + room;
     if (wanted == 0) {
         return false; /* receiving nothing would look like the end */
     }
@@ -529,7 +598,7 @@ static bool conn_receive(NbdConnection *conn)
     }
     conn->in_end += MAX((size_t)bytes, payload) - payload;
     if (call) {
-        conn_payload_received(conn, MIN((size_t)bytes, payload));
+        call->received += MIN((size_t)bytes, payload);
     }
     return (size_t)bytes == wanted;
 }
@@ -710,20 +779,26 @@ static void conn_on_ready(void *opaque, short revents)
     conn_work(conn, readable);
 }
 
+/* How many bytes have come that nobody has looked at. */
+static size_t conn_received(const NbdConnection *conn)
+{
+    return conn->in_end - conn->in_at + (conn->receiving ? conn->receiving->received : 0);
+}
+
 /* In the context's busy-wait: asking is as dear as receiving, so receive. */
 static bool conn_probe(void *opaque)
 {
     NbdConnection *conn = opaque;
-    size_t before = conn->in_end - conn->in_at;
+    size_t before = conn_received(conn);
 
     if (conn->probed) {
         return true;
     }
-    if (conn->receiving || !conn_may_receive(conn)) {
+    if (!conn_may_receive(conn)) {
         return false;
     }
     conn_receive(conn);
-    conn->probed = conn->in_end - conn->in_at != before || conn->eof;
+    conn->probed = conn_received(conn) != before || conn->eof;
     return conn->probed;
 }
 

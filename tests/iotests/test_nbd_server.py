@@ -350,6 +350,53 @@ class Exports(NbdTest):
             self.assertEqual(clients[(i + 1) % 4].error(FLUSH), 0)
             self.assertEqual(clients[(i + 2) % 4].read(i * 512, 512), data)
 
+    def bulk_writer(self):
+        """An export in two iothreads, and its only client."""
+        for name in 't0', 't1':
+            self.daemon.qmp.cmd('object-add', {'qom-type': 'iothread', 'id': name})
+        self.image = self.node(size=8 * MIB)
+        self.export(iothread=['t0', 't1'])
+        return self.connected()
+
+    def test_one_connection_writes_in_bulk(self):
+        """Large writes one behind the other, between them small ones and reads of what was written."""
+        client = self.bulk_writer()
+        for _ in range(2):
+            data = os.urandom(8 * MIB)
+            cookies = [client.send_request(WRITE, at, MIB, payload=data[at:at + MIB]) for at in range(0, 8 * MIB, MIB)]
+            cookies += [client.send_request(WRITE, 0, 512, payload=b'x' * 512), client.send_request(FLUSH)]
+            self.assertEqual({error for error, _ in client.recv_answers(cookies).values()}, {0})
+            for at in range(MIB, 8 * MIB, MIB):
+                self.assertEqual(client.read(at, MIB), data[at:at + MIB])
+
+    def test_end_in_the_middle_of_bulk(self):
+        client = self.bulk_writer()
+        data = os.urandom(MIB)
+        for way in 'hard', 'close', 'half', 'stop':
+            cookies = [client.send_request(WRITE, i * MIB, MIB, payload=data) for i in range(8)]
+            if way == 'hard':
+                self.delete(mode='hard')
+                self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e0'})
+                self.export(iothread=['t0', 't1'])
+            elif way == 'close':
+                client.close()
+            elif way == 'half':
+                client.sock.shutdown(socket.SHUT_WR)
+                self.assertEqual({error for error, _ in client.recv_answers(cookies).values()}, {0})
+                self.assertTrue(client.closed())
+            else:
+                self.daemon.qmp.cmd('nbd-server-stop')
+                answers = client.recv_answers(cookies)
+                for i, cookie in enumerate(cookies):
+                    if answers[cookie][0]:
+                        self.assertEqual(answers[cookie][0], ESHUTDOWN)
+                    else:
+                        self.assertEqual(self.image_bytes(self.image, i * MIB, MIB), data)
+                return
+            client.close()
+            client = self.connected()
+            data = os.urandom(MIB)
+
 
 class Hostile(NbdTest):
     """Clients that hold nothing and nobody up."""
