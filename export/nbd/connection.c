@@ -327,7 +327,7 @@ static AioContext *call_helper(const NbdCall *call)
     return conn_find_helper(conn);
 }
 
-/* Serve it in @helper. Where that is slow to begin, as on a busy machine, do without for a while. */
+/* Serve it in @helper. If that is slow to begin, as on a busy machine, do without for a while. */
 static void co_fn call_co_serve_in(NbdCall *call, AioContext *helper)
 {
     NbdConnection *conn = call->conn;
