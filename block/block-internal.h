@@ -325,9 +325,11 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(BlockQuiesce, block_quiesce_clear)
 /* check.c */
 /*
  * Check the image of @node, with its requests waiting meanwhile, and repair it, for which others
- * may only read. NULL and @error: that cannot be done. What was found is no error.
+ * may only read. NULL and @error: that cannot be done. What was found is no error. @job, if it is
+ * not NULL, is told how far that has come, and may end it.
  */
-ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, GError **error);
+ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, Job *job,
+                                      GError **error);
 
 /* active.c */
 /* Make @node and all below it active, if it is not. With change_lock held. */

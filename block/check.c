@@ -2,6 +2,8 @@
 /* Checks of images: who may begin one, and what others may do meanwhile. */
 #include "block/block-internal.h"
 #include "block/query-internal.h"
+#include "job/driver.h"
+#include "qapi/commands-block-job.h"
 
 static ImageCheck *result_new(void)
 {
@@ -22,14 +24,14 @@ static bool check_can(const BlockNode *node, GError **error)
 }
 
 /* With the node drained, and nobody who could change it. */
-static bool co_fn co_check_drained(BlockNode *node, ImageRepair repair, ImageCheck *result,
-                                   GError **error)
+static bool co_fn co_check_drained(BlockNode *node, ImageRepair repair, Job *job,
+                                   ImageCheck *result, GError **error)
 {
     bool ok;
 
     co_mutex_lock(&node->image_lock);
     block_node_co_drain_begin(node);
-    ok = node->drv->co_check(node, repair, result, error);
+    ok = node->drv->co_check(node, repair, job, result, error);
     if (result->corruptions_fixed > 0) {
         block_notify_content(node);
     }
@@ -69,7 +71,7 @@ static BlockBackend *co_fn co_hold(BlockNode *node, ImageRepair repair, GError *
     return blk;
 }
 
-ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, GError **error)
+ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, Job *job, GError **error)
 {
     g_autoptr(ImageCheck) result = NULL;
     BlockBackend *blk = check_can(node, error) ? co_hold(node, repair, error) : NULL;
@@ -80,7 +82,7 @@ ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, GErro
     }
     result = result_new();
     /* One that has come to an end too early has something to tell nevertheless. */
-    if (!co_check_drained(node, repair, result, &local)) {
+    if (!co_check_drained(node, repair, job, result, &local)) {
         if (result->check_errors == 0) {
             g_propagate_error(error, g_steal_pointer(&local));
             g_clear_pointer(&result, image_check_free);
@@ -93,4 +95,66 @@ ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, GErro
     }
     block_backend_co_free(blk);
     return g_steal_pointer(&result);
+}
+
+/* As a job */
+
+typedef struct CheckJob {
+    BlockGraph *graph;
+    char *node_name;
+    ImageRepair repair;
+    ImageCheck *found;
+} CheckJob;
+
+static bool co_fn check_co_run(Job *job, GError **error)
+{
+    CheckJob *c = job_state(job);
+    BlockNode *node = block_graph_find(c->graph, c->node_name, error);
+
+    if (!node || !block_graph_begin_command(c->graph, error)) {
+        return false;
+    }
+    c->found = block_check_co_node(node, c->repair, job, error);
+    block_graph_end_command(c->graph);
+    return c->found && !job_is_cancelled(job);
+}
+
+static QValue *check_result(Job *job)
+{
+    const CheckJob *c = job_state(job);
+
+    return image_check_to_qvalue(c->found);
+}
+
+static void check_free(Job *job)
+{
+    CheckJob *c = job_state(job);
+
+    image_check_free(c->found);
+    g_free(c->node_name);
+}
+
+static const JobDriver check_driver = {
+    .type = JOB_TYPE_CHECK,
+    .state_size = sizeof(CheckJob),
+    .co_run = check_co_run,
+    .result = check_result,
+    .free = check_free,
+};
+
+bool co_fn qmp_blockdev_check_start(QapiCall *call, const char *id, const char *node_name,
+                                    ImageRepair repair, GError **error)
+{
+    BlockGraph *graph = call->self;
+    BlockNode *node = block_graph_find(graph, node_name, error);
+    JobOptions options = {.id = id, .manual_dismiss = true};
+    Job *job = node ? job_new(graph->jobs, &check_driver, &options, error) : NULL;
+
+    if (!job) {
+        return false;
+    }
+    *(CheckJob *)job_state(job) =
+        (CheckJob){.graph = graph, .node_name = g_strdup(node_name), .repair = repair};
+    job_start(job);
+    return true;
 }

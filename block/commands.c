@@ -84,7 +84,7 @@ ImageCheck *co_fn qmp_blockdev_check(QapiCall *call, const char *node_name, Imag
     if (!node || !block_graph_begin_command(call->self, error)) {
         return NULL;
     }
-    result = block_check_co_node(node, repair, error);
+    result = block_check_co_node(node, repair, NULL, error);
     block_graph_end_command(call->self);
     return result;
 }

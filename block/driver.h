@@ -210,10 +210,12 @@ typedef struct BlockDriver {
     /*
      * Look whether the image is consistent, and repair it as @repair says. Runs with the node
      * drained; for a repair it is writable, and others only read. *@result, empty, gets numbers and
-     * findings; a check that could not be completed counts as check_errors, and fails. Left out:
-     * there is nothing that could be checked.
+     * findings; a check that could not be completed counts as check_errors, and fails; that
+     * includes one that @job, where there is one, has ended. Left out: there is nothing that could
+     * be checked.
      */
-    bool co_fn (*co_check)(BlockNode *node, ImageRepair repair, ImageCheck *result, GError **error);
+    bool co_fn (*co_check)(BlockNode *node, ImageRepair repair, Job *job, ImageCheck *result,
+                           GError **error);
 
     /*
      * See block_graph_give_up_waiting(). Main thread, at any time from the first suspension of

@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ctl/image.h"
 #include "ctl/json.h"
@@ -15,6 +16,7 @@
 #include "ctl/text.h"
 
 #define NODE "image"
+#define JOB  "check"
 
 /* Exit statuses, as codes of CTL_ERROR. */
 enum {
@@ -59,10 +61,35 @@ static QValue *node_for(const char *path, bool is_device, const CheckOptions *o)
     return node;
 }
 
-static QValue *ask_once(CtlPrivate *daemon, const char *repair, GError **error)
+static void show_progress(guint64 current, guint64 total)
 {
-    return ctl_private_call(daemon, "blockdev-check",
-                            ctl_json_strings("node-name", NODE, "repair", repair, NULL), error);
+    fprintf(stderr, "\r%.0f %% ",
+            total ? 100.0 * (double)MIN(current, total) / (double)total : 0.0);
+}
+
+/* Whether somebody looks at it who can see it go by. */
+static bool wants_progress(const CheckOptions *o)
+{
+    return !o->quiet && isatty(STDERR_FILENO);
+}
+
+static QValue *ask_once(CtlPrivate *daemon, const CheckOptions *o, const char *repair,
+                        GError **error)
+{
+    bool progress = wants_progress(o);
+    g_autoptr(QValue) job = ctl_private_run_job(
+        daemon, "blockdev-check-start",
+        ctl_json_strings("job-id", JOB, "node-name", NODE, "repair", repair, NULL), JOB,
+        progress ? show_progress : NULL, error);
+    const QValue *found = ctl_json_object(job, "result");
+
+    if (progress) {
+        fputs("\r       \r", stderr);
+    }
+    if (job && !found) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "the daemon does not tell what was found");
+    }
+    return found ? qvalue_ref((QValue *)found) : NULL;
 }
 
 static bool has_repaired(const QValue *found)
@@ -78,11 +105,11 @@ static QValue *ask(CtlPrivate *daemon, const char *path, bool is_device, const C
     g_autoptr(QValue) added =
         ctl_private_call(daemon, "blockdev-add", node_for(path, is_device, o), error);
 
-    *first = added ? ask_once(daemon, o->repair ? o->repair : "none", error) : NULL;
+    *first = added ? ask_once(daemon, o, o->repair ? o->repair : "none", error) : NULL;
     if (!*first) {
         return NULL;
     }
-    return has_repaired(*first) ? ask_once(daemon, "none", error) : qvalue_ref(*first);
+    return has_repaired(*first) ? ask_once(daemon, o, "none", error) : qvalue_ref(*first);
 }
 
 /* Telling */
@@ -255,7 +282,8 @@ const CtlCommand ctl_command_check = {
     .details =
         "Nothing is changed unless --repair is given; then make a copy before, if you can. Files\n"
         "that IMAGE names are not opened, and no running daemon is needed. Nobody may write to\n"
-        "IMAGE meanwhile, and for a repair nobody may read it, either.\n"
+        "IMAGE meanwhile, and for a repair nobody may read it, either. It may be interrupted at\n"
+        "any time; a repair leaves the rest as it is then.\n"
         "\n"
         "Exit status: 0 all is well (now), 1 the check could not be completed, 2 corrupt,\n"
         "3 leaked clusters and nothing else, 63 not for images of this format.",

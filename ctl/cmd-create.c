@@ -234,12 +234,14 @@ static bool run(Creation *c, const char *command, QValue *take_args, GError **er
 /* COMMAND with @words, as a job. */
 static bool run_create(Creation *c, GPtrArray *words, GError **error)
 {
+    g_autoptr(QValue) job = NULL;
     QValue *args;
 
     g_ptr_array_add(words, g_strdup("job-id=" JOB));
     g_ptr_array_add(words, NULL);
     args = ctl_args_convert(c->schema, COMMAND, (char **)words->pdata, error);
-    return args && ctl_private_run_job(c->daemon, COMMAND, args, JOB, error);
+    job = args ? ctl_private_run_job(c->daemon, COMMAND, args, JOB, NULL, error) : NULL;
+    return job != NULL;
 }
 
 static void add_pair(GPtrArray *words, const char *key, const char *value)

@@ -13,6 +13,9 @@
 
 #define EVENT "JOB_STATUS_CHANGE"
 
+/* How often it is asked how far a job has come. */
+#define PROGRESS_US (300 * 1000)
+
 struct CtlPrivate {
     CtlChild child;
     CtlClient *client;
@@ -139,14 +142,52 @@ static bool is_end_of(const QValue *event, const char *id)
            g_strcmp0(ctl_json_string(data, "status"), "concluded") == 0;
 }
 
-static bool wait_for_end(CtlPrivate *daemon, const char *id, GError **error)
+/* What query-jobs tells of the job; NULL with an error. */
+static QValue *query_job(CtlPrivate *daemon, const char *id, GError **error)
+{
+    g_autoptr(QValue) jobs = ctl_private_call(daemon, "query-jobs", NULL, error);
+
+    for (gsize i = 0; jobs && i < qvalue_array_length(jobs); i++) {
+        const QValue *job = qvalue_array_get(jobs, i);
+
+        if (g_strcmp0(ctl_json_string(job, "id"), id) == 0) {
+            return qvalue_ref((QValue *)job);
+        }
+    }
+    if (jobs) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "the daemon has lost the job '%s'", id);
+    }
+    return NULL;
+}
+
+/* Show how far it has come, if that is wanted. */
+static bool show_progress(CtlPrivate *daemon, const char *id, CtlPrivateProgress *show,
+                          GError **error)
+{
+    g_autoptr(QValue) job = query_job(daemon, id, error);
+
+    if (job) {
+        show(ctl_json_uint(job, "current-progress", 0), ctl_json_uint(job, "total-progress", 0));
+    }
+    return job != NULL;
+}
+
+static bool wait_for_end(CtlPrivate *daemon, const char *id, CtlPrivateProgress *show,
+                         GError **error)
 {
     g_autoptr(GError) local = NULL;
     bool ended = false;
 
     while (!ended) {
-        g_autoptr(QValue) event = ctl_client_next_event(daemon->client, -1, -1, &local);
+        gint64 deadline = show ? g_get_monotonic_time() + PROGRESS_US : -1;
+        g_autoptr(QValue) event = ctl_client_next_event(daemon->client, deadline, -1, &local);
 
+        if (!event && !local) {
+            if (!show_progress(daemon, id, show, error)) {
+                return false;
+            }
+            continue;
+        }
         if (!event) {
             explain(daemon, &local);
             g_propagate_error(error, g_steal_pointer(&local));
@@ -157,39 +198,37 @@ static bool wait_for_end(CtlPrivate *daemon, const char *id, GError **error)
     return true;
 }
 
-/* What query-jobs tells of the job: whether it has succeeded. */
-static bool judge(CtlPrivate *daemon, const char *id, GError **error)
+/* The job as query-jobs tells it, if it has succeeded. */
+static QValue *judge(CtlPrivate *daemon, const char *id, GError **error)
 {
-    g_autoptr(QValue) jobs = ctl_private_call(daemon, "query-jobs", NULL, error);
+    g_autoptr(QValue) job = query_job(daemon, id, error);
+    const char *failure = ctl_json_string(job, "error");
 
-    for (gsize i = 0; jobs && i < qvalue_array_length(jobs); i++) {
-        const QValue *job = qvalue_array_get(jobs, i);
-        const char *failure = ctl_json_string(job, "error");
-
-        if (g_strcmp0(ctl_json_string(job, "id"), id) == 0 && failure) {
-            g_set_error_literal(error, CTL_ERROR, CTL_ERROR_FAILED, failure);
-            return false;
-        }
+    if (failure) {
+        g_set_error_literal(error, CTL_ERROR, CTL_ERROR_FAILED, failure);
+        return NULL;
     }
-    return jobs != NULL;
+    return g_steal_pointer(&job);
 }
 
-bool ctl_private_run_job(CtlPrivate *daemon, const char *command, QValue *take_args, const char *id,
-                         GError **error)
+QValue *ctl_private_run_job(CtlPrivate *daemon, const char *command, QValue *take_args,
+                            const char *id, CtlPrivateProgress *show, GError **error)
 {
     static const char *const events[] = {EVENT, NULL};
     g_auto(CtlSubscription) subscription = {0};
     g_autoptr(QValue) args = take_args;
     g_autoptr(QValue) begun = NULL;
+    g_autoptr(QValue) job = NULL;
     g_autoptr(QValue) dismissed = NULL;
 
     if (!ctl_client_subscribe(daemon->client, events, &subscription, error)) {
-        return false;
+        return NULL;
     }
     begun = ctl_private_call(daemon, command, g_steal_pointer(&args), error);
-    if (!begun || !wait_for_end(daemon, id, error) || !judge(daemon, id, error)) {
-        return false;
+    job = begun && wait_for_end(daemon, id, show, error) ? judge(daemon, id, error) : NULL;
+    if (!job) {
+        return NULL;
     }
     dismissed = ctl_private_call(daemon, "job-dismiss", ctl_json_strings("id", id, NULL), error);
-    return dismissed != NULL;
+    return dismissed ? g_steal_pointer(&job) : NULL;
 }

@@ -34,11 +34,15 @@ bool ctl_private_end(CtlPrivate *daemon, GError **error);
 void ctl_private_free(CtlPrivate *daemon);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CtlPrivate, ctl_private_free)
 
+/* Shows how far a job has come, now and then. @total may change, and be 0. */
+typedef void CtlPrivateProgress(guint64 current, guint64 total);
+
 /*
  * Run @command, which makes the job @id, with @take_args; wait until it has ended and dismiss it.
- * False with what the command or the job said.
+ * The job as query-jobs told it then; NULL with what the command or the job said. @show may be
+ * NULL.
  */
-bool ctl_private_run_job(CtlPrivate *daemon, const char *command, QValue *take_args, const char *id,
-                         GError **error);
+QValue *ctl_private_run_job(CtlPrivate *daemon, const char *command, QValue *take_args,
+                            const char *id, CtlPrivateProgress *show, GError **error);
 
 #endif

@@ -44,6 +44,9 @@ typedef struct JobDriver {
     /* It was cancelled: end what it waits for, if not in job_co_sleep(). May not suspend. */
     void (*cancel)(Job *job);
 
+    /* What it has found, when it has succeeded; absent in those that find nothing. */
+    QValue *(*result)(Job *job);
+
     /* Free what the state refers to. */
     void (*free)(Job *job);
 } JobDriver;

@@ -96,6 +96,9 @@ static JobInfo *job_info(const Job *job)
     info->current_progress = (int64_t)MIN(job->current, INT64_MAX);
     info->total_progress = (int64_t)MIN(job->total, INT64_MAX);
     info->error = job->error ? g_strdup(job->error->message) : NULL;
+    if (job->status == JOB_STATUS_CONCLUDED && !job->error && job->driver->result) {
+        info->result = job->driver->result((Job *)job);
+    }
     return info;
 }
 

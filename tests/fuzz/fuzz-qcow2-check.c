@@ -46,7 +46,7 @@ static void co_fn look_entry(void *opaque)
     Look *look = opaque;
 
     look->found =
-        block_check_co_node(block_graph_find(look->f->graph, "q", NULL), look->repair, NULL);
+        block_check_co_node(block_graph_find(look->f->graph, "q", NULL), look->repair, NULL, NULL);
 }
 
 static void look(Fixture *f, ImageRepair repair)

@@ -2,11 +2,15 @@
 """wharfctl check beside qemu-img check: what one finds the other does, and what one has repaired
 pleases the other."""
 
+import array
 import json
 import os
+import pty
 import random
 import shutil
+import signal
 import struct
+import subprocess
 
 from wharf import *
 from wharf.qcow2 import KIB, MIB, Qcow2Test
@@ -399,6 +403,114 @@ class CommandTest(CheckTest):
             f.write(b'y' * MIB)
         self.remove(daemon)
         self.expect_clean(image.path)
+
+    def endless(self):
+        """An image with a million L2 tables, all of them holes: a check of it takes very long."""
+        entries = 1 << 20
+        first = 2 + entries * 8 // 65536
+        l1 = array.array('Q', range(first << 16, (first + entries) << 16, 1 << 16))
+        l1.byteswap()
+        path = self.make_file('endless.qcow2', content=struct.pack(
+            '>IIQIIQIIQQIIQQQQII', 0x514649fb, 3, 0, 0, 16, entries << 29, 0, entries, 2 << 16, 1 << 16, 1,
+            0, 0, 0, 0, 0, 4, 104))
+        with open(path, 'r+b') as f:
+            f.seek(2 << 16)
+            f.write(l1.tobytes())
+            f.truncate((first + entries) << 16)
+        return path
+
+    def job(self, daemon, **args):
+        daemon.qmp.cmd('blockdev-check-start', {'job-id': 'j', 'node-name': 'q', **args})
+
+    def job_info(self, daemon):
+        return daemon.qmp.cmd('query-jobs')[0]
+
+    def job_end(self, daemon):
+        daemon.qmp.wait_event('JOB_STATUS_CHANGE', {'id': 'j', 'status': 'concluded'})
+        info = self.job_info(daemon)
+        daemon.qmp.cmd('job-dismiss', {'id': 'j'})
+        return info
+
+    def test_job(self):
+        """The same as by the command."""
+        daemon = self.wharfd()
+        image = Image(self.create('image.qcow2', self.size))
+        self.scribble(image.path, self.size, 1)
+        image.refcount(200, 2)
+        self.add(daemon, image.path, **{'read-only': False})
+        expected = daemon.qmp.cmd('blockdev-check', {'node-name': 'q'})
+        self.job(daemon)
+        info = self.job_end(daemon)
+        self.assertEqual((info['type'], info['result']), ('check', expected))
+        self.assertGreater(info['total-progress'], 0)
+        self.job(daemon, repair='all')
+        self.assertEqual(self.job_end(daemon)['result']['check-errors'], 0)
+        daemon.qmp.cmd('blockdev-del', {'node-name': 'q'})
+        self.expect_clean(image.path)
+        daemon.qmp.cmd('blockdev-add', {'driver': 'null-co', 'node-name': 'n'})
+        self.job(daemon, **{'node-name': 'n'})
+        info = self.job_end(daemon)
+        self.assertIn('cannot be checked', info['error'])
+        self.assertNotIn('result', info)
+        with self.assertRaises(QmpError):
+            self.job(daemon, **{'node-name': 'missing'})
+
+    def test_job_cancelled(self):
+        daemon = self.wharfd()
+        image = self.endless()
+        self.add(daemon, image, **{'for-check': True, 'read-only': False})
+        with open(image, 'rb') as f:
+            before = f.read(MIB)
+        for repair in ('none', 'all'):
+            self.job(daemon, repair=repair)
+            wait_until(lambda: self.job_info(daemon)['current-progress'] > 0)
+            daemon.qmp.cmd('job-pause', {'id': 'j'})
+            wait_until(lambda: self.job_info(daemon)['status'] == 'paused')
+            daemon.qmp.cmd('job-resume', {'id': 'j'})
+            daemon.qmp.cmd('job-cancel', {'id': 'j'})
+            info = self.job_end(daemon)
+            self.assertIn('ancel', info['error'])
+            self.assertNotIn('result', info)
+        daemon.qmp.cmd('blockdev-del', {'node-name': 'q'})
+        with open(image, 'rb') as f:
+            self.assertEqual(f.read(MIB), before)
+
+    def test_interrupted(self):
+        """Ctrl-C ends a check, and its daemon with it."""
+        image = self.endless()
+        for words in ([], ['-r', 'all']):
+            process = subprocess.Popen([os.environ['WHARFCTL'], 'check', *words, image], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE, text=True)
+            daemon = wait_until(lambda pid=process.pid: self.reader(pid))
+            process.send_signal(signal.SIGINT)
+            self.assertIn('told to end', process.communicate(timeout=TIMEOUT)[1])
+            self.assertEqual(process.returncode, 1)
+            self.assertFalse(os.path.exists(f'/proc/{daemon}'))
+
+    def test_progress(self):
+        """On a terminal, and nowhere else."""
+        here, there = pty.openpty()
+        with os.fdopen(here, 'rb', buffering=0) as terminal:
+            process = subprocess.Popen([os.environ['WHARFCTL'], 'check', self.endless()], stdout=subprocess.DEVNULL,
+                                       stderr=there)
+            os.close(there)
+            shown = b''
+            while b'%' not in shown:
+                shown += terminal.read(100)
+            process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(TIMEOUT), 1)
+        self.assertRegex(shown, rb'\r\d+ %')
+
+    def reader(self, pid):
+        """The child of that process, if it has read a lot."""
+        try:
+            with open(f'/proc/{pid}/task/{pid}/children', encoding='ascii') as f:
+                child = f.read().split()[0]
+            with open(f'/proc/{child}/io', encoding='ascii') as f:
+                done = int(next(line for line in f if line.startswith('rchar')).split()[1])
+        except (FileNotFoundError, IndexError):
+            return None
+        return child if done > 64 * MIB else None
 
     def test_people(self):
         image = Image(self.create('image.qcow2', self.size))

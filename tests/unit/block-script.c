@@ -328,7 +328,7 @@ static bool co_fn script_co_snapshot_create(BlockNode *node, const char *name, G
     return script_co_command(SCRIPT_SNAPSHOT, error);
 }
 
-static bool co_fn script_co_check(BlockNode *node, ImageRepair repair, ImageCheck *result,
+static bool co_fn script_co_check(BlockNode *node, ImageRepair repair, Job *job, ImageCheck *result,
                                   GError **error)
 {
     return script_co_command(SCRIPT_CHECK, error);

@@ -614,7 +614,7 @@ static ImageCheck *co_fn co_check_node(GraphRig *rig, const char *name, ImageRep
 {
     GError *error = NULL;
     ImageCheck *result =
-        block_check_co_node(block_graph_find(rig->graph, name, NULL), repair, &error);
+        block_check_co_node(block_graph_find(rig->graph, name, NULL), repair, NULL, &error);
 
     g_assert_no_error(error);
     g_assert_nonnull(result);
@@ -918,7 +918,8 @@ static void co_fn co_expect_refused(GraphRig *rig, const char *node, ImageRepair
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(block_check_co_node(block_graph_find(rig->graph, node, NULL), repair, &error));
+    g_assert_null(
+        block_check_co_node(block_graph_find(rig->graph, node, NULL), repair, NULL, &error));
     if (!g_pattern_match_simple(pattern, error->message)) {
         g_error("'%s' is not like '%s'", error->message, pattern);
     }

@@ -102,6 +102,7 @@ int co_fn check_co_copied(Check *c)
         const CheckTable *t = &g_array_index(c->tables, CheckTable, i);
 
         r = t->active ? co_check_l2(c, t, words, repair && check_l2_is_alone(c, t)) : 0;
+        check_advance(c, check_cluster_size(c));
     }
     return r < 0 ? r : check_co_flush(c);
 }

@@ -8,6 +8,7 @@
 #include "block/drivers/qcow2/check.h"
 #include "block/drivers/qcow2/counts.h"
 #include "block/drivers/qcow2/table.h"
+#include "job/driver.h"
 
 /* An L2 table that L1 tables name. */
 typedef struct CheckTable {
@@ -26,6 +27,8 @@ typedef struct CheckDifference {
 typedef struct Check {
     BlockChild *file;
     ImageRepair repair;
+    Job *job;        /* or NULL */
+    int64_t turn_ns; /* when others had their turn */
     ImageCheck *result;
     Qcow2Header *header;
     Qcow2Layout layout;
@@ -63,7 +66,11 @@ void check_tell(Check *c, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* The same for a corruption; which is @repaired, or else stays. */
 void check_corruption(Check *c, bool repaired, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
-/* Read from the file; behind its end there are zeros. 0 or -errno. */
+/* There are so many more bytes of tables to be looked at, or that was done. */
+void check_expect(Check *c, uint64_t bytes);
+void check_advance(Check *c, uint64_t bytes);
+
+/* Read from the file; behind its end there are zeros. 0 or -errno: -ECANCELED by the job. */
 int co_fn check_co_read(Check *c, uint64_t offset, void *buffer, uint64_t bytes);
 int co_fn check_co_write(Check *c, uint64_t offset, const void *buffer, uint64_t bytes);
 /* Flush what was written, if anything was. */

@@ -207,10 +207,13 @@ int co_fn check_co_name_l2(Check *c, GArray *faulty)
     int r = words ? 0 : -ENOMEM;
 
     check_merge_tables(c);
+    /* They are read again when their bits are looked at. */
+    check_expect(c, c->tables->len * check_cluster_size(c) * (c->layout.data_file ? 1 : 2));
     for (guint i = 0; r == 0 && i < c->tables->len; i++) {
         bool is_faulty;
 
         r = co_walk_l2(c, &g_array_index(c->tables, CheckTable, i), words, &is_faulty);
+        check_advance(c, check_cluster_size(c));
         if (r == 0 && is_faulty) {
             g_array_append_val(faulty, i);
         }

@@ -139,6 +139,7 @@ static int co_fn co_compare_block(Compare *m, uint64_t index)
     m->changed = false;
     if (m->present) {
         r = check_co_read(c, offset, m->block, check_cluster_size(c));
+        check_advance(c, check_cluster_size(c));
     }
     for (uint64_t i = index << block_bits(c); r == 0 && i < end; i++) {
         if (!m->present) {

@@ -139,7 +139,10 @@ static int co_fn co_walk_reftable(Check *c)
         uint64_t entry = GUINT64_FROM_BE(c->reftable[i]);
 
         c->reftable[i] = entry ? check_block(c, i, entry) : 0;
-        r = c->reftable[i] ? check_name(c, c->reftable[i], check_cluster_size(c), 1) : 0;
+        if (c->reftable[i]) {
+            check_expect(c, check_cluster_size(c));
+            r = check_name(c, c->reftable[i], check_cluster_size(c), 1);
+        }
     }
     return r;
 }

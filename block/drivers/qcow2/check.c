@@ -9,6 +9,9 @@
 #include "block/drivers/qcow2/state.h"
 #include "util/error.h"
 
+/* So long a check goes on before others of its thread have their turn. */
+#define TURN_NS (5 * G_GINT64_CONSTANT(1000000))
+
 /* More lines than these are not kept. */
 #define MAX_FINDINGS 1000
 
@@ -48,12 +51,43 @@ void check_corruption(Check *c, bool repaired, const char *format, ...)
     c->result->corruptions_fixed += repaired;
 }
 
+/* Progress, of a check by a job */
+
+void check_expect(Check *c, uint64_t bytes)
+{
+    if (c->job) {
+        job_progress_add_total(c->job, bytes);
+    }
+}
+
+void check_advance(Check *c, uint64_t bytes)
+{
+    if (c->job) {
+        job_progress_advance(c->job, bytes);
+    }
+}
+
 /* The file */
+
+/* Reads of what is in memory already may take no time, and what is found in them a lot. */
+static void co_fn check_co_let_others(Check *c)
+{
+    int64_t now = aio_now_ns();
+
+    if (now - c->turn_ns >= TURN_NS) {
+        aio_co_sleep_ns(1);
+        c->turn_ns = aio_now_ns();
+    }
+}
 
 int co_fn check_co_read(Check *c, uint64_t offset, void *buffer, uint64_t bytes)
 {
     uint64_t inside = offset < c->length ? MIN(bytes, c->length - offset) : 0;
 
+    check_co_let_others(c);
+    if (c->job && !job_co_pause_point(c->job)) {
+        return -ECANCELED;
+    }
     memset((char *)buffer + inside, 0, bytes - inside);
     return inside ? block_child_co_preadv(c->file, offset, IOV_LOCAL(buffer, inside), 0) : 0;
 }
@@ -167,11 +201,12 @@ static int co_fn co_check(Check *c)
     return r;
 }
 
-bool co_fn qcow2_check_co_run(BlockChild *file, ImageRepair repair, ImageCheck *result,
+bool co_fn qcow2_check_co_run(BlockChild *file, ImageRepair repair, Job *job, ImageCheck *result,
                               GError **error)
 {
     Check c = {.file = file,
                .repair = repair,
+               .job = job,
                .result = result,
                .length = (uint64_t)block_child_length(file)};
     int r = 0;

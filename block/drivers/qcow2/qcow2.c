@@ -209,7 +209,7 @@ static bool co_fn co_repair_dirty(Qcow2State *s, GError **error)
 
     found->findings = g_ptr_array_new_with_free_func(g_free);
     g_message("image '%s' was not closed in order: its refcounts are being made anew", s->name);
-    ok = qcow2_check_co_run(s->file, IMAGE_REPAIR_ALL, found, error);
+    ok = qcow2_check_co_run(s->file, IMAGE_REPAIR_ALL, NULL, found, error);
     if (!ok) {
         g_prefix_error(error,
                        "image '%s' was not closed in order, and cannot be repaired: ", s->name);
@@ -747,7 +747,7 @@ static bool co_fn co_take_up_repaired(BlockNode *node, bool writable, GError **e
     return true;
 }
 
-static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, ImageCheck *result,
+static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, Job *job, ImageCheck *result,
                                  GError **error)
 {
     Qcow2State *s = block_node_state(node);
@@ -759,7 +759,7 @@ static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, ImageCheck
         wharf_set_error_errno(error, -r, "image '%s': cannot write what has changed", s->name);
         return false;
     }
-    ok = qcow2_check_co_run(s->file, repair, result, error);
+    ok = qcow2_check_co_run(s->file, repair, job, result, error);
     if (!ok) {
         g_prefix_error(error, "image '%s': ", s->name);
     }
