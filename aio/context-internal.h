@@ -154,10 +154,12 @@ struct AioRequest {
     uint64_t bytes;
     Coroutine *co;
     ssize_t ret;
-    AioRequest *next;  /* while it waits for room in the ring */
-    AioBuffer *buffer; /* of a read or write: what the kernel keeps of it; NULL: nothing */
-    void *area;        /* of a command, AIO_COMMAND_AREA bytes */
-    int file;          /* of a command, see aio_file_keep(); -1: fd */
+    AioRequest *next; /* while it waits for room in the ring */
+    union {
+        AioBuffer *buffer; /* of a read or write: what the kernel keeps of it; NULL: nothing */
+        void *area;        /* of a command, AIO_COMMAND_AREA bytes */
+    };
+    int file; /* of a command, see aio_file_keep(); -1: fd */
 };
 
 /* A command that was submitted is done; req->ret is set. */
