@@ -26,6 +26,7 @@ static BlockBackend *backend_new(BlockNode *node, const char *user)
     blk->root.node = block_node_ref(node);
     blk->root.shared = blk->root.new_shared = BLOCK_PERM_ALL;
     blk->link.data = blk;
+    blk->losses_told = block_child_losses(&blk->root);
     g_mutex_init(&blk->gate_lock);
     co_queue_init(&blk->gate_wait);
     return blk;
@@ -290,11 +291,21 @@ int co_fn blk_co_allocate(BlockBackend *blk, uint64_t offset, uint64_t bytes)
     return r;
 }
 
+/* A loss makes one flush fail; but each user of the node may have lost something by it. */
+static int co_fn backend_co_flush(BlockBackend *blk)
+{
+    int r = block_node_co_flush(blk->root.node);
+    unsigned losses = block_child_losses(&blk->root);
+    bool told = __atomic_exchange_n(&blk->losses_told, losses, __ATOMIC_SEQ_CST) == losses;
+
+    return r == 0 && !told ? -EIO : r;
+}
+
 int co_fn blk_co_flush(BlockBackend *blk)
 {
     BackendRequest req = request_co_begin(blk, BLOCK_OP_FLUSH);
 
-    return request_end(&req, 0, 0, block_node_co_flush(blk->root.node));
+    return request_end(&req, 0, 0, backend_co_flush(blk));
 }
 
 int co_fn blk_co_block_status(BlockBackend *blk, uint64_t offset, uint64_t bytes, uint64_t *pnum,

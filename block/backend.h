@@ -144,7 +144,10 @@ int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes);
  */
 int co_fn blk_co_allocate(BlockBackend *blk, uint64_t offset, uint64_t bytes);
 
-/* Returns when every write that had returned before is on stable storage. */
+/*
+ * Returns when every write that had returned before is on stable storage; -EIO, once, when what was
+ * written through the node may have been lost, though the storage itself can go on.
+ */
 int co_fn blk_co_flush(BlockBackend *blk);
 
 /*

@@ -175,6 +175,7 @@ struct BlockBackend {
     CoQueue gate_wait;
     bool gate_closed;
 
+    unsigned losses_told; /* atomic; so many of block_child_losses() a flush has told the user */
     unsigned held;        /* atomic; requests on their way in, and truncates */
     bool shares_writes;   /* atomic; someone else wants to know what is written here */
     bool wrote;           /* atomic; changed_bh is to tell them */

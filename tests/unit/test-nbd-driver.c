@@ -483,6 +483,29 @@ static void test_forgotten_in_flush(void)
     rig_clear(&rig);
 }
 
+/* Each user of the node hears of it, once; not one who has come later. */
+static void test_forgotten_by_all(void)
+{
+    BlockBackend *second, *third;
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60");
+    second = fixture_backend(rig.f, "n", "second", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
+    g_assert_cmpint(put(&rig, 0, 'a', 0), ==, 0);
+    crash(&rig);
+    expect_forgotten(1);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
+    g_test_assert_expected_messages();
+    third = fixture_backend(rig.f, "n", "third", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
+    g_assert_cmpint(fixture_flush(rig.f, third), ==, 0);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    g_assert_cmpint(fixture_flush(rig.f, second), ==, -EIO);
+    g_assert_cmpint(fixture_flush(rig.f, second), ==, 0);
+    fixture_free_backend(rig.f, second);
+    fixture_free_backend(rig.f, third);
+    rig_clear(&rig);
+}
+
 static void test_keeps_writes(void)
 {
     Rig rig;
@@ -618,6 +641,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/no-delay", test_no_delay);
     g_test_add_func("/nbd/forgotten/told-once", test_forgotten);
     g_test_add_func("/nbd/forgotten/in-flush", test_forgotten_in_flush);
+    g_test_add_func("/nbd/forgotten/by-all", test_forgotten_by_all);
     g_test_add_func("/nbd/forgotten/keeps-writes", test_keeps_writes);
     g_test_add_func("/nbd/silence", test_silence);
     g_test_add_func("/nbd/threads", test_threads);
