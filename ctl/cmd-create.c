@@ -69,6 +69,7 @@ typedef struct Creation {
     GPtrArray *words;      /* char *: arguments of COMMAND, for the format */
     GPtrArray *file_words; /* those for the file below, if there is a format above */
     char *backing, *backing_format;
+    bool keeps_data; /* the data file is the disk as it is, and stays so */
     bool has_size;
     guint64 size;
 } Creation;
@@ -125,6 +126,12 @@ static bool is_for_file(const char *key)
     return strcmp(key, "nocow") == 0 || strcmp(key, "extent-size-hint") == 0;
 }
 
+static bool is_on(const char *value)
+{
+    return strcmp(value, "on") == 0 || strcmp(value, "yes") == 0 || strcmp(value, "true") == 0 ||
+           strcmp(value, "y") == 0;
+}
+
 /* One "key=value" of -o. */
 static bool take_option(Creation *c, const char *option, GError **error)
 {
@@ -152,6 +159,7 @@ static bool take_option(Creation *c, const char *option, GError **error)
     } else if (strcmp(key, "compat") == 0) {
         g_ptr_array_add(c->words, g_strdup_printf("options.version=%s", version_of(value)));
     } else {
+        c->keeps_data = c->keeps_data || (strcmp(key, "data-file-raw") == 0 && is_on(value));
         g_ptr_array_add(is_for_file(key) ? c->file_words : c->words,
                         g_strdup_printf("options.%s=%s", key, value));
     }
@@ -392,14 +400,26 @@ static bool create_raw(Creation *c, GError **error)
            shape_file(c, &c->image, c->size, g_steal_pointer(&c->words), error);
 }
 
+/* Whether what is there already need not be kept. */
 static bool check_blank(const Creation *c, GError **error)
 {
-    if (c->options->force || ctl_image_is_blank(c->image.path)) {
+    if (c->options->force) {
         return true;
     }
-    g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
-                "there is something already; --force makes it anew, and all that is in it is lost");
-    return false;
+    if (!ctl_image_is_blank(c->image.path)) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
+                    "there is something already; --force makes it anew, and all that is in it is "
+                    "lost");
+        return false;
+    }
+    if (c->data.path && !c->keeps_data && !ctl_image_is_blank(c->data.path)) {
+        g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
+                    "there is something already in its data file '%s'; data_file_raw=on makes that "
+                    "the disk's content, --force gives it up",
+                    c->data.path);
+        return false;
+    }
+    return true;
 }
 
 static bool create(Creation *c, GError **error)
@@ -566,8 +586,9 @@ const CtlCommand ctl_command_create = {
     .summary = "make a new image",
     .details =
         "SIZE takes k, M, G, T (powers of 1024); it may be left out with a backing file, whose\n"
-        "size the image has then. An IMAGE that is there already and not empty is left alone,\n"
-        "unless --force is given. If something fails, what was made is removed. No running\n"
+        "size the image has then. An IMAGE or data file that is there already and not empty is\n"
+        "left alone, unless --force is given. If something fails, what was made is removed. No "
+        "running\n"
         "daemon is needed.\n"
         "\n"
         "  wharfctl create -f qcow2 disk.qcow2 20G\n"

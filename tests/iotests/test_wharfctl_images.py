@@ -91,6 +91,17 @@ class CreateTest(ImageTest):
         self.assertEqual(os.stat(self.path('data')).st_size, 2 * MIB)
         self.zeros(self.image, 2 * MIB)
 
+    def test_data_file_that_is_there(self):
+        """What is in it stays, unless it is given up."""
+        data = self.make_file('data', content=b'\xaa' * MIB)
+        options = f'data_file={data},preallocation=metadata'
+        self.assertIn('data_file_raw', self.not_made('-f', 'qcow2', '-o', options, 'new.img', '2M'))
+        self.make('-f', 'qcow2', '-o', options + ',data_file_raw=on', 'new.img', '2M')
+        with open(data, 'rb') as f:
+            self.assertEqual(f.read(MIB), b'\xaa' * MIB)
+        self.make('--force', '-f', 'qcow2', '-o', options, 'new.img', '2M')
+        self.zeros(self.image, 2 * MIB)
+
     def test_json(self):
         facts = json.loads(self.ctl('create', '--json', '-f', 'qcow2', self.image, '1M').stdout)
         self.assertEqual(facts, {'image': self.image, 'format': 'qcow2', 'size': MIB})
