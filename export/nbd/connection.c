@@ -298,9 +298,11 @@ static void conn_answered(NbdConnection *conn, NbdCall *call)
 static AioContext *conn_find_helper(const NbdConnection *conn)
 {
     const Export *exp = conn->queue->common.exp;
+    unsigned own = conn->queue->common.index;
 
-    for (unsigned i = 0; i < exp->n_queues; i++) {
-        const NbdQueue *queue = (const NbdQueue *)exp->queues[i];
+    /* Each looks behind its own first, so that several do not all choose the same. */
+    for (unsigned i = 1; i < exp->n_queues; i++) {
+        const NbdQueue *queue = (const NbdQueue *)exp->queues[(own + i) % exp->n_queues];
 
         if (!__atomic_load_n(&queue->connections, __ATOMIC_RELAXED)) {
             return queue->common.ctx;

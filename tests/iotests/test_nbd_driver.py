@@ -739,6 +739,25 @@ class Forgetful(NbdTest):
         self.fs1.pwrite(self.fd, b'more', 8)
         self.fs1.fsync(self.fd)
 
+    def test_writethrough(self):
+        """A write that is to be stable is done when it is, so what was lost before is no loss."""
+        self.server = servers.Forgetful(self, 's', bytes(self.SIZE))
+        self.start()
+        self.add(self.server.path, reconnect_delay=TIMEOUT)
+        self.export(writethrough=True)
+        plain = self.mountpoint('plain')
+        self.daemon.qmp.cmd('block-export-add', {
+            'type': 'fuse', 'id': 'e1', 'node-name': 'n', 'mountpoint': plain, 'writable': True})
+        self.fs1 = self.fs()
+        through, fd = (self.fs1.open(path, os.O_RDWR) for path in (self.mnt, plain))
+        for turn in range(4):
+            self.server.crash_at = servers.CMD_FLUSH
+            self.fs1.pwrite(through, b'kept%d' % turn, 0)
+            self.assertIsNone(self.server.crash_at)
+            self.assertEqual(b'kept%d' % turn, bytes(self.server.data[:5]))
+            self.fs1.pwrite(fd, b'plain', 8)
+            self.fs1.fsync(fd)
+
     def test_trusted(self):
         self.begin(keeps_writes=True)
         self.fs1.pwrite(self.fd, b'kept', 0)

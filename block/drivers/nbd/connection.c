@@ -112,7 +112,7 @@ bool nbd_connection_has_served(const NbdConnection *c)
 
 uint64_t nbd_connection_unflushed(const NbdConnection *c)
 {
-    return c->written - c->durable;
+    return c->info.flush ? c->written - c->durable : 0;
 }
 
 int64_t nbd_connection_silence(const NbdConnection *c)
@@ -431,7 +431,6 @@ int co_fn nbd_connection_co_flush(NbdConnection *c)
     NbdCommand cmd;
 
     if (!c->info.flush) {
-        c->durable = c->written;
         return 0; /* the server says that there is nothing to flush */
     }
     command_begin(&cmd, c);
@@ -462,7 +461,7 @@ int co_fn nbd_connection_co_pwrite(NbdConnection *c, uint64_t offset, const void
     int r;
 
     command_begin(&cmd, c);
-    cmd.writes = !(nbd_flags & LIBNBD_CMD_FLAG_FUA);
+    cmd.writes = !(flags & BLOCK_REQ_FUA); /* it counts as done when it is stable */
     r = command_co_finish(
         &cmd, nbd_aio_pwrite(c->nbd, buffer, bytes, offset, command_callback(&cmd), nbd_flags));
     return connection_co_flush_after(c, r, flags);
@@ -481,7 +480,7 @@ int co_fn nbd_connection_co_zero(NbdConnection *c, uint64_t offset, uint64_t byt
     nbd_flags |= flags & BLOCK_REQ_NO_FALLBACK ? LIBNBD_CMD_FLAG_FAST_ZERO : 0;
     nbd_flags |= flags & BLOCK_REQ_MAY_UNMAP ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
     command_begin(&cmd, c);
-    cmd.writes = !(nbd_flags & LIBNBD_CMD_FLAG_FUA);
+    cmd.writes = !(flags & BLOCK_REQ_FUA);
     r = command_co_finish(&cmd,
                           nbd_aio_zero(c->nbd, bytes, offset, command_callback(&cmd), nbd_flags));
     return connection_co_flush_after(c, r, flags);

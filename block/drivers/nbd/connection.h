@@ -54,7 +54,9 @@ bool nbd_connection_has_served(const NbdConnection *c);
 
 /*
  * How many writes the server has acknowledged that nothing has made durable since: it may forget
- * them if it crashes. Discards are not among them, for nobody may rely on what they leave.
+ * them if it crashes. Discards are not among them, for nobody may rely on what they leave; nor are
+ * writes that are done only when they are durable; and a server that knows no flush says by that
+ * that it needs none.
  */
 uint64_t nbd_connection_unflushed(const NbdConnection *c);
 

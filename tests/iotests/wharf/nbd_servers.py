@@ -249,6 +249,7 @@ class Forgetful(Fake):
         self.lock = threading.Lock()
         self.crashes = 0
         self.crash_rate = 0  # probability that a request finds it crashing
+        self.crash_at = None  # the kind of request that finds it crashing, once
         self.unflushed = []  # (offset, what was there), oldest first
         super().__init__(test, name, self._export)
 
@@ -280,7 +281,8 @@ class Forgetful(Fake):
             _, kind, cookie, offset, length = take_request(sock)
             payload = receive(sock, length) if kind == CMD_WRITE else b''
             with self.lock:
-                if self.random.random() < self.crash_rate:
+                if kind == self.crash_at or self.random.random() < self.crash_rate:
+                    self.crash_at = None
                     self._crash()
                 if self.crashes != crashes:
                     return
