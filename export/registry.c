@@ -568,6 +568,9 @@ bool export_registry_co_shutdown_all(ExportRegistry *registry, int64_t start_wai
     for (unsigned i = 0; i < all->len; i++) {
         Export *exp = g_ptr_array_index(all, i);
 
+        if (exp->state == EXPORT_RUNNING) { /* its start has ended meanwhile */
+            export_shut_down(exp, BLOCK_EXPORT_END_REASON_SHUTDOWN, EXPORT_QUIT_GRACE_NS);
+        }
         if (exp->state == EXPORT_STARTING || !export_co_wait_gone(exp, deadline_ns)) {
             export_warn_stuck(exp);
             gone = false;

@@ -27,6 +27,9 @@
 /* Where a child keeps the root of the mount; all later descriptors are closed. */
 #define CHILD_TREE_FD 3
 
+/* In what a child exits with: it is the errno of what the child was for. */
+#define CHILD_HAS_FAILED 0x80
+
 /* A child that nothing holds up in the kernel any more does not stay for longer. */
 #define CHILD_MAX_S 60
 
@@ -239,27 +242,31 @@ static void sync_in_child(const char *path, const FuseMountId *id)
         _exit(errno);
     }
     if (st.stx_dev_major != id->dev_major || st.stx_dev_minor != id->dev_minor) {
-        _exit(EXIT_SUCCESS); /* another mount on top of it */
+        _exit(ESTALE); /* another mount on top of it */
     }
-    _exit(fsync(fd) < 0 ? errno : EXIT_SUCCESS);
+    /* From here on nothing but the connection holds it up, and it may take its time. */
+    alarm(0);
+    _exit(fsync(fd) < 0 ? errno | CHILD_HAS_FAILED : EXIT_SUCCESS);
 }
 
-bool fuse_mount_sync(const char *path, const FuseMountId *id, GError **error)
+FuseSyncResult fuse_mount_sync(const char *path, const FuseMountId *id, GError **error)
 {
     g_autofree char *place = fuse_mount_find(path, id);
     pid_t pid;
     int err;
 
     if (!place) {
-        return true;
+        return FUSE_SYNC_NOT_FOUND;
     }
     pid = fork();
     if (pid == 0) {
         sync_in_child(place, id);
     }
     err = child_wait(pid);
-    if (err) {
-        wharf_set_error_errno(error, err, "cannot write back what the kernel keeps of '%s'", place);
+    if (err == 0) {
+        return FUSE_SYNC_DONE;
     }
-    return err == 0;
+    wharf_set_error_errno(error, err & ~CHILD_HAS_FAILED,
+                          "cannot write back what the kernel keeps of '%s'", place);
+    return err & CHILD_HAS_FAILED ? FUSE_SYNC_FAILED : FUSE_SYNC_NOT_DONE;
 }

@@ -715,53 +715,51 @@ static bool co_fn fuse_co_leave(FuseExport *fe)
 }
 
 /* Writing back, in a coroutine that may outlive whoever wants it: it may hang. */
-typedef struct FuseWriteBack {
+struct FuseWriteBack {
     unsigned refs;
     char *path;
     FuseMountId id;
     bool done;
+    FuseSyncResult result;
     GError *error;
-    ExportWaiter *waiter;
-} FuseWriteBack;
+};
 
 static void write_back_unref(FuseWriteBack *wb)
 {
-    if (--wb->refs == 0) {
+    if (wb && --wb->refs == 0) {
         g_free(wb->path);
         g_clear_error(&wb->error);
         g_free(wb);
     }
 }
 
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FuseWriteBack, write_back_unref)
-
 static int write_back_worker(void *opaque)
 {
     FuseWriteBack *wb = opaque;
 
-    return fuse_mount_sync(wb->path, &wb->id, &wb->error) ? 0 : -EIO;
+    wb->result = fuse_mount_sync(wb->path, &wb->id, &wb->error);
+    return 0;
 }
 
 static void co_fn write_back_co_run(void *opaque)
 {
-    g_autoptr(FuseWriteBack) wb = opaque;
+    FuseWriteBack *wb = opaque;
 
     aio_co_run_worker(write_back_worker, wb);
     wb->done = true;
-    if (wb->waiter) {
-        export_waiter_wake(wb->waiter);
-    }
+    write_back_unref(wb);
 }
 
-static void co_fn write_back_co_wait(FuseWriteBack *wb, int64_t deadline_ns)
+static void write_back_begin(FuseExport *fe)
 {
-    ExportWaiter waiter = {0};
+    FuseWriteBack *wb = g_new0(FuseWriteBack, 1);
 
-    if (!wb->done) {
-        wb->waiter = &waiter;
-        export_waiter_co_wait(&waiter, deadline_ns);
-        wb->waiter = NULL;
-    }
+    wb->refs = 2;
+    wb->path = g_strdup(fe->mount.path);
+    wb->id = fe->mount.id;
+    write_back_unref(fe->write_back);
+    fe->write_back = wb;
+    aio_co_enter(fe->common.main, write_back_co_run, wb);
 }
 
 static uint64_t writes_done(const FuseExport *fe)
@@ -772,38 +770,80 @@ static uint64_t writes_done(const FuseExport *fe)
     return stats[BLOCK_OP_WRITE].ops + stats[BLOCK_OP_WRITE].failed;
 }
 
-/* Have the kernel write back all that it keeps, however long that takes, if only it goes on. */
+/* Wait for the one that has begun, however long that takes, if only it goes on (else false). */
+static bool co_fn write_back_co_wait(FuseExport *fe)
+{
+    int64_t step_ns = NS_PER_S / 1000, deadline_ns = 0;
+    uint64_t before = UINT64_MAX;
+
+    while (fe->common.state == EXPORT_RUNNING && !fe->write_back->done) {
+        uint64_t now_done = writes_done(fe);
+
+        if (now_done != before) {
+            before = now_done;
+            deadline_ns = aio_now_ns() + WRITE_BACK_STALL_NS;
+        } else if (aio_now_ns() >= deadline_ns) {
+            return false;
+        }
+        fuse_co_pause(step_ns);
+        step_ns = MIN(2 * step_ns, LEAVE_STEP_NS);
+    }
+    return true;
+}
+
+/* Whether the export may end after what was tried of writing back. */
+static bool write_back_check(FuseExport *fe, GError **error)
+{
+    const FuseWriteBack *wb = fe->write_back;
+
+    switch (wb->result) {
+    case FUSE_SYNC_NOT_FOUND:
+        if (__atomic_load_n(&fe->open_writers, __ATOMIC_RELAXED) == 0) {
+            return true; /* the kernel has written all back before the last one was closed */
+        }
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "%s is still in use: its file is open for writing, and the kernel cannot be "
+                    "asked to write back, for the file is no longer to be found at '%s'; close it, "
+                    "or mode 'hard' drops the data",
+                    fe->common.user, wb->path);
+        return false;
+    case FUSE_SYNC_NOT_DONE:
+        g_propagate_prefixed_error(error, g_error_copy(wb->error), "%s stays: ", fe->common.user);
+        return false;
+    case FUSE_SYNC_FAILED:
+        g_propagate_prefixed_error(
+            error, g_error_copy(wb->error),
+            "%s stays, for data was lost; remove it again if that is known: ", fe->common.user);
+        return false;
+    case FUSE_SYNC_DONE:
+    default:
+        return true;
+    }
+}
+
+/*
+ * Have the kernel write back all that it keeps. One that hangs from before is waited for and not
+ * joined by others, each of which would take up a thread.
+ */
 static bool co_fn fuse_co_write_back(FuseExport *fe, GError **error)
 {
-    g_autoptr(FuseWriteBack) wb = g_new0(FuseWriteBack, 1);
-    uint64_t before;
+    bool goes_on = !fe->write_back || write_back_co_wait(fe);
 
-    wb->refs = 2;
-    wb->path = g_strdup(fe->mount.path);
-    wb->id = fe->mount.id;
-    aio_co_enter(fe->common.main, write_back_co_run, wb);
-    do {
-        before = writes_done(fe);
-        write_back_co_wait(wb, aio_now_ns() + WRITE_BACK_STALL_NS);
-    } while (!wb->done && fe->common.state == EXPORT_RUNNING && writes_done(fe) != before);
+    if (goes_on && fe->common.state == EXPORT_RUNNING) {
+        write_back_begin(fe);
+        goes_on = write_back_co_wait(fe);
+    }
     if (fe->common.state != EXPORT_RUNNING) {
         return true; /* somebody else has ended it meanwhile */
     }
-    if (!wb->done) {
+    if (!goes_on) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
                     "%s is still in use: the kernel has data to write back to its file '%s', and "
                     "that does not go on; mode 'hard' drops the data",
-                    fe->common.user, wb->path);
+                    fe->common.user, fe->mount.path);
         return false;
     }
-    if (wb->error) {
-        g_propagate_prefixed_error(error, g_steal_pointer(&wb->error),
-                                   "%s stays, for data was lost; remove it again if that is "
-                                   "known: ",
-                                   fe->common.user);
-        return false;
-    }
-    return true;
+    return write_back_check(fe, error);
 }
 
 /* With passthrough, open files and mappings would go on without us. */
@@ -837,9 +877,15 @@ static bool co_fn fuse_export_co_may_end(Export *exp, GError **error)
 static void fuse_sync_at_end(FuseExport *fe)
 {
     g_autoptr(GError) error = NULL;
+    FuseSyncResult result = fuse_mount_sync(fe->mount.path, &fe->mount.id, &error);
 
-    if (!fuse_mount_sync(fe->mount.path, &fe->mount.id, &error)) {
+    if (error) {
         g_warning("%s: %s", fe->common.user, error->message);
+    } else if (result == FUSE_SYNC_NOT_FOUND &&
+               __atomic_load_n(&fe->open_writers, __ATOMIC_RELAXED) > 0) {
+        g_warning(
+            "%s: what the kernel keeps of '%s' is lost: the file is no longer to be found there",
+            fe->common.user, fe->mount.path);
     }
 }
 
@@ -933,6 +979,7 @@ static void co_fn fuse_export_co_end(Export *exp)
     FuseExport *fe = (FuseExport *)exp;
 
     fuse_passthrough_co_end(fe);
+    write_back_unref(g_steal_pointer(&fe->write_back));
 
     for (unsigned i = 0; i < exp->n_queues; i++) {
         FuseQueue *queue = (FuseQueue *)exp->queues[i];

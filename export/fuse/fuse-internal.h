@@ -35,6 +35,7 @@
 typedef struct FuseShared FuseShared;
 typedef struct FuseUring FuseUring;
 typedef struct FuseQueue FuseQueue;
+typedef struct FuseWriteBack FuseWriteBack;
 
 /* What stat shows and utimensat, chmod and chown set. Any thread; each member for itself. */
 typedef struct FuseAttributes {
@@ -77,6 +78,7 @@ typedef struct FuseExport {
     unsigned open_writers;     /* atomic; of open_files: also while a writable mapping lasts */
     bool opened;               /* atomic: ever; see fuse_channel_void_attributes() */
     unsigned leaving;          /* atomic: so many safe deletions unmount it, which is no loss */
+    FuseWriteBack *write_back; /* main; the last that a safe deletion has begun, or NULL */
     int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
     bool uring_refused;        /* atomic: the kernel does not want our entries */
     bool resized;              /* atomic: a client of ours has, since we last looked */

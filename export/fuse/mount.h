@@ -55,12 +55,19 @@ bool fuse_mount_detached(FuseExportAllowOther allow_other, FuseMount *mount, GEr
  */
 bool fuse_mount_attach(FuseMount *mount, const char *path, GError **error);
 
+typedef enum {
+    FUSE_SYNC_DONE,
+    FUSE_SYNC_NOT_FOUND, /* the mount is nowhere on top, so nobody can ask: no @error */
+    FUSE_SYNC_NOT_DONE,  /* it could not be asked: @error says why */
+    FUSE_SYNC_FAILED,    /* something could not be written, and is lost */
+} FuseSyncResult;
+
 /*
  * Have the kernel write back what programs have written to the mount @id, made at @path, wherever
  * it has been moved to. The connection must be served meanwhile, and it lasts as long as that
- * takes; if the connection ends, so does this. True also where the mount is not to be found.
+ * takes; if the connection ends, so does this.
  */
-bool fuse_mount_sync(const char *path, const FuseMountId *id, GError **error);
+FuseSyncResult fuse_mount_sync(const char *path, const FuseMountId *id, GError **error);
 
 /* Where the mount @id, made at @path, is on top now: to be freed; NULL: nowhere. */
 char *fuse_mount_find(const char *path, const FuseMountId *id);

@@ -137,6 +137,38 @@ class Late(WriteBackTest):
         except OSError as e:
             self.assertEqual(e.errno, errno.ENOTCONN)
 
+    def test_deletion_out_of_reach(self):
+        """Where nobody can ask the kernel to write back, that is no success."""
+        self.export()
+        fd = self.open()
+        self.worker.pwrite(fd, b'dirty', 0)
+        run('umount', '-l', self.mnt)
+        with self.assertRaises(QmpError) as caught:
+            self.delete()
+        self.assertIn('no longer to be found', str(caught.exception))
+        self.worker.close(fd)
+        self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e0'})
+        self.assertEqual(self.image_bytes()[:5], b'dirty')
+
+    def test_deletions_at_once(self):
+        self.export(node={'driver': 'blkdebug', 'image': {'driver': 'file', 'filename': self.image},
+                          'inject-delay': [{'event': 'none', 'iotype': 'write', 'delay-ns': 300 * 10**6}]})
+        self.worker.pwrite(self.open(), b'slow', 0)
+
+        def remove():
+            with self.daemon.qmp_client() as qmp:
+                try:
+                    qmp.cmd('block-export-del', {'id': 'e0'})
+                    return 'gone'
+                except QmpError as e:
+                    return str(e)
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            removals = [pool.submit(remove) for _ in range(3)]
+            wait_until(self.daemon.children, what='the child that writes back')
+            self.assertEqual(len(self.daemon.children()), 1)
+            self.assertIn('gone', [removal.result() for removal in removals])
+        self.assertEqual(self.image_bytes()[:4], b'slow')
+
     def blocks(self, pid, number):
         """Whether the process keeps the signal away from itself."""
         with open(f'/proc/{pid}/status', encoding='utf-8') as f:
