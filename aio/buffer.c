@@ -3,12 +3,24 @@
 
 #include <linux/capability.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define BUFFER_PAGE 4096 /* what the kernel keeps, at least */
 #define BUFFER_GROW 4    /* times as much it is each time that there must be more */
 #define LIMIT_SHARE 8    /* one in so many bytes of locked memory is for a context's buffers */
+
+/* The number of the first user namespace, which never changes; see linux/proc_ns.h. */
+#define INITIAL_USER_NAMESPACE 0xEFFFFFFDu
+
+/* Capabilities say nothing about the system's resources in any other. */
+static bool in_initial_user_namespace(void)
+{
+    struct stat st;
+
+    return stat("/proc/self/ns/user", &st) == 0 && st.st_ino == INITIAL_USER_NAMESPACE;
+}
 
 /* Whether the kernel asks the calling thread for no limit. */
 static bool may_lock_memory(void)
@@ -28,8 +40,8 @@ static size_t buffers_max(void)
 {
     struct rlimit limit;
 
-    if (may_lock_memory() || getrlimit(RLIMIT_MEMLOCK, &limit) < 0 ||
-        limit.rlim_cur == RLIM_INFINITY) {
+    if ((may_lock_memory() && in_initial_user_namespace()) ||
+        getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
         return SIZE_MAX;
     }
     return MAX(limit.rlim_cur / LIMIT_SHARE, 1);

@@ -7,6 +7,7 @@
 #include "aio/context-internal.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -316,8 +317,8 @@ static void co_fn co_test_refused(Fixture *f)
     f->ctx->ops = real_ops;
 }
 
-/* Those who may not lock memory at will use a part of what they may. */
-static void test_limit(Fixture *f, gconstpointer data)
+/* Run a test as one who has given up what @give_up says, with a limit on locked memory. */
+static void test_limited(Fixture *f, gconstpointer data, bool (*give_up)(void))
 {
     const struct rlimit limit = {8 * MIB, 8 * MIB};
 
@@ -326,9 +327,31 @@ static void test_limit(Fixture *f, gconstpointer data)
         g_test_trap_assert_passed();
         return;
     }
-    g_assert_true(geteuid() != 0 || setuid(65534) == 0);
+    g_assert_true(give_up());
     g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
     run_test(f, data);
+}
+
+static bool give_up_root(void)
+{
+    return geteuid() != 0 || setuid(65534) == 0;
+}
+
+/* Those who may not lock memory at will use a part of what they may. */
+static void test_limit(Fixture *f, gconstpointer data)
+{
+    test_limited(f, data, give_up_root);
+}
+
+/* One has all capabilities there, but not over the system's memory. */
+static bool enter_user_namespace(void)
+{
+    return unshare(CLONE_NEWUSER) == 0;
+}
+
+static void test_limit_in_namespace(Fixture *f, gconstpointer data)
+{
+    test_limited(f, data, enter_user_namespace);
 }
 
 static void co_fn co_test_limit(Fixture *f)
@@ -364,5 +387,7 @@ int main(int argc, char **argv)
     add("table-full", co_test_table_full);
     add("refused", co_test_refused);
     g_test_add("/buffer/limit", Fixture, co_test_limit, set_up, test_limit, tear_down);
+    g_test_add("/buffer/limit-in-namespace", Fixture, co_test_limit, set_up,
+               test_limit_in_namespace, tear_down);
     return g_test_run();
 }
