@@ -368,6 +368,9 @@ int co_fn block_node_co_flush(BlockNode *node);
 
 /* The next flush of @node and all below it has something to do. */
 void block_node_set_dirty_below(BlockNode *node);
+
+/* How often a loss was reported of @node or one below it. See block_child_losses(). */
+unsigned block_node_losses(const BlockNode *node);
 int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error);
 int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,

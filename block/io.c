@@ -241,15 +241,19 @@ void block_node_report_loss(BlockNode *node)
     __atomic_add_fetch(&node->losses, 1, __ATOMIC_SEQ_CST);
 }
 
-unsigned block_child_losses(const BlockChild *child)
+unsigned block_node_losses(const BlockNode *node)
 {
-    const BlockNode *node = child->node;
     unsigned losses = __atomic_load_n(&node->losses, __ATOMIC_SEQ_CST);
 
     for (unsigned i = 0; i < node->children->len; i++) {
         losses += block_child_losses(g_ptr_array_index(node->children, i));
     }
     return losses;
+}
+
+unsigned block_child_losses(const BlockChild *child)
+{
+    return block_node_losses(child->node);
 }
 
 void block_node_set_dirty_below(BlockNode *node)

@@ -18,6 +18,7 @@ typedef struct EdgeSwitch {
     BlockChild *edge;
     BlockNode
         *node; /* where to: before the switch the new one, afterwards the old one; a reference */
+    unsigned losses; /* below the edge more than below @node, before the switch; may wrap */
 } EdgeSwitch;
 
 /* One node in a reopen. */
@@ -452,15 +453,33 @@ static bool co_fn reopen_co_quiesce(Reopen *r, GError **error)
 
 /* Switch */
 
+/* What the parent's users have seen of losses stays: what is missing below, it has of its own. */
 static void edge_switch(EdgeSwitch *change)
 {
     BlockChild *edge = change->edge;
     BlockNode *old = edge->node;
 
+    __atomic_add_fetch(&edge->parent->losses, change->losses, __ATOMIC_SEQ_CST);
+    change->losses = -change->losses;
     g_ptr_array_remove(old->parents, edge);
     edge->node = change->node;
     g_ptr_array_add(edge->node->parents, edge);
     change->node = old;
+}
+
+/* Before the switch, for in the midst of it there may be loops. */
+static void reopen_count_losses(Reopen *r)
+{
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        GArray *switches = reopen_get(r, i)->switches;
+
+        for (unsigned j = 0; j < switches->len; j++) {
+            EdgeSwitch *change = &g_array_index(switches, EdgeSwitch, j);
+
+            change->losses =
+                block_node_losses(change->edge->node) - block_node_losses(change->node);
+        }
+    }
 }
 
 /* Exchanges the edges; a second time puts them back. */
@@ -694,6 +713,7 @@ static bool co_fn reopen_co_switch(Reopen *r, GError **error)
     if (!reopen_co_quiesce(r, error) || !reopen_check_still_active(r, error)) {
         return false;
     }
+    reopen_count_losses(r);
     reopen_switch_edges(r);
     if (!reopen_check_loops(r, error)) {
         reopen_switch_edges(r);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "block-fixture.h"
+#include "block/driver.h"
 #include "block-script.h"
 
 #define RW  (BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE)
@@ -238,6 +239,42 @@ static void test_exchange_inline(void)
     fixture_reopen(f, "[{'driver': 'raw', 'node-name': 'x', 'file': 'f'}]");
 }
 
+static void put_at(Fixture *f, const char *child)
+{
+    g_autofree char *json = g_strdup_printf(
+        "[{'driver': 'raw', 'node-name': 'top', 'file': '%s', 'size': 32768}]", child);
+
+    fixture_reopen(f, json);
+}
+
+/* What a child has lost is told once, wherever the edge leads by then; no other's loss is. */
+static void test_exchange_losses(void)
+{
+    g_autoptr(Fixture) f = reopen_new();
+    BlockNode *old = block_graph_find(f->graph, "f", NULL);
+    BlockNode *other = block_graph_find(f->graph, "g", NULL);
+    BlockBackend *blk;
+
+    block_node_report_loss(other);
+    blk = fixture_backend(f, "top", "user", RW, ALL);
+    put_at(f, "g");
+    g_assert_cmpint(fixture_flush(f, blk), ==, 0);
+    put_at(f, "f");
+    g_assert_cmpint(fixture_flush(f, blk), ==, 0);
+    block_node_report_loss(old);
+    put_at(f, "g");
+    g_assert_cmpint(fixture_flush(f, blk), ==, -EIO);
+    g_assert_cmpint(fixture_flush(f, blk), ==, 0);
+    /* One that fails changes nothing. */
+    block_node_report_loss(other);
+    block_node_report_loss(other);
+    assert_refused(f, "[{'driver': 'raw', 'node-name': 'top', 'file': 'f', 'offset': 70000}]",
+                   "offset");
+    g_assert_cmpint(fixture_flush(f, blk), ==, -EIO);
+    g_assert_cmpint(fixture_flush(f, blk), ==, 0);
+    fixture_free_backend(f, blk);
+}
+
 static void test_loops(void)
 {
     g_autoptr(Fixture) f = reopen_new();
@@ -352,6 +389,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/reopen/all-or-none", test_all_or_none);
     g_test_add_func("/block/reopen/exchange-child", test_exchange_child);
     g_test_add_func("/block/reopen/exchange-inline", test_exchange_inline);
+    g_test_add_func("/block/reopen/exchange-losses", test_exchange_losses);
     g_test_add_func("/block/reopen/loops", test_loops);
     g_test_add_func("/block/reopen/conflict-of-exchange", test_conflict_of_exchange);
     g_test_add_func("/block/reopen/inheritance", test_inheritance);
