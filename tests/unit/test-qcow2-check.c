@@ -9,6 +9,7 @@
 #include "block/drivers/qcow2/counts.h"
 #include "block/drivers/qcow2/refcount.h"
 #include "block/drivers/qcow2/snapshot.h"
+#include "job/driver.h"
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 #include "tests/unit/qcow2-checker.h"
@@ -22,6 +23,8 @@ typedef struct Record {
 } Record;
 
 static GArray *records; /* NULL: nothing is recorded */
+
+static Job *to_cancel; /* when it writes the header; NULL: none */
 
 static void record_clear(gpointer record)
 {
@@ -40,6 +43,9 @@ int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, cons
 
         iov_to_buffer(iov, 0, r.data, iov->bytes);
         g_array_append_val(records, r);
+    }
+    if (to_cancel && offset == 0) {
+        g_assert_true(job_co_cancel(g_steal_pointer(&to_cancel), NULL));
     }
     return __real_block_child_co_pwritev(child, offset, iov, flags);
 }
@@ -741,6 +747,23 @@ static void co_fn body_leaks(GraphRig *rig)
     }
 }
 
+static bool is_counted(Qcow2Builder *b, uint64_t offset)
+{
+    unsigned order = be32_get(b->bytes->data + 4) >= 3 ? be32_get(b->bytes->data + 96) : 4;
+    uint64_t cluster = offset / size_of(b), per_block = size_of(b) * 8 >> order;
+    uint64_t block = get(b, size_of(b) + cluster / per_block * 8);
+
+    return block && qcow2_refcount_get(qcow2_builder_at(b, block), order, cluster % per_block) > 0;
+}
+
+/* A table of snapshots that nobody has counted yet must not be written over. */
+static void expect_said(Qcow2Builder *b)
+{
+    if (!is_counted(b, get(b, 64))) {
+        g_assert_true(get(b, 72) & QCOW2_INCOMPATIBLE_DIRTY);
+    }
+}
+
 /* A repair that was cut off after any of its writes can be done again, to the same effect. */
 static void co_fn body_cut(GraphRig *rig)
 {
@@ -763,6 +786,9 @@ static void co_fn body_cut(GraphRig *rig)
             qcow2_builder_append(b, (r->offset + r->bytes - b->bytes->len) / size_of(b) + 1);
         }
         memcpy(qcow2_builder_at(b, r->offset), r->data, r->bytes);
+        if (test->damage == snapshot_incomplete) {
+            expect_said(b);
+        }
         co_add_file(rig, b->bytes->data, b->bytes->len);
         again = co_check(rig, IMAGE_REPAIR_ALL);
         g_assert_cmpint(again->corruptions, ==, test->left);
@@ -987,6 +1013,55 @@ static void co_fn body_met_in_use(GraphRig *rig)
     block_backend_co_free(blk);
     graph_rig_co_del(rig, "q");
     co_expect_right(rig);
+}
+
+/* A repair by a job */
+
+typedef struct Repair {
+    BlockNode *node;
+    bool *ended;
+} Repair;
+
+static bool co_fn repair_co_run(Job *job, GError **error)
+{
+    const Repair *repair = job_state(job);
+    g_autoptr(ImageCheck) found = NULL;
+
+    to_cancel = job;
+    found = block_check_co_node(repair->node, IMAGE_REPAIR_ALL, job, error);
+    *repair->ended = true;
+    return found;
+}
+
+static const JobDriver repair_driver = {
+    .type = JOB_TYPE_CHECK,
+    .state_size = sizeof(Repair),
+    .co_run = repair_co_run,
+};
+
+/* One that is cancelled when a new table of snapshots is in use has that counted all the same. */
+static void co_fn body_cancel(GraphRig *rig)
+{
+    static const Case test = {"cancel", snapshot_incomplete};
+    g_autoptr(JobRegistry) jobs = job_registry_new(rig->ctx, NULL);
+    g_autoptr(Qcow2Builder) b = make_image(&test);
+    g_autoptr(ImageCheck) found = NULL;
+    bool ended = false;
+    Job *job = job_new(jobs, &repair_driver, &(JobOptions){.id = "repair"}, NULL);
+
+    snapshot_incomplete(b);
+    co_add_file(rig, b->bytes->data, b->bytes->len);
+    *(Repair *)job_state(job) =
+        (Repair){.node = graph_rig_co_add(rig, graph_rig_options(IMAGE_NODE)), .ended = &ended};
+    job_start(job);
+    while (!ended) {
+        aio_co_sleep_ns(1000000);
+    }
+    g_assert_null(to_cancel);
+    g_assert_true(job_registry_co_end_all(jobs, G_GINT64_CONSTANT(60000000000)));
+    found = co_check_node(rig, "q", IMAGE_REPAIR_NONE);
+    g_assert_cmpint(found->corruptions + found->leaks, ==, 0);
+    graph_rig_co_del(rig, "q");
 }
 
 /* An image that was not closed in order is counted anew before it is written to. */
@@ -1222,6 +1297,7 @@ int main(int argc, char **argv)
     }
     graph_rig_add_test("/qcow2/check/in-use", body_in_use, NULL);
     graph_rig_add_test("/qcow2/check/met-in-use", body_met_in_use, NULL);
+    graph_rig_add_test("/qcow2/check/cancel", body_cancel, NULL);
     graph_rig_add_test("/qcow2/check/dirty", body_dirty, NULL);
     graph_rig_add_test("/qcow2/check/dirty-inactive", body_dirty_inactive, NULL);
     graph_rig_add_test("/qcow2/check/lazy", body_lazy, NULL);

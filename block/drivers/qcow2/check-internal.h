@@ -49,6 +49,8 @@ typedef struct Check {
     GHashTable *differences; /* of CheckDifference: those left; NULL: too many to remember */
     uint64_t refcount_end;   /* number behind the last cluster that is counted */
     bool wrote;              /* something, and has not flushed it */
+    bool must_finish;        /* the header names what is not counted yet: cannot be cancelled */
+    bool marked;             /* the header says so, and did not before */
 } Check;
 
 static inline uint64_t check_cluster_size(const Check *c)
@@ -77,6 +79,8 @@ int co_fn check_co_write(Check *c, uint64_t offset, const void *buffer, uint64_t
 int co_fn check_co_flush(Check *c);
 /* Write the header's fields, and flush. */
 int co_fn check_co_write_header(Check *c);
+/* The same where it names what is not counted until the refcounts have been repaired. */
+int co_fn check_co_write_header_uncounted(Check *c);
 
 /* Whether the file has the whole range, which may have any values. */
 bool check_is_inside(const Check *c, uint64_t offset, uint64_t bytes);

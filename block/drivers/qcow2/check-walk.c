@@ -513,8 +513,8 @@ static const char *snapshot_fault(const Check *c, const Qcow2Snapshot *s)
 }
 
 /*
- * A new table behind the end of the file, instead of the old one. If this is cut off when the
- * header names it, it is not counted, which the next repair makes up for.
+ * A new table behind the end of the file, instead of the old one. It is not counted when the header
+ * names it; whoever writes to the image before that is made up for may take its place.
  */
 static int co_fn co_replace_snapshots(Walk *w)
 {
@@ -542,7 +542,7 @@ static int co_fn co_replace_snapshots(Walk *w)
         qcow2_counts_remove(&c->named, i);
     }
     r = check_name(c, place, bytes, 1);
-    return r < 0 ? r : check_co_write_header(c);
+    return r < 0 ? r : check_co_write_header_uncounted(c);
 }
 
 static int co_fn co_settle_snapshots(Walk *w)

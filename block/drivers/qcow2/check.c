@@ -85,7 +85,7 @@ int co_fn check_co_read(Check *c, uint64_t offset, void *buffer, uint64_t bytes)
     uint64_t inside = offset < c->length ? MIN(bytes, c->length - offset) : 0;
 
     check_co_let_others(c);
-    if (c->job && !job_co_pause_point(c->job)) {
+    if (c->job && !job_co_pause_point(c->job) && !c->must_finish) {
         return -ECANCELED;
     }
     memset((char *)buffer + inside, 0, bytes - inside);
@@ -116,6 +116,16 @@ int co_fn check_co_write_header(Check *c)
         r = check_co_write(c, 0, start, sizeof(start));
     }
     return r < 0 ? r : check_co_flush(c);
+}
+
+int co_fn check_co_write_header_uncounted(Check *c)
+{
+    c->must_finish = true;
+    if (c->header->version >= 3 && !(c->header->incompatible & QCOW2_INCOMPATIBLE_DIRTY)) {
+        c->header->incompatible |= QCOW2_INCOMPATIBLE_DIRTY;
+        c->marked = true;
+    }
+    return check_co_write_header(c);
 }
 
 bool check_is_inside(const Check *c, uint64_t offset, uint64_t bytes)
@@ -158,13 +168,18 @@ static bool check_init(Check *c, GError **error)
     return r == 0;
 }
 
-/* When nothing is wrong any more the header need not say it. */
+/*
+ * When nothing is wrong any more the header need not say it. What this check has added for as long
+ * as it went on goes in any case.
+ */
 static int co_fn co_clear_marks(Check *c)
 {
-    const uint64_t marks = QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT;
+    uint64_t marks = c->marked ? QCOW2_INCOMPATIBLE_DIRTY : 0;
 
-    if (c->repair == IMAGE_REPAIR_NONE || c->result->corruptions > 0 || c->incomplete ||
-        !(c->header->incompatible & marks)) {
+    if (c->result->corruptions == 0 && !c->incomplete) {
+        marks = QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT;
+    }
+    if (c->repair == IMAGE_REPAIR_NONE || !(c->header->incompatible & marks)) {
         return 0;
     }
     c->header->incompatible &= ~marks;
