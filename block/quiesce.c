@@ -6,8 +6,9 @@
  * ours, or by a file on our own mount. Then requests and flushes of the first pass gates of the
  * second. So everything is flushed once before any gate is closed; nodes are made quiet one after
  * the other, those above before those below, else the newest first, for what serves has to be there
- * before what is served; and if that does not come to an end nevertheless, all gates are opened
- * again and the change fails.
+ * before what is served; but before all others those that write while their gates are closed, which
+ * nothing can cut off, and those above them; and if that does not come to an end nevertheless, all
+ * gates are opened again and the change fails.
  */
 #include "block/block-internal.h"
 
@@ -40,10 +41,46 @@ bool co_fn block_nodes_co_flush(const GPtrArray *nodes, GError **error)
     return true;
 }
 
+/* Those of @nodes, which stand below first, that have to settle, or are above one that has to. */
+static GHashTable *find_settling(const GPtrArray *nodes)
+{
+    GHashTable *found = g_hash_table_new(NULL, NULL);
+
+    for (unsigned i = 0; i < nodes->len; i++) {
+        BlockNode *node = g_ptr_array_index(nodes, i);
+        bool settles = node->drv->co_settle && !block_node_read_only(node);
+
+        for (unsigned j = 0; !settles && j < node->children->len; j++) {
+            const BlockChild *child = g_ptr_array_index(node->children, j);
+
+            settles = g_hash_table_contains(found, child->node);
+        }
+        if (settles) {
+            g_hash_table_add(found, node);
+        }
+    }
+    return found;
+}
+
+/* Append those of @below_first that are wanted, and settle or do not, those above first. */
+static void append_nodes(GPtrArray *sorted, const GPtrArray *below_first, GHashTable *wanted,
+                         GHashTable *settling, bool settle)
+{
+    for (unsigned i = below_first->len; i-- > 0;) {
+        BlockNode *node = g_ptr_array_index(below_first, i);
+
+        if (g_hash_table_contains(wanted, node) &&
+            g_hash_table_contains(settling, node) == settle) {
+            g_ptr_array_add(sorted, node);
+        }
+    }
+}
+
 /* @nodes in the order in which they are to be made quiet. */
 static GPtrArray *sort_nodes(BlockGraph *graph, const GPtrArray *nodes)
 {
     g_autoptr(GHashTable) wanted = g_hash_table_new(NULL, NULL);
+    g_autoptr(GHashTable) settling = NULL;
     g_autoptr(GPtrArray) below_first = g_ptr_array_new();
     unsigned visit = block_graph_new_visit(graph);
     GPtrArray *sorted = g_ptr_array_new();
@@ -56,13 +93,9 @@ static GPtrArray *sort_nodes(BlockGraph *graph, const GPtrArray *nodes)
             block_node_collect_below(l->data, visit, below_first);
         }
     }
-    for (unsigned i = below_first->len; i-- > 0;) {
-        BlockNode *node = g_ptr_array_index(below_first, i);
-
-        if (g_hash_table_contains(wanted, node)) {
-            g_ptr_array_add(sorted, node);
-        }
-    }
+    settling = find_settling(below_first);
+    append_nodes(sorted, below_first, wanted, settling, true);
+    append_nodes(sorted, below_first, wanted, settling, false);
     return sorted;
 }
 
@@ -114,6 +147,13 @@ static void on_late(void *opaque)
 {
     BlockQuiesce *q = opaque;
 
+    if (q->settling) {
+        const BlockNode *node = g_ptr_array_index(q->nodes, q->drained - 1);
+
+        g_warning("block node '%s': writing what it has in memory takes more than %g seconds; a "
+                  "change of the graph waits for that",
+                  node->name, (double)q->graph->quiesce_ns / 1e9);
+    }
     q->late = true;
     block_graph_wake(q->graph, &q->graph->drained);
 }

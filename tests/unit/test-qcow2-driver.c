@@ -981,6 +981,41 @@ static void test_threads(void)
 
 /* Running a body as a test */
 
+/*
+ * What writes while its gate is closed is made quiet before all others, also those that are newer,
+ * for its storage may be served from them.
+ */
+static void co_fn body_settles_first(GraphRig *rig)
+{
+    static const char *const names[] = {"newer", "file", "q", "top"};
+    static const char *const wanted[] = {"top", "q", "newer", "file"};
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+    g_auto(BlockQuiesce) quiesce = {0};
+    GError *error = NULL;
+
+    qcow2_builder_count(b);
+    co_add_file(rig, b);
+    graph_rig_co_add(rig,
+                     graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file'}"));
+    graph_rig_co_add(rig, graph_rig_options("{'driver': 'raw', 'node-name': 'top', 'file': 'q'}"));
+    graph_rig_co_add(rig,
+                     graph_rig_options("{'driver': 'memory', 'node-name': 'newer', 'size': 512}"));
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_ptr_array_add(nodes, block_graph_find(rig->graph, names[i], NULL));
+    }
+    co_mutex_lock(&rig->graph->change_lock);
+    block_quiesce_co_begin(&quiesce, rig->graph, nodes, &error);
+    g_assert_no_error(error);
+    for (unsigned i = 0; i < G_N_ELEMENTS(wanted); i++) {
+        const BlockNode *node = g_ptr_array_index(quiesce.nodes, i);
+
+        g_assert_cmpstr(node->name, ==, wanted[i]);
+    }
+    block_quiesce_co_end(&quiesce);
+    co_mutex_unlock(&rig->graph->change_lock);
+}
+
 static void add(const char *name, void co_fn (*body)(GraphRig *rig), gconstpointer user)
 {
     g_autofree char *path = g_strconcat("/qcow2/driver/", name, NULL);
@@ -1028,6 +1063,7 @@ int main(int argc, char **argv)
     add("reopen", body_reopen, NULL);
     add("exchange-backing", body_exchange_backing, NULL);
     add("permissions", body_permissions, NULL);
+    add("settles-first", body_settles_first, NULL);
     add("activate", body_activate, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(hostiles); i++) {
         g_autofree char *name = g_strconcat("hostile/", hostiles[i].name, NULL);
