@@ -120,6 +120,8 @@ static void co_fn server_co_take_down(Server *s)
     notify_service_manager("STOPPING=1");
     block_graph_give_up_waiting(s->graph);
     monitor_set_co_quiesce(s->monitors, COMMANDS_WAIT_NS);
+    /* Requests of exports may wait for a job that keeps a node drained. */
+    job_registry_co_cancel_all(s->jobs);
     /* What is still being added has been waited for. */
     gone = export_registry_co_shutdown_all(s->exports, 0);
     ended = job_registry_co_end_all(s->jobs, JOBS_WAIT_NS);

@@ -37,6 +37,9 @@ JobRegistry *job_registry_new(AioContext *main, const QapiEventSink *events);
 void job_registry_free(JobRegistry *registry);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(JobRegistry, job_registry_free)
 
+/* Cancel all jobs, newest first, without waiting for their ends. None can be made any more. */
+void co_fn job_registry_co_cancel_all(JobRegistry *registry);
+
 /*
  * Cancel all jobs, newest first, wait until they have ended and dismiss them, but no longer than
  * @wait_ns. None can be made any more. Returns whether all are gone; each that is left is logged.

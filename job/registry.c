@@ -137,10 +137,11 @@ static Job *next_to_cancel(JobRegistry *registry)
     return NULL;
 }
 
-static void co_fn co_cancel_all(JobRegistry *registry)
+void co_fn job_registry_co_cancel_all(JobRegistry *registry)
 {
     Job *job;
 
+    registry->closing = true;
     while ((job = next_to_cancel(registry))) {
         job_co_cancel(job, NULL);
     }
@@ -165,12 +166,12 @@ bool co_fn job_registry_co_end_all(JobRegistry *registry, int64_t wait_ns)
     g_autoptr(AioTimer) timer = aio_timer_new(registry->main, on_deadline, registry);
     int64_t deadline = aio_now_ns() + wait_ns;
 
-    registry->closing = true;
     aio_timer_arm(timer, deadline);
-    co_cancel_all(registry);
+    job_registry_co_cancel_all(registry);
     while (dismiss_ended(registry) > 0 && aio_now_ns() < deadline) {
         co_queue_wait(&registry->ended, NULL);
-        co_cancel_all(registry); /* those whose work was done before they heard of it */
+        /* Those whose work was done before they heard of it. */
+        job_registry_co_cancel_all(registry);
     }
     for (GList *l = registry->jobs.head; l; l = l->next) {
         g_warning("job '%s' does not end", job_id(l->data));

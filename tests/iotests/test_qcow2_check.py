@@ -13,6 +13,7 @@ import struct
 import subprocess
 
 from wharf import *
+from wharf import nbd
 from wharf.qcow2 import KIB, MIB, Qcow2Test
 
 COPIED = 1 << 63
@@ -474,6 +475,22 @@ class CommandTest(CheckTest):
         daemon.qmp.cmd('blockdev-del', {'node-name': 'q'})
         with open(image, 'rb') as f:
             self.assertEqual(f.read(MIB), before)
+
+    def test_end_while_requests_wait(self):
+        """A client's request waits for the check; the daemon, which waits for clients, ends the check first."""
+        daemon = self.wharfd()
+        path = self.path('nbd')
+        self.add(daemon, self.endless())
+        daemon.qmp.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': path}}})
+        daemon.qmp.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'q', 'name': 'e'})
+        with nbd.RawClient(path) as client:
+            client.go('e')
+            self.job(daemon)
+            wait_until(lambda: self.job_info(daemon)['current-progress'] > 0)
+            client.send_request(nbd.READ, 0, 512)
+            seen = self.job_info(daemon)['current-progress']
+            wait_until(lambda: self.job_info(daemon)['current-progress'] > seen)
+            daemon.terminate()
 
     def test_interrupted(self):
         """Ctrl-C ends a check, and its daemon with it."""
