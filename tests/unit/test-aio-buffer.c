@@ -292,7 +292,7 @@ static void co_fn co_test_refused(Fixture *f)
     AioBuffer *first, *second;
 
     if (!keeps_buffers(f)) {
-        g_test_skip("no buffers are kept here");
+        g_assert_null(aio_buffer_new(f->map, MIB)); /* so there is nothing to refuse */
         return;
     }
     real_ops = f->ctx->ops;
