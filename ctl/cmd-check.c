@@ -203,8 +203,8 @@ static bool judge(const QValue *found, const char *path, GError **error)
     } else if (corruptions) {
         g_set_error(error, CTL_ERROR, CHECK_CORRUPT,
                     "'%s' is corrupt (%" G_GUINT64_FORMAT
-                    " errors): data may be wrong, and writing to it may make that worse",
-                    path, corruptions);
+                    " error%s): data may be wrong, and writing to it may make that worse",
+                    path, corruptions, corruptions == 1 ? "" : "s");
     } else if (leaks) {
         g_set_error(error, CTL_ERROR, CHECK_LEAKS,
                     "'%s' has %" G_GUINT64_FORMAT
