@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 from . import transport as transports
-from .clients import JsonRpcClient, QmpClient
+from .clients import ClientError, JsonRpcClient, QmpClient
 from .tools import TIMEOUT, stacks, wait_until
 
 _SANITIZER = re.compile(r'(==\d+==ERROR|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer)')
@@ -18,7 +18,8 @@ class Daemon:
     """A running wharfd (or QSD), its log and its sockets. Made by IoTest.wharfd() and IoTest.qsd()."""
 
     def __init__(self, directory, binary, args=(), qmp=True, jsonrpc=False, name='wharfd', env=None,
-                 prefix=(), cwd=None, wait=True, timeout=TIMEOUT, transport=None, **popen):
+                 prefix=(), cwd=None, wait=True, timeout=TIMEOUT, transport=None, greet_timeout=TIMEOUT,
+                 **popen):
         self.name = name
         self.transport = transport  # for FUSE exports that name none
         self.timeout = timeout
@@ -42,9 +43,19 @@ class Daemon:
         self.pid = self.process.pid
         if wait and (qmp or jsonrpc):
             self._wait_listening([p for p, on in ((self.qmp_path, qmp), (self.jsonrpc_path, jsonrpc)) if on])
-        self.qmp = self.qmp_client() if wait and qmp else None
+        self.qmp = self._greet(greet_timeout) if wait and qmp else None
         if self.qmp and transport and '--export' in args:
             self.qmp.check_transport()
+
+    def _greet(self, timeout):
+        """Its first client, once it answers; it is killed where it does not within timeout seconds."""
+        try:
+            client = self.qmp_client(timeout=timeout)
+        except ClientError:
+            self.kill()
+            raise
+        client.timeout = TIMEOUT
+        return client
 
     def _wait_listening(self, paths):
         def listening():
