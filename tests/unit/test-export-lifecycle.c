@@ -540,6 +540,7 @@ static void co_fn body_quit(GraphRig *rig)
 }
 
 typedef struct Quit {
+    int64_t start_wait_ns;
     bool done;
 } Quit;
 
@@ -547,14 +548,14 @@ static void co_fn quit_beside(void *opaque)
 {
     Quit *quit = opaque;
 
-    g_assert_true(export_registry_co_shutdown_all(stage->registry, 5000 * MS));
+    g_assert_true(export_registry_co_shutdown_all(stage->registry, quit->start_wait_ns));
     quit->done = true;
 }
 
 /* One that hangs does not make the older ones be cut off. */
 static void co_fn body_quit_with_one_that_hangs(GraphRig *rig)
 {
-    Quit quit = {false};
+    Quit quit = {.start_wait_ns = 5000 * MS};
 
     co_set_stage(rig);
     stage->registry->quit_patience_ns = 20 * MS;
@@ -595,6 +596,30 @@ static void co_fn body_quit_while_starting(GraphRig *rig)
     g_assert_true(export_registry_co_shutdown_all(stage->registry, 5000 * MS));
     g_assert_true(added);
     assert_log("start:e0 withdraw:e0 end:e0 event:{\"id\": \"e0\", \"reason\": \"shutdown\"} ");
+    co_clear_stage(rig);
+}
+
+/* One whose start ends only while another is waited for is shut down, too. */
+static void co_fn body_quit_with_late_start(GraphRig *rig)
+{
+    Quit quit = {.start_wait_ns = 0};
+    bool added = false;
+
+    co_set_stage(rig);
+    stage->registry->quit_patience_ns = 1 * MS;
+    co_begin_request(co_add_ok("e1")->queues[0], data_request);
+    stage->start_sleeps = true;
+    aio_co_enter(rig->ctx, add_beside, &added);
+    aio_co_enter(rig->ctx, quit_beside, &quit);
+    while (!added) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    g_string_truncate(stage->log, 0);
+    release_requests(true);
+    while (!quit.done) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    g_assert_nonnull(strstr(stage->log->str, "withdraw:e0 end:e0"));
     co_clear_stage(rig);
 }
 
@@ -738,6 +763,7 @@ int main(int argc, char **argv)
     ADD("quit", body_quit);
     ADD("quit-with-one-that-hangs", body_quit_with_one_that_hangs);
     ADD("quit-while-starting", body_quit_while_starting);
+    ADD("quit-with-late-start", body_quit_with_late_start);
     ADD("two-deletions", body_two_deletions);
     ADD("used-without-requests", body_used_without_requests);
     ADD("delete-type", body_delete_type);
