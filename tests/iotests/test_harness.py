@@ -3,6 +3,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 import time
 
@@ -141,6 +142,12 @@ class Fuse(IoTest):
         self.assertEqual(transport.read_switch(), 'Y')
         transport.switch_back()
         self.assertEqual(transport.read_switch(), 'N')
+
+    def test_tasks_at_work_are_shown(self):
+        with subprocess.Popen([sys.executable, '-c', 'while True: pass']) as spinner:
+            self.addCleanup(spinner.kill)
+            wait_until(lambda: f'thread {spinner.pid} (' in tools.tasks_at_work())
+            spinner.kill()
 
     def test_qmp_client(self):
         qsd = self.qsd()

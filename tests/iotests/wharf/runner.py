@@ -266,7 +266,7 @@ class _File:
         """Whether the current test takes too long; if so show where and kill it all."""
         if time.monotonic() < self._deadline:
             return
-        text = 'TIMEOUT, all that it started is killed\n'
+        text = f'TIMEOUT, all that it started is killed\n{tools.tasks_at_work()}\n'
         for pid in tools.marked_processes(self.mark):
             try:
                 with open(f'/proc/{pid}/cmdline', 'rb') as f:

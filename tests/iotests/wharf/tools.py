@@ -250,19 +250,31 @@ def stacks(pid):
             lines.append(result.stdout.decode(errors='replace'))
         except subprocess.TimeoutExpired:
             lines.append('(gdb did not end)')
+    return '\n'.join(lines + [text for _, text in _tasks(pid)])
+
+
+def _tasks(pid):
+    """Yield the state of each thread of a process, and that with its stack in the kernel as text.
+
+    Reads nothing that needs the process's memory map, whose lock may be what is waited for.
+    """
     try:
         for task in sorted(os.listdir(f'/proc/{pid}/task'), key=int):
             base = f'/proc/{pid}/task/{task}'
-            with open(f'{base}/comm', encoding='utf-8') as f:
-                comm = f.read().strip()
-            with open(f'{base}/stat', encoding='utf-8') as f:
-                state = f.read().rpartition(')')[2].split()[0]
+            with open(f'{base}/stat', encoding='utf-8', errors='replace') as f:
+                name, _, rest = f.read().partition('(')[2].rpartition(')')
+            state = rest.split()[0]
             try:
                 with open(f'{base}/stack', encoding='utf-8') as f:
                     kernel = f.read()
             except OSError:
                 kernel = ''
-            lines.append(f'thread {task} ({comm}) state {state}\n{kernel}')
+            yield state, f'thread {task} ({name}) state {state}\n{kernel}'
     except OSError:
         pass
-    return '\n'.join(lines)
+
+
+def tasks_at_work():
+    """All threads of the machine that run, or that wait in the kernel for what must come, as text."""
+    return '\n'.join(text for pid in os.listdir('/proc') if pid.isdigit()
+                     for state, text in _tasks(pid) if state in 'RD')
