@@ -26,7 +26,7 @@ sys.dont_write_bytecode = True
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, 'tests', 'iotests'))
 
-from wharf import runner, tools, transport  # noqa: E402
+from wharf import runner, switch, tools, transport  # noqa: E402
 
 JOBS = max(2, os.cpu_count() or 2)
 BUILD_TIMEOUT = 900
@@ -366,6 +366,16 @@ def parse_args():
     return options
 
 
+def run_stage(name):
+    begun = time.monotonic()
+    print(f'== {name}: {STAGES[name][1]}', flush=True)
+    try:
+        STAGES[name][0]()
+    except Exception:
+        totals.add('FAIL', name, traceback.format_exc())
+    print(f'== {name} took {time.monotonic() - begun:.0f}s', flush=True)
+
+
 def main():
     options = parse_args()
     mark = uuid.uuid4().hex
@@ -378,14 +388,9 @@ def main():
     without_aslr()
     status = 1
     try:
-        for name in options.stage or STAGES:
-            begun = time.monotonic()
-            print(f'== {name}: {STAGES[name][1]}', flush=True)
-            try:
-                STAGES[name][0]()
-            except Exception:
-                totals.add('FAIL', name, traceback.format_exc())
-            print(f'== {name} took {time.monotonic() - begun:.0f}s', flush=True)
+        with switch.fair_scheduling():
+            for name in options.stage or STAGES:
+                run_stage(name)
         status = 1 if totals.failed or not totals.passed else 0
     except SystemExit:
         print('interrupted', flush=True)

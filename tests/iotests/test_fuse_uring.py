@@ -88,8 +88,9 @@ class SwitchedOff(IoTest):
         self.need_root()
         self.need_fuse()
         # Tests that want the switch on wait for this one, as this one waits for them.
-        self.addCleanup(os.close, wait_until(transport.try_to_have_it_off, 90, 'the other tests not to need it on'))
-        if transport.read_switch() != 'N':
+        self.addCleanup(os.close, wait_until(transport.SWITCH.try_to_keep_free, 90,
+                                             'the other tests not to need it on'))
+        if transport.SWITCH.read() != 'N':
             self.skipTest('FUSE over io_uring is switched on')
         daemon = self.wharfd()
         mnt = self.mountpoint()

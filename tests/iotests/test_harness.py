@@ -9,6 +9,7 @@ import time
 
 from wharf import *
 from wharf import tools, transport
+from wharf.switch import AUTOGROUP, Switch
 
 
 def _die_with_the_switch_on():
@@ -117,31 +118,37 @@ class Fuse(IoTest):
 
     def replace_switch(self, value):
         """A file for the kernel's switch, and a lock of its own."""
-        for name, path in ('SWITCH', self.make_file('switch', content=value)), ('LOCK', self.path('lock')):
-            self.addCleanup(setattr, transport, name, getattr(transport, name))
-            setattr(transport, name, path)
+        self.addCleanup(setattr, transport, 'SWITCH', transport.SWITCH)
+        transport.SWITCH = Switch(self.make_file('switch', content=value), self.path('lock'), 'Y')
+        return transport.SWITCH
 
     def test_switch_goes_back_with_the_last_user(self):
         self.need_root()
         for before in b'N\n', b'Y\n':
-            self.replace_switch(before)
+            switch = self.replace_switch(before)
             first, second = transport.switch_on(), transport.switch_on()
-            self.assertEqual(transport.read_switch(), 'Y')
-            self.assertIsNone(transport.try_to_have_it_off())
+            self.assertEqual(switch.read(), 'Y')
+            self.assertIsNone(switch.try_to_keep_free())
             first()
-            transport.switch_back()
-            self.assertEqual(transport.read_switch(), 'Y')
+            switch.put_back()
+            self.assertEqual(switch.read(), 'Y')
             second()
-            self.assertEqual(transport.read_switch(), before.decode().strip())
-            os.close(transport.try_to_have_it_off())
+            self.assertEqual(switch.read(), before.decode().strip())
+            os.close(switch.try_to_keep_free())
 
     def test_switch_goes_back_after_a_death(self):
         self.need_root()
-        self.replace_switch(b'N\n')
+        switch = self.replace_switch(b'N\n')
         in_child(_die_with_the_switch_on)
-        self.assertEqual(transport.read_switch(), 'Y')
-        transport.switch_back()
-        self.assertEqual(transport.read_switch(), 'N')
+        self.assertEqual(switch.read(), 'Y')
+        switch.put_back()
+        self.assertEqual(switch.read(), 'N')
+
+    def test_all_sessions_are_scheduled_alike(self):
+        """Else one of them can take all processors from the others for a minute."""
+        self.need_root()
+        if Switch(AUTOGROUP, None, '0').read() is not None:
+            self.assertEqual(Switch(AUTOGROUP, None, '0').read(), '0')
 
     def test_tasks_at_work_are_shown(self):
         with subprocess.Popen([sys.executable, '-c', 'while True: pass']) as spinner:

@@ -21,7 +21,7 @@ import time
 import unittest
 import uuid
 
-from . import tools, transport
+from . import switch, tools, transport
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _RUN = os.path.join(_HERE, 'run')
@@ -334,7 +334,7 @@ def run_files(paths, report, patterns=(), jobs=2, base=None):
             tools.clean_up(file.dir, file.mark)
         for point in reversed(tools.mounts_below(directory)):
             tools.unmount(point)
-        transport.switch_back()
+        transport.SWITCH.put_back()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -368,7 +368,8 @@ def main(argv=None):
     failed = 0
     for _ in range(options.repeat):
         totals = Totals()
-        run_files([os.path.abspath(f) for f in files], totals.add, options.match, options.jobs)
+        with switch.fair_scheduling():
+            run_files([os.path.abspath(f) for f in files], totals.add, options.match, options.jobs)
         failed += len(totals.failed)
         for name in totals.failed:
             print(f'failed: {name}')

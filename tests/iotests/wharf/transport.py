@@ -5,16 +5,16 @@ $WHARF_FUSE_TRANSPORT (dev or io-uring) goes into every export for which a test 
 itself. That it is the one in use is checked each time; without the variable the daemon chooses.
 """
 
-import fcntl
 import json
 import os
 import unittest
 
+from .switch import Switch
+
 DEV = 'dev'
 IO_URING = 'io-uring'
 
-SWITCH = '/sys/module/fuse/parameters/enable_uring'
-LOCK = '/run/wharf-test-enable-uring'  # one for the machine, as the switch is
+SWITCH = Switch('/sys/module/fuse/parameters/enable_uring', '/run/wharf-test-enable-uring', 'Y')
 
 # What the daemon logs when it cannot do what it was asked for.
 FALLBACKS = ('no FUSE over io_uring', 'refuses FUSE over io_uring')
@@ -53,77 +53,19 @@ def _add_to_word(word, transport):
 # The switch
 
 
-def read_switch():
-    """'Y' or 'N'; None where the kernel has no such thing."""
-    try:
-        with open(SWITCH, encoding='ascii') as f:
-            return f.read().strip()
-    except OSError:
-        return None
-
-
-def _write_switch(value):
-    with open(SWITCH, 'w', encoding='ascii') as f:
-        f.write(value)
-
-
 def why_no_uring():
     """Why FUSE over io_uring cannot be had here, or None."""
-    if read_switch() is None:
+    if SWITCH.read() is None:
         return 'the kernel knows no FUSE over io_uring'
-    if read_switch() != 'Y' and (os.geteuid() != 0 or not os.access(SWITCH, os.W_OK)):
+    if SWITCH.is_out_of_reach():
         return 'cannot switch on FUSE over io_uring'
     return None
 
 
-def _open_lock():
-    return os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _lock(fd, how):
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def switch_on():
     """Have the switch on from here on; returns what is to be called in the end. Skips the test where
-    that cannot be had. It goes back to what it was when the last of all test processes says so."""
+    that cannot be had."""
     reason = why_no_uring()
     if reason:
         raise unittest.SkipTest(reason)
-    if os.geteuid() != 0:
-        return lambda: None
-    # Whoever has this file locked needs the switch; it holds what the switch was before.
-    fd = _open_lock()
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    if read_switch() != 'Y':
-        os.pwrite(fd, b'N', 0)
-        _write_switch('Y')
-    return lambda: _switch_back(fd)
-
-
-def _switch_back(fd):
-    try:
-        if _lock(fd, fcntl.LOCK_EX) and os.pread(fd, 1, 0) == b'N':
-            _write_switch('N')
-            os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
-
-
-def switch_back():
-    """What tests that were killed have left undone, unless others need the switch."""
-    if os.geteuid() == 0 and os.path.exists(LOCK):
-        _switch_back(_open_lock())
-
-
-def try_to_have_it_off():
-    """A descriptor that keeps the switch off until it is closed; None while tests need it on."""
-    fd = _open_lock()
-    if _lock(fd, fcntl.LOCK_EX):
-        return fd
-    os.close(fd)
-    return None
+    return SWITCH.hold()
