@@ -26,7 +26,7 @@ static BlockBackend *backend_new(BlockNode *node, const char *user)
     blk->root.node = block_node_ref(node);
     blk->root.shared = blk->root.new_shared = BLOCK_PERM_ALL;
     blk->link.data = blk;
-    blk->losses_told = block_child_losses(&blk->root);
+    blk->unflushed_since = BLOCK_ALL_FLUSHED;
     g_mutex_init(&blk->gate_lock);
     co_queue_init(&blk->gate_wait);
     return blk;
@@ -202,11 +202,27 @@ bool blk_writable(BlockBackend *blk)
            !block_node_read_only(blk->root.node) && block_node_active(blk->root.node);
 }
 
+static bool writes_directly(const BlockBackend *blk)
+{
+    return __atomic_load_n(&blk->root.node->direct_writer, __ATOMIC_SEQ_CST) == blk;
+}
+
+void block_backend_set_unflushed(BlockBackend *blk, uint64_t since)
+{
+    uint64_t old = __atomic_load_n(&blk->unflushed_since, __ATOMIC_SEQ_CST);
+
+    while (G_UNLIKELY(since < old) &&
+           !__atomic_compare_exchange_n(&blk->unflushed_since, &old, since, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST)) {
+    }
+}
+
 /* A request's way through the backend: in, checked, done, accounted, out. */
 typedef struct BackendRequest {
     BlockBackend *blk;
     BlockOp op;
     int64_t start_ns;
+    uint64_t troubles; /* of the graph, when it began */
 } BackendRequest;
 
 static BackendRequest co_fn request_co_begin(BlockBackend *blk, BlockOp op)
@@ -214,7 +230,12 @@ static BackendRequest co_fn request_co_begin(BlockBackend *blk, BlockOp op)
     int64_t start_ns = block_stats_clock();
 
     block_backend_co_enter(blk);
-    return (BackendRequest){.blk = blk, .op = op, .start_ns = start_ns};
+    return (BackendRequest){
+        .blk = blk,
+        .op = op,
+        .start_ns = start_ns,
+        .troubles = block_graph_troubles(blk->graph),
+    };
 }
 
 /* @refused: what the checks said; 0: @result is the node's. */
@@ -232,6 +253,7 @@ static int request_end(const BackendRequest *req, uint64_t bytes, int refused, i
         block_stats_done(own, req->op, bytes, req->start_ns, end_ns, result);
         block_stats_done(node, req->op, bytes, req->start_ns, end_ns, result);
         if (req->op == BLOCK_OP_WRITE || req->op == BLOCK_OP_UNMAP) {
+            block_backend_set_unflushed(req->blk, req->troubles);
             block_notify_written(req->blk);
         }
     }
@@ -280,25 +302,42 @@ int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes)
 
 int co_fn blk_co_allocate(BlockBackend *blk, uint64_t offset, uint64_t bytes)
 {
+    uint64_t troubles;
     int r;
 
     block_backend_co_enter(blk);
+    troubles = block_graph_troubles(blk->graph);
     r = check_write(blk, offset, bytes, 0);
     if (r == 0) {
         r = block_node_co_allocate(blk->root.node, offset, bytes);
+        block_backend_set_unflushed(blk, troubles);
     }
     block_backend_leave(blk);
     return r;
 }
 
-/* A loss makes one flush fail; but each user of the node may have lost something by it. */
+/*
+ * A flush that fails is told to one user, and storage may tell of it only once; but each of them
+ * may have lost something by it. Those that have written nothing since they flushed have not.
+ */
 static int co_fn backend_co_flush(BlockBackend *blk)
 {
+    uint64_t began = block_graph_troubles(blk->graph);
+    uint64_t since =
+        __atomic_exchange_n(&blk->unflushed_since, BLOCK_ALL_FLUSHED, __ATOMIC_SEQ_CST);
     int r = block_node_co_flush(blk->root.node);
-    unsigned losses = block_child_losses(&blk->root);
-    bool told = __atomic_exchange_n(&blk->losses_told, losses, __ATOMIC_SEQ_CST) == losses;
+    uint64_t latest = block_node_trouble(blk->root.node).report;
 
-    return r == 0 && !told ? -EIO : r;
+    if (r == 0 && since < latest) {
+        r = -EIO;
+    }
+    if (r < 0 && since != BLOCK_ALL_FLUSHED) {
+        /* Told; but not yet of what goes wrong when it is tried again. */
+        block_backend_set_unflushed(blk, MAX(since, latest));
+    } else if (G_UNLIKELY(writes_directly(blk))) {
+        block_backend_set_unflushed(blk, began);
+    }
+    return r;
 }
 
 int co_fn blk_co_flush(BlockBackend *blk)
@@ -387,11 +426,14 @@ static int co_fn backend_co_shrink(BlockBackend *blk, uint64_t size, PreallocMod
                                    BlockRequestFlags flags, GError **error)
 {
     BlockNode *node = blk->root.node;
+    uint64_t troubles;
     int r;
 
     block_backend_co_enter(blk);
+    troubles = block_graph_troubles(blk->graph);
     block_node_co_drain_begin_but(node, blk);
     r = block_node_co_truncate(node, size, prealloc, flags, error);
+    block_backend_set_unflushed(blk, troubles);
     block_node_co_drain_end(node);
     block_notify_written(blk);
     block_backend_leave(blk);
@@ -402,10 +444,13 @@ static int co_fn backend_co_shrink(BlockBackend *blk, uint64_t size, PreallocMod
 static int co_fn backend_co_grow(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error)
 {
+    uint64_t troubles;
     int r;
 
     block_backend_co_enter(blk);
+    troubles = block_graph_troubles(blk->graph);
     r = block_node_co_truncate(blk->root.node, size, prealloc, flags | BLOCK_REQ_GROW_ONLY, error);
+    block_backend_set_unflushed(blk, troubles);
     block_notify_written(blk);
     block_backend_leave(blk);
     return r;

@@ -39,6 +39,16 @@ typedef enum {
     BLOCK_NODE_CLOSING,
 } BlockNodeState;
 
+/*
+ * What has gone wrong with writes after they were acknowledged: of each kind the latest, as what
+ * graph->troubles was with it; 0: nothing. So each user can tell what is newer than his own writes,
+ * and is told of that once, whoever's flush it was that failed.
+ */
+typedef struct BlockTrouble {
+    uint64_t report; /* a flush has failed, or there was a loss */
+    uint64_t loss;   /* the storage has forgotten what it had acknowledged */
+} BlockTrouble;
+
 struct BlockGraph {
     AioContext *main;
     const QapiEventSink *events;
@@ -71,6 +81,8 @@ struct BlockGraph {
     CoQueue reopened; /* a reopen has ended */
     CoQueue notified; /* changed_bh has run */
 
+    uint64_t troubles; /* atomic; how many were reported of all nodes, see BlockTrouble */
+
     AioBh *drained_bh; /* wakes @drained; scheduled by any thread */
     AioBh *changed_bh; /* tells backends of changes; scheduled by any thread */
     GMutex grown_lock;
@@ -101,7 +113,7 @@ struct BlockNode {
     int64_t length;
     bool active;
     bool dirty;                  /* written since the last flush began */
-    unsigned losses;             /* atomic; see block_child_losses() */
+    BlockTrouble trouble;        /* reported of this very node */
     bool grown;                  /* stands in graph->grown */
     BlockBackend *direct_writer; /* writes past us; changed in the main thread. NULL: nobody */
     BlockStatsSet stats;
@@ -141,6 +153,16 @@ struct BlockNode {
     int flush_error;         /* of the last one */
 };
 
+/*
+ * What of the trouble below an edge is one of the parent's. Who could never write through it has
+ * nothing to lose there, and what was before he could is not his.
+ */
+typedef struct BlockEdgeTrouble {
+    bool counts;         /* atomic; the edge has held a permission to change the node, once */
+    uint64_t from;       /* later trouble of the node below is one of the parent's */
+    BlockTrouble before; /* with other nodes that the edge has led to */
+} BlockEdgeTrouble;
+
 struct BlockChild {
     char *name;                     /* fixed; of a backend's edge: NULL */
     BlockNode *parent;              /* fixed; NULL for a backend's */
@@ -149,7 +171,10 @@ struct BlockChild {
     BlockPerm perm;                 /* atomic; changed in the main thread with change_lock held */
     BlockPerm shared;               /* main */
     BlockPerm new_perm, new_shared; /* main; while a change is being checked */
+    BlockEdgeTrouble trouble;       /* drained, but for what its own comment says */
 };
+
+#define BLOCK_ALL_FLUSHED UINT64_MAX
 
 struct BlockBackend {
     BlockGraph *graph; /* fixed */
@@ -175,7 +200,11 @@ struct BlockBackend {
     CoQueue gate_wait;
     bool gate_closed;
 
-    unsigned losses_told; /* atomic; so many of block_child_losses() a flush has told the user */
+    /*
+     * Atomic; graph->troubles before the first write that no flush has covered began, or before the
+     * first one after the user was told of trouble. BLOCK_ALL_FLUSHED: there is none.
+     */
+    uint64_t unflushed_since;
     unsigned held;        /* atomic; requests on their way in, and truncates */
     bool shares_writes;   /* atomic; someone else wants to know what is written here */
     bool wrote;           /* atomic; changed_bh is to tell them */
@@ -292,6 +321,8 @@ void block_backend_leave(BlockBackend *blk);
 /* backend.c */
 /* Put blk->perm and blk->shared into force. With change_lock held. */
 bool co_fn block_backend_co_update_perm(BlockBackend *blk, GError **error);
+/* Clients of @blk may have written since graph->troubles was @since. Any thread. */
+void block_backend_set_unflushed(BlockBackend *blk, uint64_t since);
 
 /* quiesce.c */
 /* Several nodes that are drained together; zeroed at first. */
@@ -369,8 +400,18 @@ int co_fn block_node_co_flush(BlockNode *node);
 /* The next flush of @node and all below it has something to do. */
 void block_node_set_dirty_below(BlockNode *node);
 
-/* How often a loss was reported of @node or one below it. See block_child_losses(). */
-unsigned block_node_losses(const BlockNode *node);
+/* How often trouble was reported of any node of the graph. Any thread. */
+static inline uint64_t block_graph_troubles(const BlockGraph *graph)
+{
+    return __atomic_load_n(&graph->troubles, __ATOMIC_SEQ_CST);
+}
+
+/* The latest of @node, and of those below that are written through it. */
+BlockTrouble block_node_trouble(const BlockNode *node);
+/* The edge holds a permission to change what is below. Main thread. */
+void block_child_begin_to_count(BlockChild *child);
+/* For an edge that will lead to another node: what it has seen so far stays. Main thread. */
+BlockEdgeTrouble block_child_trouble_kept(const BlockChild *child);
 int co_fn block_node_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error);
 int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,

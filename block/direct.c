@@ -94,6 +94,7 @@ static bool co_fn writer_co_begin(BlockBackend *blk, GError **error)
     blk->lent_perm = blk->perm;
     blk->lent_shared = blk->shared;
     set_writer(node, blk);
+    block_backend_set_unflushed(blk, block_graph_troubles(blk->graph));
     if (!writer_co_set_perm(blk, blk->perm | BLOCK_PERM_RESIZE,
                             blk->shared & BLOCK_PERM_CONSISTENT_READ, error)) {
         set_writer(node, NULL);

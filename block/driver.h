@@ -272,10 +272,18 @@ void block_node_report_corruption(BlockNode *node, const char *message, int64_t 
                                   int64_t bytes, bool fatal);
 
 /*
- * Before a flush fails: what was written to @node since the last one may be gone, and the next
- * flush may succeed. Any thread.
+ * Before a flush fails: what was written to @node since the last one is probably gone, and the next
+ * flush may succeed. The same as block_node_report_flush_error(), but who keeps tables there has to
+ * stop (block_child_losses()). Any thread.
  */
 void block_node_report_loss(BlockNode *node);
+
+/*
+ * Before a flush, or a write with FUA, fails because storage could not do it: what any user has
+ * written to @node since the last flush may be gone, and the next flush may succeed. So the next
+ * one of each of them fails, once. Not for what is only late or out of reach. Any thread.
+ */
+void block_node_report_flush_error(BlockNode *node);
 
 /*
  * Open or find the child that @ref names and tie it to @parent as @name ("file"), with the
@@ -299,11 +307,11 @@ bool block_child_any_sibling(const BlockChild *child, bool (*fn)(BlockNode *sibl
 /* The first child that was opened. Stable inside a request and in control callbacks. */
 BlockChild *block_node_first_child(BlockNode *node);
 /*
- * How often a loss was reported of the node below or one below that. Who keeps tables there has to
- * stop when the number has changed: of those that seem to be written some may not be. Inside a
- * request and in control callbacks.
+ * A number that changes with each loss that is reported of the node below, or one below that, since
+ * the parent could write to it. Who keeps tables there has to stop when it has changed: of those
+ * that seem to be written some may not be. Inside a request and in control callbacks.
  */
-unsigned block_child_losses(const BlockChild *child);
+uint64_t block_child_losses(const BlockChild *child);
 /* The length of the node below. Any thread. */
 int64_t block_child_length(const BlockChild *child);
 

@@ -179,12 +179,19 @@ static int co_fn write_co_finish(BlockNode *node, int result, BlockRequestFlags 
     return result;
 }
 
+static bool child_counts(const BlockChild *child)
+{
+    return __atomic_load_n(&child->trouble.counts, __ATOMIC_ACQUIRE);
+}
+
+/* Those that could be written through @node; what others write is theirs to flush. */
 static int co_fn flush_co_children(BlockNode *node)
 {
     int result = 0;
 
     for (unsigned i = 0; i < node->children->len; i++) {
-        int r = block_child_co_flush(g_ptr_array_index(node->children, i));
+        BlockChild *child = g_ptr_array_index(node->children, i);
+        int r = child_counts(child) ? block_child_co_flush(child) : 0;
 
         if (result == 0) {
             result = r;
@@ -236,24 +243,86 @@ static int co_fn flush_co_own(BlockNode *node)
     return r;
 }
 
+/* Reports of several threads may come here in any order: the latest stays. */
+static void set_latest(uint64_t *latest, uint64_t number)
+{
+    uint64_t old = __atomic_load_n(latest, __ATOMIC_SEQ_CST);
+
+    while (old < number && !__atomic_compare_exchange_n(latest, &old, number, false,
+                                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+}
+
+static uint64_t next_trouble(BlockNode *node)
+{
+    return __atomic_add_fetch(&node->graph->troubles, 1, __ATOMIC_SEQ_CST);
+}
+
+void block_node_report_flush_error(BlockNode *node)
+{
+    set_latest(&node->trouble.report, next_trouble(node));
+}
+
 void block_node_report_loss(BlockNode *node)
 {
-    __atomic_add_fetch(&node->losses, 1, __ATOMIC_SEQ_CST);
+    uint64_t number = next_trouble(node);
+
+    set_latest(&node->trouble.loss, number);
+    set_latest(&node->trouble.report, number);
 }
 
-unsigned block_node_losses(const BlockNode *node)
+static void add_trouble(BlockTrouble *sum, BlockTrouble other)
 {
-    unsigned losses = __atomic_load_n(&node->losses, __ATOMIC_SEQ_CST);
+    sum->report = MAX(sum->report, other.report);
+    sum->loss = MAX(sum->loss, other.loss);
+}
+
+/* What is below @child, as far as it is one of the parent's. */
+static BlockTrouble child_trouble(const BlockChild *child)
+{
+    BlockTrouble sum = {0}, below;
+
+    if (!child_counts(child)) {
+        return sum;
+    }
+    sum = child->trouble.before;
+    below = block_node_trouble(child->node);
+    add_trouble(&sum, (BlockTrouble){
+                          .report = below.report > child->trouble.from ? below.report : 0,
+                          .loss = below.loss > child->trouble.from ? below.loss : 0,
+                      });
+    return sum;
+}
+
+BlockTrouble block_node_trouble(const BlockNode *node)
+{
+    BlockTrouble sum = {.report = __atomic_load_n(&node->trouble.report, __ATOMIC_SEQ_CST),
+                        .loss = __atomic_load_n(&node->trouble.loss, __ATOMIC_SEQ_CST)};
 
     for (unsigned i = 0; i < node->children->len; i++) {
-        losses += block_child_losses(g_ptr_array_index(node->children, i));
+        add_trouble(&sum, child_trouble(g_ptr_array_index(node->children, i)));
     }
-    return losses;
+    return sum;
 }
 
-unsigned block_child_losses(const BlockChild *child)
+void block_child_begin_to_count(BlockChild *child)
 {
-    return block_node_losses(child->node);
+    if (!child_counts(child)) {
+        child->trouble.from = block_graph_troubles(child->node->graph);
+        __atomic_store_n(&child->trouble.counts, true, __ATOMIC_RELEASE);
+    }
+}
+
+BlockEdgeTrouble block_child_trouble_kept(const BlockChild *child)
+{
+    return (BlockEdgeTrouble){.counts = child_counts(child),
+                              .from = block_graph_troubles(child->node->graph),
+                              .before = child_trouble(child)};
+}
+
+uint64_t block_child_losses(const BlockChild *child)
+{
+    return child_trouble(child).loss;
 }
 
 void block_node_set_dirty_below(BlockNode *node)

@@ -8,7 +8,8 @@
  */
 #include "block/block-internal.h"
 
-#define WRITES (BLOCK_PERM_WRITE | BLOCK_PERM_WRITE_UNCHANGED)
+#define WRITES  (BLOCK_PERM_WRITE | BLOCK_PERM_WRITE_UNCHANGED)
+#define CHANGES (WRITES | BLOCK_PERM_RESIZE)
 
 static const char *const perm_names[] = {"consistent read", "write", "write-unchanged", "resize"};
 
@@ -132,15 +133,13 @@ static void perm_cumulate(const BlockNode *node, BlockPerm *perm, BlockPerm *sha
 
 static bool perm_check_read_only(const BlockNode *node, BlockPerm perm, GError **error)
 {
-    const BlockPerm changes = WRITES | BLOCK_PERM_RESIZE;
-
-    if (!(perm & changes) || !block_node_flags_to_be(node)->read_only) {
+    if (!(perm & CHANGES) || !block_node_flags_to_be(node)->read_only) {
         return true;
     }
     for (unsigned i = 0; i < node->parents->len; i++) {
         const BlockChild *edge = upper_edge(node, i);
 
-        if (edge->new_perm & changes) {
+        if (edge->new_perm & CHANGES) {
             g_autofree char *user = block_child_user(edge);
 
             g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
@@ -181,7 +180,7 @@ static void perm_pass_down(BlockNode *node, BlockPerm perm, BlockPerm shared)
             node->drv->child_perm(node, child, perm, shared, &p, &s);
         }
         if (flags->read_only) {
-            p &= ~(WRITES | BLOCK_PERM_RESIZE);
+            p &= ~CHANGES;
         }
         if (flags->force_share) {
             s = BLOCK_PERM_ALL;
@@ -262,6 +261,9 @@ static void co_fn perm_co_commit(GPtrArray *order)
 
             __atomic_store_n(&edge->perm, edge->new_perm, __ATOMIC_SEQ_CST);
             edge->shared = edge->new_shared;
+            if (edge->new_perm & CHANGES) {
+                block_child_begin_to_count(edge);
+            }
         }
         node->perm = node->new_perm;
         node->shared = node->new_shared;

@@ -18,7 +18,7 @@ typedef struct EdgeSwitch {
     BlockChild *edge;
     BlockNode
         *node; /* where to: before the switch the new one, afterwards the old one; a reference */
-    unsigned losses; /* below the edge more than below @node, before the switch; may wrap */
+    BlockEdgeTrouble trouble; /* the edge's, exchanged like @node */
 } EdgeSwitch;
 
 /* One node in a reopen. */
@@ -453,14 +453,14 @@ static bool co_fn reopen_co_quiesce(Reopen *r, GError **error)
 
 /* Switch */
 
-/* What the parent's users have seen of losses stays: what is missing below, it has of its own. */
 static void edge_switch(EdgeSwitch *change)
 {
     BlockChild *edge = change->edge;
     BlockNode *old = edge->node;
+    BlockEdgeTrouble trouble = edge->trouble;
 
-    __atomic_add_fetch(&edge->parent->losses, change->losses, __ATOMIC_SEQ_CST);
-    change->losses = -change->losses;
+    edge->trouble = change->trouble;
+    change->trouble = trouble;
     g_ptr_array_remove(old->parents, edge);
     edge->node = change->node;
     g_ptr_array_add(edge->node->parents, edge);
@@ -468,7 +468,7 @@ static void edge_switch(EdgeSwitch *change)
 }
 
 /* Before the switch, for in the midst of it there may be loops. */
-static void reopen_count_losses(Reopen *r)
+static void reopen_keep_trouble(Reopen *r)
 {
     for (unsigned i = 0; i < r->nodes->len; i++) {
         GArray *switches = reopen_get(r, i)->switches;
@@ -476,8 +476,7 @@ static void reopen_count_losses(Reopen *r)
         for (unsigned j = 0; j < switches->len; j++) {
             EdgeSwitch *change = &g_array_index(switches, EdgeSwitch, j);
 
-            change->losses =
-                block_node_losses(change->edge->node) - block_node_losses(change->node);
+            change->trouble = block_child_trouble_kept(change->edge);
         }
     }
 }
@@ -713,7 +712,7 @@ static bool co_fn reopen_co_switch(Reopen *r, GError **error)
     if (!reopen_co_quiesce(r, error) || !reopen_check_still_active(r, error)) {
         return false;
     }
-    reopen_count_losses(r);
+    reopen_keep_trouble(r);
     reopen_switch_edges(r);
     if (!reopen_check_loops(r, error)) {
         reopen_switch_edges(r);
@@ -752,7 +751,7 @@ static bool reopen_collect(Reopen *r, const GPtrArray *options, GError **error)
     return true;
 }
 
-/* A failed flush may be told only once, so nobody else would hear of it. */
+/* Its cause should be looked at first: what was not flushed may be gone. */
 static bool reopen_check_flushed(Reopen *r, GError **error)
 {
     if (!r->flush_error) {

@@ -355,9 +355,13 @@ static int co_fn blkdebug_co_allocate(BlockNode *node, uint64_t offset, uint64_t
 static int co_fn blkdebug_co_flush(BlockNode *node)
 {
     Request req = {BLKDEBUG_IO_TYPE_FLUSH, 0, (uint64_t)block_node_length(node)};
+    int r = HAPPEN(node, req, BLKDEBUG_EVENT_NONE, BLKDEBUG_EVENT_FLUSH_TO_OS,
+                   BLKDEBUG_EVENT_FLUSH_TO_DISK);
 
-    return HAPPEN(node, req, BLKDEBUG_EVENT_NONE, BLKDEBUG_EVENT_FLUSH_TO_OS,
-                  BLKDEBUG_EVENT_FLUSH_TO_DISK);
+    if (r < 0) {
+        block_node_report_flush_error(node);
+    }
+    return r;
 }
 
 static int co_fn blkdebug_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,

@@ -83,6 +83,26 @@ class InjectedErrors(IoTest):
             self.worker.fsync(fd)
         self.every_errno('flush', sync)
 
+    def test_flush_of_what_others_wrote(self):
+        """A failed flush is told to those who have written there, not to one that only reads it."""
+        overlay, top = self.path('overlay.qcow2'), self.mountpoint('top')
+        tools.run(tools.find_tool('qemu-img'), 'create', '-q', '-f', 'qcow2', '-b', self.image, '-F', 'raw', overlay)
+        self.export([{'event': 'none', 'iotype': 'flush', 'errno': errno.EIO, 'once': True}])
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'o0', 'backing': 'n0',
+            'file': {'driver': 'file', 'filename': overlay}})
+        self.daemon.qmp.cmd('block-export-add', {'type': 'fuse', 'id': 'e1', 'node-name': 'o0',
+                                                 'mountpoint': top, 'writable': True})
+        base_fd = self.worker.open(self.mnt, os.O_RDWR)
+        top_fd = self.worker.open(top, os.O_RDWR)
+        self.worker.pwrite(base_fd, b'b' * 4096, 0)
+        self.worker.pwrite(top_fd, b't' * 4096, 8192)
+        self.assertEqual(self.outcome(self.worker.fsync, top_fd), 'no error')
+        self.worker.pwrite(top_fd, b't' * 4096, 8192)
+        self.assertEqual(self.outcome(self.worker.fsync, base_fd), 'EIO')
+        self.assertEqual(self.outcome(self.worker.fsync, top_fd), 'no error')
+        self.assertEqual(self.outcome(self.worker.fsync, base_fd), 'no error')
+
     def test_punch(self):
         # EINVAL is an answer about ability, not a failure: zeros are then written plainly.
         self.every_errno('write-zeroes', lambda fd: self.worker.fallocate(

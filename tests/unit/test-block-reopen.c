@@ -247,6 +247,11 @@ static void put_at(Fixture *f, const char *child)
     fixture_reopen(f, json);
 }
 
+static void write_a_bit(Fixture *f, BlockBackend *blk)
+{
+    g_assert_cmpint(fixture_fill(f, blk, 0, 512, 1), ==, 0);
+}
+
 /* What a child has lost is told once, wherever the edge leads by then; no other's loss is. */
 static void test_exchange_losses(void)
 {
@@ -257,15 +262,19 @@ static void test_exchange_losses(void)
 
     block_node_report_loss(other);
     blk = fixture_backend(f, "top", "user", RW, ALL);
+    write_a_bit(f, blk);
     put_at(f, "g");
     g_assert_cmpint(fixture_flush(f, blk), ==, 0);
+    write_a_bit(f, blk);
     put_at(f, "f");
     g_assert_cmpint(fixture_flush(f, blk), ==, 0);
+    write_a_bit(f, blk);
     block_node_report_loss(old);
     put_at(f, "g");
     g_assert_cmpint(fixture_flush(f, blk), ==, -EIO);
     g_assert_cmpint(fixture_flush(f, blk), ==, 0);
     /* One that fails changes nothing. */
+    write_a_bit(f, blk);
     block_node_report_loss(other);
     block_node_report_loss(other);
     assert_refused(f, "[{'driver': 'raw', 'node-name': 'top', 'file': 'f', 'offset': 70000}]",

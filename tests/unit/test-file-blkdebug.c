@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkdebug over a memory node: each rule strikes what it says, and nothing else. */
 #include <errno.h>
+#include <string.h>
 
 #include "tests/unit/graph-rig.h"
 
@@ -379,6 +380,74 @@ static void co_fn test_permissions(GraphRig *rig)
     co_tear_down(rig, blk);
 }
 
+#define FLUSH_FAILS_ONCE                                                                           \
+    "'inject-error': [{'event': 'none', 'iotype': 'flush', 'errno': 28, 'once': true}]"
+
+static BlockBackend *co_fn co_use_d(GraphRig *rig)
+{
+    return graph_rig_co_use(block_graph_find(rig->graph, "d", NULL), BLOCK_PERM_WRITE);
+}
+
+/* One user's flush takes the error, but each that has written since its last flush hears of it. */
+static void co_fn test_flush_error_for_each(GraphRig *rig)
+{
+    BlockBackend *blk = co_set_up(rig, FLUSH_FAILS_ONCE);
+    BlockBackend *writer = co_use_d(rig), *reader = co_use_d(rig), *late;
+
+    g_assert_cmpint(co_write(blk), ==, 0);
+    g_assert_cmpint(co_write(writer), ==, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, -ENOSPC);
+    g_assert_cmpint(blk_co_flush(blk), ==, 0);
+    late = co_use_d(rig);
+    g_assert_cmpint(co_write(late), ==, 0);
+    g_assert_cmpint(blk_co_flush(late), ==, 0);
+    g_assert_cmpint(blk_co_flush(reader), ==, 0);
+    /* Also where it has written more since. */
+    g_assert_cmpint(co_write(writer), ==, 0);
+    g_assert_cmpint(blk_co_flush(writer), ==, -EIO);
+    g_assert_cmpint(blk_co_flush(writer), ==, 0);
+    block_backend_co_free(late);
+    block_backend_co_free(reader);
+    block_backend_co_free(writer);
+    co_tear_down(rig, blk);
+}
+
+/* Whatever counts as a write. */
+static void co_fn test_flush_error_after(GraphRig *rig)
+{
+    static int (*const writes[])(BlockBackend *) = {co_write, co_write_zeroes, co_discard,
+                                                    co_allocate};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(writes); i++) {
+        BlockBackend *blk = co_set_up(rig, FLUSH_FAILS_ONCE);
+        BlockBackend *other = co_use_d(rig);
+
+        g_assert_cmpint(writes[i](other), ==, 0);
+        g_assert_cmpint(co_write(blk), ==, 0);
+        g_assert_cmpint(blk_co_flush(blk), ==, -ENOSPC);
+        g_assert_cmpint(blk_co_flush(other), ==, -EIO);
+        g_assert_cmpint(blk_co_flush(other), ==, 0);
+        block_backend_co_free(other);
+        co_tear_down(rig, blk);
+    }
+}
+
+/* A command that flushes takes nothing from those who write. */
+static void co_fn test_flush_error_of_command(GraphRig *rig)
+{
+    BlockBackend *blk = co_set_up(rig, FLUSH_FAILS_ONCE);
+    g_autofree char *message = NULL;
+
+    g_assert_cmpint(co_write(blk), ==, 0);
+    message = graph_rig_co_reopen(
+        rig, graph_rig_options("{'driver': 'blkdebug', 'node-name': 'd', 'image': 'm'}"));
+    g_assert_nonnull(message);
+    g_assert_nonnull(strstr(message, "flush"));
+    g_assert_cmpint(blk_co_flush(blk), ==, -EIO);
+    g_assert_cmpint(blk_co_flush(blk), ==, 0);
+    co_tear_down(rig, blk);
+}
+
 static void run_case(gconstpointer body)
 {
     graph_rig_run((void (*)(GraphRig *))body, NULL);
@@ -404,6 +473,9 @@ int main(int argc, char **argv)
         {"status-of-larger-blocks", test_status_of_larger_blocks},
         {"wrong-options", test_wrong_options},
         {"permissions", test_permissions},
+        {"flush-error/for-each", test_flush_error_for_each},
+        {"flush-error/after", test_flush_error_after},
+        {"flush-error/of-command", test_flush_error_of_command},
     };
 
     g_test_init(&argc, &argv, NULL);

@@ -718,6 +718,41 @@ static void co_fn test_sync_error_is_kept(GraphRig *rig)
     }
 }
 
+/*
+ * Where each sync speaks for itself, a failed one is told to each user all the same. @fua: by a
+ * write that should be stable, which is told of itself alone.
+ */
+static void co_fn co_fail_direct_sync(GraphRig *rig, bool fua)
+{
+    BlockNode *node = co_add(rig, "f0", "'cache': {'direct': true}");
+    BlockBackend *blk = graph_rig_co_use(node, READ_WRITE);
+    BlockBackend *other = graph_rig_co_use(node, READ_WRITE);
+    g_autofree char *buffer = g_malloc0(4096);
+
+    graph_rig_co_write(blk, 0, 4096, 1, 0);
+    graph_rig_co_write(other, 4096, 4096, 1, 0);
+    g_atomic_int_set(&hooks.sync_error, EIO);
+    if (fua) {
+        g_assert_cmpint(blk_co_pwritev(blk, 0, IOV_LOCAL(buffer, 4096), BLOCK_REQ_FUA), ==, -EIO);
+    } else {
+        g_assert_cmpint(blk_co_flush(blk), ==, -EIO);
+    }
+    g_atomic_int_set(&hooks.sync_error, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, fua ? -EIO : 0);
+    g_assert_cmpint(blk_co_flush(other), ==, -EIO);
+    g_assert_cmpint(blk_co_flush(other), ==, 0);
+    block_backend_co_free(other);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "f0");
+}
+
+static void co_fn test_sync_error_with_direct_for_each(GraphRig *rig)
+{
+    for (int fua = 0; hooks_see(rig) && fua < 2; fua++) {
+        co_fail_direct_sync(rig, fua);
+    }
+}
+
 /* Neither is the tail of a file that direct I/O cannot write whole. */
 static void co_fn test_sync_error_of_direct_tail(GraphRig *rig)
 {
@@ -860,6 +895,7 @@ static const TestCase cases[] = {
     {"no-flush-never-syncs", test_no_flush_never_syncs},
     {"sync-error-is-kept", test_sync_error_is_kept},
     {"sync-error-of-direct-tail", test_sync_error_of_direct_tail},
+    {"sync-error-with-direct-for-each", test_sync_error_with_direct_for_each},
     {"exchange-under-load", test_exchange_under_load},
     {"writers-come-and-go", test_writers_come_and_go},
 };

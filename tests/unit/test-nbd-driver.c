@@ -483,17 +483,19 @@ static void test_forgotten_in_flush(void)
     rig_clear(&rig);
 }
 
-/* Each user of the node hears of it, once; not one who has come later. */
+/* Each user who has written hears of it, once; not one who has come later, or has only read. */
 static void test_forgotten_by_all(void)
 {
-    BlockBackend *second, *third;
+    BlockBackend *second, *third, *reader;
     Rig rig;
 
     rig_init(&rig, ", 'reconnect-delay': 60");
     second = fixture_backend(rig.f, "n", "second", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
+    reader = fixture_backend(rig.f, "n", "reader", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
     g_assert_cmpint(put(&rig, 0, 'a', 0), ==, 0);
+    g_assert_cmpint(fixture_fill(rig.f, second, 512, 512, 'b'), ==, 0);
     crash(&rig);
-    expect_forgotten(1);
+    expect_forgotten(2);
     g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
     g_test_assert_expected_messages();
     third = fixture_backend(rig.f, "n", "third", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
@@ -501,6 +503,8 @@ static void test_forgotten_by_all(void)
     g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
     g_assert_cmpint(fixture_flush(rig.f, second), ==, -EIO);
     g_assert_cmpint(fixture_flush(rig.f, second), ==, 0);
+    g_assert_cmpint(fixture_flush(rig.f, reader), ==, 0);
+    fixture_free_backend(rig.f, reader);
     fixture_free_backend(rig.f, second);
     fixture_free_backend(rig.f, third);
     rig_clear(&rig);

@@ -116,6 +116,7 @@ static bool co_fn open_kind(BlockNode *node, const BlockdevOptions *opts, FileKi
     s->handle = o.handle;
     s->engine = engine_for(o.options, &s->handle);
     s->page_size = (uint32_t)getpagesize();
+    s->node = node;
     s->path = g_strdup(o.options->filename);
     s->use_locks = o.use_locks;
     s->shared = BLOCK_PERM_ALL;

@@ -95,12 +95,19 @@ static int co_fn write_plainly(FileState *s, uint64_t offset, const IoVector *io
     return (size_t)n == iov->bytes ? 0 : -ENOSPC; /* a write that writes nothing has no room */
 }
 
-/* Keep the first error of a sync for ever (see sync_error). Returns what callers are to be told. */
+/*
+ * The kernel tells a descriptor of a failed sync once, but it is of concern to each user of the
+ * node; and the first one is kept for ever (see sync_error). Returns what callers are to be told.
+ */
 static int remember_sync_error(FileState *s, int r)
 {
     int none = 0;
 
-    if (r == -EAGAIN || (s->handle.direct && !atomic_load(&s->tail_cached))) {
+    if (r == -EAGAIN) {
+        return r;
+    }
+    block_node_report_flush_error(s->node);
+    if (s->handle.direct && !atomic_load(&s->tail_cached)) {
         return r;
     }
     atomic_compare_exchange_strong(&s->sync_error, &none, r);

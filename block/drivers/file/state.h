@@ -30,6 +30,8 @@ typedef struct FileState {
     AioEngine engine;
     uint32_t page_size; /* of the kernel's page cache */
 
+    BlockNode *node; /* fixed */
+
     /* Requests, any thread. */
     FileExtentCache extents;
     atomic_bool refused[FILE_METHOD__MAX]; /* once refused, not tried again */

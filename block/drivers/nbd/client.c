@@ -364,6 +364,7 @@ int co_fn nbd_client_co_run(NbdClient *c, NbdClientWork *work, void *opaque)
 typedef struct NbdFlush {
     NbdClient *client;
     uint64_t forgotten; /* before the flush was sent; what is forgotten later is not its affair */
+    int answer;         /* of the last connection that was asked */
 } NbdFlush;
 
 static int co_fn co_flush(NbdConnection *connection, void *opaque)
@@ -371,19 +372,26 @@ static int co_fn co_flush(NbdConnection *connection, void *opaque)
     NbdFlush *flush = opaque;
 
     flush->forgotten = flush->client->forgotten;
-    return nbd_connection_co_flush(connection);
+    flush->answer = nbd_connection_co_flush(connection);
+    return flush->answer;
 }
 
 /* What is there is flushed in any case. */
-static int co_fn client_co_flush_here(NbdClient *c, bool *forgotten)
+static int co_fn client_co_flush_here(NbdClient *c, NbdFlushFailure *why)
 {
     NbdFlush flush = {.client = c};
     int r = client_co_run_here(c, co_flush, &flush);
 
-    if (r < 0 || flush.forgotten == 0) {
+    if (r < 0) {
+        bool away = flush.answer == 0 || flush.answer == -ENOTCONN || flush.answer == -ESHUTDOWN;
+
+        *why = away ? NBD_FLUSH_LATE : NBD_FLUSH_REFUSED;
         return r;
     }
-    *forgotten = true;
+    if (flush.forgotten == 0) {
+        return 0;
+    }
+    *why = NBD_FLUSH_FORGOTTEN;
     c->forgotten -= flush.forgotten;
     g_warning("block node '%s': %s was lost with %" G_GUINT64_FORMAT " unflushed writes, which it "
               "may have forgotten; a flush fails for that, once",
@@ -391,14 +399,13 @@ static int co_fn client_co_flush_here(NbdClient *c, bool *forgotten)
     return -EIO;
 }
 
-int co_fn nbd_client_co_flush(NbdClient *c, bool *forgotten)
+int co_fn nbd_client_co_flush(NbdClient *c, NbdFlushFailure *why)
 {
     AioContext *caller = aio_context_current();
     int r;
 
     aio_co_reschedule_self(c->ctx);
-    *forgotten = false;
-    r = client_co_flush_here(c, forgotten);
+    r = client_co_flush_here(c, why);
     aio_co_reschedule_self(caller);
     return r;
 }

@@ -64,9 +64,14 @@ typedef int co_fn NbdClientWork(NbdConnection *connection, void *opaque);
 /* Carry out @work(.., @opaque) in the client's home. Returns in the thread of the caller. */
 int co_fn nbd_client_co_run(NbdClient *client, NbdClientWork *work, void *opaque);
 
-/*
- * Flush. -EIO also if writes that should be durable then were forgotten, perhaps; then *@forgotten.
- */
-int co_fn nbd_client_co_flush(NbdClient *client, bool *forgotten);
+/* Why a flush has failed. */
+typedef enum NbdFlushFailure {
+    NBD_FLUSH_LATE,      /* the server is out of reach, which says nothing of its storage */
+    NBD_FLUSH_REFUSED,   /* the server says so */
+    NBD_FLUSH_FORGOTTEN, /* by a server that was away: writes that should be durable now, perhaps */
+} NbdFlushFailure;
+
+/* Flush. Where that fails *@why says how. */
+int co_fn nbd_client_co_flush(NbdClient *client, NbdFlushFailure *why);
 
 #endif

@@ -383,12 +383,13 @@ static int co_fn nbd_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byte
 static int co_fn nbd_co_flush(BlockNode *node)
 {
     NbdState *s = block_node_state(node);
+    NbdFlushFailure why;
+    int r = nbd_client_co_flush(s->client, &why);
 
-    bool forgotten;
-    int r = nbd_client_co_flush(s->client, &forgotten);
-
-    if (forgotten) {
+    if (r < 0 && why == NBD_FLUSH_FORGOTTEN) {
         block_node_report_loss(node);
+    } else if (r < 0 && why == NBD_FLUSH_REFUSED) {
+        block_node_report_flush_error(node);
     }
     return r;
 }

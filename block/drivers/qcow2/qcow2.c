@@ -456,7 +456,7 @@ static void co_fn qcow2_co_close(BlockNode *node)
 typedef struct Qcow2Loaded {
     Qcow2Image *image; /* NULL: not read */
     Qcow2Unpacked *unpacked;
-    unsigned losses;
+    uint64_t losses;
     bool corrupt;
     Qcow2L2 l2;
     int64_t clean_ns;

@@ -132,7 +132,7 @@ typedef struct Qcow2State {
 
     bool corrupt; /* atomic; found to be, and reported */
 
-    unsigned losses;  /* of the file, when the tables were read */
+    uint64_t losses;  /* of the file, when the tables were read */
     gint losses_told; /* atomic */
 
     /* Options; drained. */
