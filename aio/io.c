@@ -162,6 +162,10 @@ static ssize_t co_fn request_run(AioEngine engine, AioRequest *req)
         ctx->ops->submit(ctx, req);
         coroutine_yield();
     } while (req->ret == -EINTR);
+    if (req->ret == -ECANCELED) {
+        /* Not begun: the kernel could start no thread for it. Ours may be there, or do without. */
+        aio_co_run_worker(run_in_worker, req);
+    }
     return req->ret;
 }
 

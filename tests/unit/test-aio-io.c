@@ -8,6 +8,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -630,6 +631,32 @@ static void test_threads(void)
     close(shared.fd);
 }
 
+/* Where no thread can be started, neither by us nor by the kernel's ring. */
+
+#define OTHER_USER 65533 /* root is under no limit */
+
+static void no_threads(void)
+{
+    Target t = {AIO_ENGINE_DEFAULT, "/tmp"};
+
+    g_assert_cmpint(setrlimit(RLIMIT_NPROC, &(struct rlimit){1, 1}), ==, 0);
+    if (geteuid() == 0) {
+        g_assert_cmpint(setresuid(OTHER_USER, OTHER_USER, OTHER_USER), ==, 0);
+    }
+    run_one(read_write, &t);
+    run_one(allocate, &t);
+    _exit(0); /* what sanitizers do at the end takes threads, too */
+}
+
+static void test_no_threads(void)
+{
+    if (g_test_subprocess()) {
+        no_threads();
+    }
+    g_test_trap_subprocess(NULL, 0, G_TEST_SUBPROCESS_INHERIT_STDERR);
+    g_test_trap_assert_passed();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -641,6 +668,7 @@ int main(int argc, char **argv)
     g_test_add_func("/io/many", test_many);
     g_test_add_func("/io/glib", test_glib);
     g_test_add_func("/io/threads", test_threads);
+    g_test_add_func("/io/no-threads", test_no_threads);
     g_test_add_func("/io/worker/result", test_worker);
     g_test_add_func("/io/worker/blocked", test_blocked_workers);
     g_test_add_func("/io/worker/limits", test_worker_limits);
