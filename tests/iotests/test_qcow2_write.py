@@ -153,6 +153,22 @@ class LengthTest(Qcow2WriteTest):
         self.check(image)
         self.compare(image, b'b' * MIB + bytes(2 * MIB))
 
+    def test_grow_over_rest_of_data_file(self):
+        """What a data file that is the disk has behind its end does not show up, either."""
+        daemon = self.wharfd()
+        data = self.path('data.raw')
+        image = self.create('image.qcow2', MIB, data_file=data, data_file_raw='on')
+        self.qemu_io(image, 'write -P 7 0 1M')
+        with open(data, 'ab') as file:
+            file.write(b'rest' * MIB)
+        self.open(daemon, image)
+        self.resize(daemon, 3 * MIB)
+        self.remove(daemon)
+        self.check(image)
+        self.compare(image, b'\7' * MIB + bytes(2 * MIB))
+        with open(data, 'rb') as file:
+            self.assertEqual(file.read(), b'\7' * MIB + bytes(2 * MIB))
+
     def test_very_large(self):
         daemon = self.wharfd()
         image = self.create('image.qcow2', MIB)

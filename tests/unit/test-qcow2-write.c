@@ -690,7 +690,9 @@ static void co_fn co_add_memory(Run *run, const char *name, const uint8_t *bytes
     block_backend_co_free(blk);
 }
 
-static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow2Builder *b)
+/* The disk of image @b has a length of @size. */
+static void co_fn co_begin_with(Run *run, GraphRig *rig, const Kind *kind, const Qcow2Builder *b,
+                                uint64_t size)
 {
     guint seed = g_test_rand_int();
     uint64_t base_size = kind->base ? kind->base : kind->size / 2 + 100;
@@ -700,7 +702,7 @@ static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow
     *run = (Run){.rig = rig,
                  .kind = kind,
                  .rand = g_rand_new_with_seed(seed),
-                 .size = kind->size,
+                 .size = size,
                  .max = kind->size * 3 / 2 / 512 * 512,
                  .touches = g_array_new(FALSE, FALSE, sizeof(Touch)),
                  .marks = g_array_new(FALSE, FALSE, sizeof(Mark)),
@@ -720,6 +722,11 @@ static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow
     g_assert_cmpint(blk_co_preadv(run->blk, 0, IOV_LOCAL(run->model, run->size), 0), ==, 0);
     run->first = g_memdup2(run->model, run->max);
     co_mark(run);
+}
+
+static void co_fn co_begin(Run *run, GraphRig *rig, const Kind *kind, const Qcow2Builder *b)
+{
+    co_begin_with(run, rig, kind, b, kind->size);
 }
 
 static void run_clear(Run *run)
@@ -1021,11 +1028,12 @@ static void co_fn body_crash(GraphRig *rig)
 }
 
 /*
- * A disk that grows: whenever a crash comes, it has its old length, or what was added is zeros. The
- * backing file has something there, and so has the rest of the last cluster.
+ * A disk whose length changes: whenever a crash comes, it is as it was before, or has the new
+ * length. What was added is zeros then, though the backing file has something there, and so has the
+ * rest of the last cluster; and what was cut off does not come back when it grows again.
  */
 
-static const Kind growing[] = {
+static const Kind resized[] = {
     {"usual", 3, 16, 4, 0, 320 * KIB, true, "", false, MIB},
     {"alone", 3, 16, 4, 0, 320 * KIB, false, ", 'discard': 'unmap'"},
     {"small-clusters", 3, 9, 4, 0, 50 * KIB, true, "", false, MIB},
@@ -1035,40 +1043,58 @@ static const Kind growing[] = {
     {"compressed", 3, 16, 4, 0, 320 * KIB, true, "", true, MIB},
 };
 
-/* Of an image that a crash has left while the disk grew from run->size. */
-static void co_fn co_check_grown(Run *run, const GByteArray *image, uint64_t size, guint n)
+static void co_fn co_expect_zeros(const Run *run, BlockBackend *blk, uint64_t from, uint64_t to)
+{
+    g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(run->buffer, to), 0), ==, 0);
+    for (uint64_t i = from; i < to; i++) {
+        if (run->buffer[i] != 0) {
+            g_error("something shows up at %" G_GUINT64_FORMAT, i);
+        }
+    }
+}
+
+/* The image in node "crashed" reads as the model does as far as its length goes, then zeros. */
+static uint64_t co_fn co_check_crashed(Run *run, bool grow)
 {
     g_autofree char *json =
         g_strdup_printf("{'driver': 'qcow2', 'node-name': 'cut', 'file': 'crashed', "
-                        "'read-only': true, 'backing': %s}",
-                        run->kind->backing ? "'base'" : "null");
-    BlockBackend *blk;
-    uint64_t length;
+                        "'read-only': %s, 'backing': %s}",
+                        grow ? "false" : "true", run->kind->backing ? "'base'" : "null");
+    BlockBackend *blk = graph_rig_co_use(graph_rig_co_add(run->rig, graph_rig_options(json)),
+                                         grow ? BLOCK_PERM_ALL : BLOCK_PERM_CONSISTENT_READ);
+    uint64_t length = blk_length(blk);
 
-    co_add_memory(run, "crashed", image->data, image->len);
-    blk = graph_rig_co_use(graph_rig_co_add(run->rig, graph_rig_options(json)),
-                           BLOCK_PERM_CONSISTENT_READ);
-    length = blk_length(blk);
-    g_assert_true(length == run->size || length == size);
-    g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(run->buffer, length), 0), ==, 0);
-    g_assert_cmpmem(run->buffer, run->size, run->model, run->size);
-    for (uint64_t i = run->size; i < length; i++) {
-        if (run->buffer[i] != 0) {
-            g_error("after a crash at %u of %u something shows up at %" G_GUINT64_FORMAT, n,
-                    records->len, i);
-        }
+    co_expect_zeros(run, blk, run->size, length);
+    g_assert_cmpmem(run->buffer, MIN(run->size, length), run->model, MIN(run->size, length));
+    if (grow) {
+        g_assert_cmpint(blk_co_truncate(blk, run->max, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, NULL), ==,
+                        0);
+        co_expect_zeros(run, blk, length, run->max);
     }
     block_backend_co_free(blk);
     graph_rig_co_del(run->rig, "cut");
+    return length;
+}
+
+/* Of an image that a crash has left while the disk's length changed from run->size. */
+static void co_fn co_check_resized(Run *run, const GByteArray *image, uint64_t size)
+{
+    uint64_t length;
+
+    co_add_memory(run, "crashed", image->data, image->len);
+    length = co_check_crashed(run, false);
+    g_assert_true(length == run->size || length == size);
+    co_check_crashed(run, true);
     graph_rig_co_del(run->rig, "crashed");
 }
 
 /* All cuts of what was recorded since the image had @bytes; any write not flushed may be lost. */
-static void co_fn co_check_growing(Run *run, const uint8_t *bytes, uint64_t length, uint64_t size)
+static void co_fn co_check_resizing(Run *run, const uint8_t *bytes, uint64_t length, uint64_t size)
 {
+    g_autoptr(GArray) all = g_steal_pointer(&records);
     guint flushed = 0;
 
-    for (guint n = 0; n <= records->len; n++) {
+    for (guint n = 0; n <= all->len; n++) {
         for (unsigned i = 0; i < 4; i++) {
             g_autoptr(GByteArray) image = g_byte_array_new();
             double kept = i == 0 ? 1 : g_rand_double(run->rand);
@@ -1076,21 +1102,21 @@ static void co_fn co_check_growing(Run *run, const uint8_t *bytes, uint64_t leng
             g_byte_array_append(image, bytes, length);
             for (guint j = 0; j < n; j++) {
                 if (j < flushed || g_rand_double(run->rand) < kept) {
-                    apply(image, &g_array_index(records, Record, j));
+                    apply(image, &g_array_index(all, Record, j));
                 }
             }
-            check_image(image->data, image->len, true, "while the disk grew, at", n);
-            co_check_grown(run, image, size, n);
+            check_image(image->data, image->len, true, "while the length changed, at", n);
+            co_check_resized(run, image, size);
         }
-        if (n < records->len && g_array_index(records, Record, n).kind == RECORD_FLUSH) {
+        if (n < all->len && g_array_index(all, Record, n).kind == RECORD_FLUSH) {
             flushed = n + 1;
         }
     }
 }
 
-static void co_fn co_grow_and_crash(Run *run, uint64_t size, PreallocMode mode)
+static void co_fn co_resize_and_crash(Run *run, uint64_t size, PreallocMode mode)
 {
-    uint64_t length;
+    uint64_t length, low = MIN(size, run->size);
     g_autofree uint8_t *bytes = NULL;
 
     g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
@@ -1098,9 +1124,8 @@ static void co_fn co_grow_and_crash(Run *run, uint64_t size, PreallocMode mode)
     records = g_array_new(FALSE, FALSE, sizeof(Record));
     g_array_set_clear_func(records, record_clear);
     g_assert_cmpint(blk_co_truncate(run->blk, size, mode, BLOCK_REQ_ZERO, NULL), ==, 0);
-    co_check_growing(run, bytes, length, size);
-    g_clear_pointer(&records, g_array_unref);
-    memset(run->model + run->size, 0, size - run->size);
+    co_check_resizing(run, bytes, length, size);
+    memset(run->model + low, 0, run->max - low);
     run->size = size;
     co_expect(run);
 }
@@ -1116,11 +1141,55 @@ static void co_fn body_growing(GraphRig *rig)
     /* Within a cluster, of which the rest is not empty. */
     g_assert_cmpint(blk_co_truncate(run.blk, kind->size - 1536, PREALLOC_MODE_OFF, 0, NULL), ==, 0);
     run.size = kind->size - 1536;
-    co_grow_and_crash(&run, kind->size - 512, PREALLOC_MODE_OFF);
-    co_grow_and_crash(&run, kind->size + 1024, PREALLOC_MODE_OFF);
-    co_grow_and_crash(&run, kind->size * 5 / 4 / 512 * 512, PREALLOC_MODE_METADATA);
-    co_grow_and_crash(&run, run.max, PREALLOC_MODE_FULL);
+    co_resize_and_crash(&run, kind->size - 512, PREALLOC_MODE_OFF);
+    co_resize_and_crash(&run, kind->size + 1024, PREALLOC_MODE_OFF);
+    co_resize_and_crash(&run, kind->size * 5 / 4 / 512 * 512, PREALLOC_MODE_METADATA);
+    co_resize_and_crash(&run, run.max, PREALLOC_MODE_FULL);
     co_close(&run);
+    run_clear(&run);
+}
+
+static void co_fn body_shrinking(GraphRig *rig)
+{
+    const Kind *kind = rig->user;
+    g_autoptr(Qcow2Builder) b = make_image(kind);
+    Run run;
+
+    co_begin(&run, rig, kind, b);
+    co_do_write(&run, kind->size / 2, kind->size / 2);
+    co_resize_and_crash(&run, kind->size - 1536, PREALLOC_MODE_OFF);
+    co_resize_and_crash(&run, kind->size / 2 / 512 * 512, PREALLOC_MODE_OFF);
+    co_resize_and_crash(&run, 512, PREALLOC_MODE_OFF);
+    co_resize_and_crash(&run, kind->size, PREALLOC_MODE_OFF);
+    co_close(&run);
+    run_clear(&run);
+}
+
+/*
+ * Who wrote the image before us has left something behind the end of the disk: a crash while it was
+ * made shorter, say, or the state of a virtual machine. That does not show up when it grows.
+ */
+static void co_fn body_behind_the_end(GraphRig *rig)
+{
+    static const Kind kind = {"behind", 3, 12, 4, 0, 512 * KIB, true, ", 'discard': 'unmap'"};
+    static const uint64_t lengths[] = {100 * KIB, 200 * KIB + 512, 300 * KIB};
+    g_autoptr(Qcow2Builder) b = make_image(&kind);
+    Run run;
+
+    for (unsigned i = 3; i < 128; i += 5) {
+        qcow2_builder_data(b, i, i + 1);
+    }
+    qcow2_builder_count(b);
+    be64_put(qcow2_builder_at(b, 24), lengths[0]);
+    be64_put(qcow2_builder_at(b, 88), 0); /* bitmaps would be of another length */
+    co_begin_with(&run, rig, &kind, b, lengths[0]);
+    for (unsigned i = 1; i < G_N_ELEMENTS(lengths); i++) {
+        PreallocMode mode = i == 2 ? PREALLOC_MODE_METADATA : PREALLOC_MODE_OFF;
+
+        co_resize_and_crash(&run, lengths[i], mode);
+    }
+    block_backend_co_free(run.blk);
+    graph_rig_co_del(rig, "q");
     run_clear(&run);
 }
 
@@ -1246,9 +1315,12 @@ typedef enum {
     DO_APPLY,
     DO_DELETE,
     DO_GROW,
+    DO_SHRINK,
     DO_CLOSE,
     DO__MAX,
 } Doing;
+
+#define SHRUNK 1024u
 
 static bool co_fn co_do(Run *run, Doing what, GError **error)
 {
@@ -1265,6 +1337,8 @@ static bool co_fn co_do(Run *run, Doing what, GError **error)
         return info != NULL;
     case DO_GROW:
         return blk_co_truncate(run->blk, run->max, PREALLOC_MODE_OFF, BLOCK_REQ_ZERO, error) == 0;
+    case DO_SHRINK:
+        return blk_co_truncate(run->blk, SHRUNK, PREALLOC_MODE_OFF, 0, error) == 0;
     default:
         block_backend_co_free(run->blk);
         graph_rig_co_del(run->rig, "q");
@@ -1294,6 +1368,10 @@ static void co_fn co_did(Run *run, Doing what)
     case DO_GROW:
         memset(run->model + run->size, 0, run->max - run->size);
         run->size = run->max;
+        break;
+    case DO_SHRINK:
+        memset(run->model + SHRUNK, 0, run->max - SHRUNK);
+        run->size = SHRUNK;
         break;
     default:
         co_open(run);
@@ -1385,7 +1463,8 @@ static void co_fn body_faults(GraphRig *rig)
     model = g_memdup2(run.model, run.max);
     size = run.size;
     for (unsigned i = 0; i < 2 * DO__MAX; i++) {
-        bool struck = kind->version >= 3 || i / 2 != DO_GROW; /* cannot, with snapshots */
+        bool resizes = i / 2 == DO_GROW || i / 2 == DO_SHRINK;
+        bool struck = kind->version >= 3 || !resizes; /* cannot, with snapshots */
 
         for (int n = 0; struck; n++) {
             graph_rig_co_del(rig, "file");
@@ -1730,9 +1809,11 @@ int main(int argc, char **argv)
             add("faults", &kinds[i], body_faults);
         }
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(growing); i++) {
-        add("growing", &growing[i], body_growing);
+    for (unsigned i = 0; i < G_N_ELEMENTS(resized); i++) {
+        add("growing", &resized[i], body_growing);
+        add("shrinking", &resized[i], body_shrinking);
     }
+    graph_rig_add_test("/qcow2/write/behind-the-end", body_behind_the_end, NULL);
     graph_rig_add_test("/qcow2/write/no-flush", body_no_flush, NULL);
     graph_rig_add_test("/qcow2/write/short-file", body_short_file, NULL);
     graph_rig_add_test("/qcow2/write/settle", body_settle, NULL);

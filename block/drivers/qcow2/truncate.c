@@ -110,15 +110,50 @@ static int co_fn co_set_size(BlockNode *node, uint64_t size)
     return r;
 }
 
-static int co_fn co_shrink(BlockNode *node, uint64_t size)
-{
-    Qcow2State *s = block_node_state(node);
-    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
-    uint64_t start = (size + mask) & ~mask;
-    uint64_t end = (qcow2_disk_size(s) + mask) & ~mask;
-    int r = start < end ? qcow2_co_drop(node, start, end - start) : 0;
+/* What is behind the end of the disk. */
 
+/* Make what lies from @start to @end, behind the end, as if nothing had been written. */
+static int co_fn co_drop_behind(BlockNode *node, uint64_t start, uint64_t end)
+{
+    const Qcow2State *s = block_node_state(node);
+    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
+    int r = 0;
+
+    start = (start + mask) & ~mask;
+    end = (end + mask) & ~mask;
+    if (start < end) {
+        r = qcow2_co_drop(node, start, end - start);
+    }
     return r < 0 ? r : qcow2_co_commit(node);
+}
+
+/* Whether anything has been written there. */
+static int co_fn co_is_written(BlockNode *node, uint64_t offset, uint64_t end, bool *written)
+{
+    int r = 0;
+
+    for (*written = false; r == 0 && !*written && offset < end;) {
+        Qcow2Extent extent = {.bytes = 0};
+
+        r = qcow2_co_map(node, offset, end - offset, &extent);
+        *written = r == 0 && extent.kind != QCOW2_EXTENT_UNALLOCATED;
+        offset += extent.bytes;
+    }
+    return r;
+}
+
+/*
+ * There may be something left behind the end that was cut off before a crash, or the state of a
+ * virtual machine; it is not to show up as part of the disk.
+ */
+static int co_fn co_clean_behind(BlockNode *node, uint64_t before, uint64_t size)
+{
+    const Qcow2State *s = block_node_state(node);
+    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
+    bool written;
+    int r = co_is_written(node, (before + mask) & ~mask, size, &written);
+
+    return r == 0 && written ? co_drop_behind(node, before, size) : r;
 }
 
 /* What is added: while it becomes what it shall be, the disk still ends before it. */
@@ -198,19 +233,6 @@ static int co_fn co_prepare_added(BlockNode *node, uint64_t before, uint64_t siz
     return r == 0 && wrote ? co_make_durable(node) : r;
 }
 
-/* What was prepared behind the end is not wanted any more. */
-static void co_fn co_drop_added(BlockNode *node, uint64_t before, uint64_t size)
-{
-    Qcow2State *s = block_node_state(node);
-    uint64_t mask = qcow2_cluster_size(&s->image->layout) - 1;
-    uint64_t start = (before + mask) & ~mask;
-
-    /* An error leaves zeros there, which do no harm. */
-    if (start < size && qcow2_co_drop(node, start, ((size + mask) & ~mask) - start) == 0) {
-        qcow2_co_commit(node);
-    }
-}
-
 /* Another length */
 
 typedef struct Resize {
@@ -218,6 +240,59 @@ typedef struct Resize {
     PreallocMode prealloc;
     BlockRequestFlags flags;
 } Resize;
+
+/* A data file that is the disk as it is has its length, too. */
+static bool data_file_is_disk(const Qcow2State *s)
+{
+    return s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+}
+
+static int co_fn co_resize_data_file(BlockNode *node, uint64_t size)
+{
+    const Qcow2State *s = block_node_state(node);
+
+    return data_file_is_disk(s) ? block_child_co_truncate(s->data, size, PREALLOC_MODE_OFF, 0, NULL)
+                                : 0;
+}
+
+/* Have it longer, and nothing in what is added that it had behind the end of the disk. */
+static int co_fn co_grow_data_file(BlockNode *node, const Resize *resize)
+{
+    const Qcow2State *s = block_node_state(node);
+    int r = 0;
+
+    if (data_file_is_disk(s) && (uint64_t)block_child_length(s->data) > resize->before) {
+        r = co_resize_data_file(node, resize->before);
+        if (r == 0) {
+            r = block_child_co_flush(s->data);
+        }
+    }
+    return r == 0 ? co_resize_data_file(node, resize->size) : r;
+}
+
+/* With an L1 table that is long enough. */
+static int co_fn co_grow_disk(BlockNode *node, const Resize *resize)
+{
+    int r = co_clean_behind(node, resize->before, resize->size);
+
+    if (r == 0) {
+        r = co_grow_data_file(node, resize);
+    }
+    if (r < 0) {
+        return r;
+    }
+    qcow2_bitmaps_mark(block_node_state(node), resize->before, resize->size - resize->before);
+    r = co_prepare_added(node, resize->before, resize->size, resize->prealloc, resize->flags);
+    if (r == 0) {
+        r = co_set_size(node, resize->size);
+    }
+    if (r < 0) {
+        /* An error leaves zeros there, which do no harm. */
+        co_drop_behind(node, resize->before, resize->size);
+        co_resize_data_file(node, resize->before);
+    }
+    return r;
+}
 
 static int co_fn co_grow(BlockNode *node, const Resize *resize)
 {
@@ -227,46 +302,30 @@ static int co_fn co_grow(BlockNode *node, const Resize *resize)
         qcow2_l1_entries_for(resize->size, layout->cluster_bits, layout->entry_words > 1);
     int r = entries > s->image->header->l1_entries ? co_grow_l1(node, entries) : 0;
 
+    return r == 0 ? co_grow_disk(node, resize) : r;
+}
+
+/*
+ * Nothing is dropped before the header says that it is not part of the disk, so that a crash leaves
+ * the old disk or the new one. Once it does, the length has changed, whatever follows.
+ */
+static int co_fn co_shrink(BlockNode *node, const Resize *resize)
+{
+    const Qcow2State *s = block_node_state(node);
+    int r = co_set_size(node, resize->size);
+
     if (r < 0) {
         return r;
     }
-    qcow2_bitmaps_mark(s, resize->before, resize->size - resize->before);
-    r = co_prepare_added(node, resize->before, resize->size, resize->prealloc, resize->flags);
-    if (r == 0) {
-        r = co_set_size(node, resize->size);
-    }
-    if (r < 0) {
-        co_drop_added(node, resize->before, resize->size);
-    }
-    return r;
-}
-
-/* A data file that is the disk as it is has its length, too. */
-static int co_fn co_resize_data_file(BlockNode *node, uint64_t size)
-{
-    const Qcow2State *s = block_node_state(node);
-
-    return s->image->header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW
-               ? block_child_co_truncate(s->data, size, PREALLOC_MODE_OFF, 0, NULL)
-               : 0;
-}
-
-static int co_fn co_change_tables_and_size(BlockNode *node, const Resize *resize)
-{
-    bool grows = resize->size > resize->before;
-    int r = resize->size < resize->before ? co_shrink(node, resize->size) : 0;
-
+    r = co_drop_behind(node, resize->size, resize->before);
     if (r == 0) {
         r = co_resize_data_file(node, resize->size);
     }
     if (r < 0) {
-        return r;
+        g_warning("image '%s' is shorter now, but what was cut off still takes up space: %s",
+                  s->name, g_strerror(-r));
     }
-    r = grows ? co_grow(node, resize) : co_set_size(node, resize->size);
-    if (r < 0 && grows) {
-        co_resize_data_file(node, resize->before);
-    }
-    return r;
+    return 0;
 }
 
 static int co_fn co_change_size(BlockNode *node, const Resize *resize)
@@ -277,7 +336,7 @@ static int co_fn co_change_size(BlockNode *node, const Resize *resize)
     if (bitmaps < 0) {
         return bitmaps;
     }
-    r = co_change_tables_and_size(node, resize);
+    r = resize->size < resize->before ? co_shrink(node, resize) : co_grow(node, resize);
     qcow2_bitmaps_co_end_resize(node, bitmaps);
     return r;
 }
