@@ -690,6 +690,36 @@ static void co_fn body_permissions(GraphRig *rig)
     block_backend_co_free(writer);
 }
 
+/* Who writes to a backing file changes the disk: not where a user shares that with nobody. */
+static void co_fn body_backing_permissions(GraphRig *rig)
+{
+    const BlockPerm others = BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE_UNCHANGED;
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 16, 0, MIB);
+    g_autoptr(GError) error = NULL;
+    uint8_t byte = 0;
+    BlockNode *base = co_add_bytes(rig, "base", &byte, 1), *q;
+    BlockBackend *reader, *writer;
+
+    co_add_file(rig, b);
+    q = graph_rig_co_add(rig, options(", 'backing': 'base'"));
+    reader = block_backend_co_new(q, "the reader", BLOCK_PERM_CONSISTENT_READ, others, &error);
+    g_assert_no_error(error);
+    g_assert_null(block_backend_co_new(base, "test", BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error));
+    g_assert_nonnull(
+        strstr(error->message, "'write', which block node 'q' (as its child 'backing"));
+    g_clear_error(&error);
+    g_assert_null(block_backend_co_new(base, "test", BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, &error));
+    block_backend_co_free(graph_rig_co_use(base, others));
+    block_backend_co_free(reader);
+
+    writer = graph_rig_co_use(base, BLOCK_PERM_WRITE);
+    g_clear_error(&error);
+    g_assert_null(
+        block_backend_co_new(q, "the reader", BLOCK_PERM_CONSISTENT_READ, others, &error));
+    block_backend_co_free(graph_rig_co_use(q, BLOCK_PERM_CONSISTENT_READ));
+    block_backend_co_free(writer);
+}
+
 /* While the node is inactive another process changes the image. */
 static void co_fn body_activate(GraphRig *rig)
 {
@@ -1063,6 +1093,7 @@ int main(int argc, char **argv)
     add("reopen", body_reopen, NULL);
     add("exchange-backing", body_exchange_backing, NULL);
     add("permissions", body_permissions, NULL);
+    add("backing-permissions", body_backing_permissions, NULL);
     add("settles-first", body_settles_first, NULL);
     add("activate", body_activate, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(hostiles); i++) {

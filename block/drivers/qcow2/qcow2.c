@@ -110,8 +110,11 @@ static void qcow2_child_perm(BlockNode *node, BlockChild *child, BlockPerm paren
                              BlockPerm parent_shared, BlockPerm *perm, BlockPerm *shared)
 {
     if (strcmp(block_child_name(child), "backing") == 0) {
+        /* What the disk shows changes with it, which is right for who shares writes to the disk. */
         *perm = parent_perm ? BLOCK_PERM_CONSISTENT_READ : 0;
-        *shared = BLOCK_PERM_ALL;
+        *shared = parent_shared & BLOCK_PERM_WRITE
+                      ? BLOCK_PERM_ALL
+                      : BLOCK_PERM_CONSISTENT_READ | BLOCK_PERM_WRITE_UNCHANGED;
         return;
     }
     /* Also while nobody uses the node: others must not write to what is kept in memory. */
