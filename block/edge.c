@@ -170,6 +170,18 @@ bool block_child_any_sibling(const BlockChild *child, bool (*fn)(BlockNode *sibl
     return false;
 }
 
+const BlockNode *block_node_overlay(const BlockNode *node)
+{
+    for (unsigned i = 0; i < node->parents->len; i++) {
+        const BlockChild *edge = g_ptr_array_index(node->parents, i);
+
+        if (edge->parent && g_str_equal(edge->name, "backing")) {
+            return edge->parent;
+        }
+    }
+    return NULL;
+}
+
 BlockChild *block_node_first_child(BlockNode *node)
 {
     return node->first_child;

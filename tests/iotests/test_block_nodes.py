@@ -416,6 +416,25 @@ class Resizing(NodeTest):
         self.qmp.cmd('block_resize', {'node-name': 'f', 'device': 'ignored', 'size': 512})
         self.assertEqual(os.stat(self.image).st_size, 512)
 
+    def test_backing(self):
+        """Also while nobody uses the overlay, whose length stays what it is."""
+        overlay = self.path('overlay.qcow2')
+        self.add(driver='file', node_name='f', filename=self.image)
+        self.add(driver='file', node_name='g', filename=self.make_file('overlay.qcow2', 0))
+        self.qmp.cmd('blockdev-create', {'job-id': 'j', 'options': {
+            'driver': 'qcow2', 'file': 'g', 'size': MIB, 'backing-file': self.image,
+            'backing-fmt': 'raw'}})
+        wait_until(lambda: self.qmp.cmd('query-jobs')[0]['status'] == 'concluded', what='the job')
+        self.qmp.cmd('job-dismiss', {'id': 'j'})
+        self.add(driver='qcow2', node_name='o', file='g', backing='f')
+        self.resize_refused({'node-name': 'f', 'size': 512}, 'f', 'o', 'backing')
+        self.assertEqual(os.stat(self.image).st_size, MIB)
+        self.resize(2 * MIB, 'o')
+        self.qmp.cmd('blockdev-del', {'node-name': 'o'})
+        self.resize(512)
+        self.assertEqual(os.stat(self.image).st_size, 512)
+        self.assertGreater(os.stat(overlay).st_size, 0)
+
     @fuse_test
     def test_exported(self):
         self.add(driver='file', node_name='f', filename=self.image)
