@@ -24,6 +24,8 @@ typedef struct Record {
 
 static GArray *records; /* NULL: nothing is recorded */
 
+static int failing_write = -1; /* after so many that go well; -1: none fails */
+
 static Job *to_cancel; /* when it writes the header; NULL: none */
 
 static void record_clear(gpointer record)
@@ -43,6 +45,9 @@ int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, cons
 
         iov_to_buffer(iov, 0, r.data, iov->bytes);
         g_array_append_val(records, r);
+    }
+    if (failing_write >= 0 && failing_write-- == 0) {
+        return -EIO;
     }
     if (to_cancel && offset == 0) {
         g_assert_true(job_co_cancel(g_steal_pointer(&to_cancel), NULL));
@@ -366,6 +371,13 @@ static void snapshot_too_long(Qcow2Builder *b)
 }
 
 /* Its extra data ends behind the end of the file: nobody can tell where its name is. */
+/* The same in an image whose refcounts have to be written anew. */
+static void snapshot_too_long_uncounted(Qcow2Builder *b)
+{
+    snapshot_too_long(b);
+    all_uncounted(b);
+}
+
 static void snapshot_beyond(Qcow2Builder *b)
 {
     snapshot_l1(b, 0, 0);
@@ -558,6 +570,8 @@ static const Case cases[] = {
     {"snapshot-bare", snapshot_bare, 1},
     {"snapshot-bare-version-2", snapshot_bare, .version = 2},
     {"snapshot-too-long", snapshot_too_long, 1},
+    {"snapshot-too-long-version-2", snapshot_too_long, 1, .version = 2},
+    {"snapshot-too-long-rebuild", snapshot_too_long_uncounted, 19},
     {"snapshot-beyond", snapshot_beyond, 1, .left = 1},
     {"l1-short", l1_short, 1, 8, .left = 1},
     {"disk-long", disk_long, 1, .left = 1},
@@ -756,12 +770,10 @@ static bool is_counted(Qcow2Builder *b, uint64_t offset)
     return block && qcow2_refcount_get(qcow2_builder_at(b, block), order, cluster % per_block) > 0;
 }
 
-/* A table of snapshots that nobody has counted yet must not be written over. */
-static void expect_said(Qcow2Builder *b)
+static bool replaces_snapshots(const Case *test)
 {
-    if (!is_counted(b, get(b, 64))) {
-        g_assert_true(get(b, 72) & QCOW2_INCOMPATIBLE_DIRTY);
-    }
+    return test->damage == snapshot_incomplete || test->damage == snapshot_bare ||
+           test->damage == snapshot_too_long;
 }
 
 /* A repair that was cut off after any of its writes can be done again, to the same effect. */
@@ -786,8 +798,8 @@ static void co_fn body_cut(GraphRig *rig)
             qcow2_builder_append(b, (r->offset + r->bytes - b->bytes->len) / size_of(b) + 1);
         }
         memcpy(qcow2_builder_at(b, r->offset), r->data, r->bytes);
-        if (test->damage == snapshot_incomplete) {
-            expect_said(b);
+        if (replaces_snapshots(test)) { /* or the next writer would take its place */
+            g_assert_true(is_counted(b, get(b, 64)));
         }
         co_add_file(rig, b->bytes->data, b->bytes->len);
         again = co_check(rig, IMAGE_REPAIR_ALL);
@@ -797,6 +809,55 @@ static void co_fn body_cut(GraphRig *rig)
             co_expect_right(rig);
             co_expect_data(rig, test, size_of(b));
         }
+        graph_rig_co_del(rig, "file");
+    }
+}
+
+/* Take as many clusters as there are, and more, in an image that may not be fit for that. */
+static void co_fn co_write_much(GraphRig *rig, uint64_t size)
+{
+    g_autoptr(GError) error = NULL;
+    BlockdevOptions *opts =
+        graph_rig_options("{'driver': 'qcow2', 'node-name': 'q', 'file': 'file'}");
+    bool ok = block_graph_co_add(rig->graph, opts, &error);
+    BlockBackend *blk;
+
+    blockdev_options_free(opts);
+    if (!ok) {
+        return;
+    }
+    blk = graph_rig_co_use(block_graph_find(rig->graph, "q", NULL), BLOCK_PERM_ALL);
+    graph_rig_co_write(blk, 0, 64 * size, 99, 0);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "q");
+}
+
+/*
+ * A repair in which a write fails, each of them in turn: whoever writes to the image then harms
+ * nothing, and the next repair mends it.
+ */
+static void co_fn body_write_error(GraphRig *rig)
+{
+    const Case *test = rig->user;
+    bool failed = true;
+
+    for (int n = 0; failed; n++) {
+        g_autoptr(Qcow2Builder) b = make_image(test);
+        g_autoptr(ImageCheck) repaired = NULL, found = NULL, again = NULL;
+
+        test->damage(b);
+        co_add_file(rig, b->bytes->data, b->bytes->len);
+        failing_write = n;
+        repaired = co_check(rig, IMAGE_REPAIR_ALL);
+        failed = failing_write < 0;
+        failing_write = -1;
+        g_assert_cmpint(repaired->check_errors, ==, failed);
+        co_write_much(rig, size_of(b));
+        found = co_check(rig, IMAGE_REPAIR_NONE);
+        g_assert_cmpint(found->corruptions, <=, test->corruptions);
+        again = co_check(rig, IMAGE_REPAIR_ALL);
+        g_assert_cmpint(again->corruptions + again->check_errors, ==, 0);
+        co_expect_right(rig);
         graph_rig_co_del(rig, "file");
     }
 }
@@ -1289,6 +1350,11 @@ int main(int argc, char **argv)
         graph_rig_add_test(all, body_case, &cases[i]);
         graph_rig_add_test(leaks, body_leaks, &cases[i]);
         graph_rig_add_test(cut, body_cut, &cases[i]);
+        if (replaces_snapshots(&cases[i])) {
+            g_autofree char *error = g_strdup_printf("/qcow2/check/write-error/%s", cases[i].name);
+
+            graph_rig_add_test(error, body_write_error, &cases[i]);
+        }
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(overlaps); i++) {
         g_autofree char *name = g_strdup_printf("/qcow2/check/overlap/%s", overlaps[i].name);

@@ -49,8 +49,10 @@ typedef struct Check {
     GHashTable *differences; /* of CheckDifference: those left; NULL: too many to remember */
     uint64_t refcount_end;   /* number behind the last cluster that is counted */
     bool wrote;              /* something, and has not flushed it */
-    bool must_finish;        /* the header names what is not counted yet: cannot be cancelled */
-    bool marked;             /* the header says so, and did not before */
+    bool must_finish;        /* what is under way cannot be cancelled */
+
+    uint64_t snapshots_place; /* of a new table of snapshots, that nothing names yet; 0: none */
+    uint64_t snapshots_place_end, snapshots_end; /* behind that one, and the one in use */
 } Check;
 
 static inline uint64_t check_cluster_size(const Check *c)
@@ -79,8 +81,6 @@ int co_fn check_co_write(Check *c, uint64_t offset, const void *buffer, uint64_t
 int co_fn check_co_flush(Check *c);
 /* Write the header's fields, and flush. */
 int co_fn check_co_write_header(Check *c);
-/* The same where it names what is not counted until the refcounts have been repaired. */
-int co_fn check_co_write_header_uncounted(Check *c);
 
 /* Whether the file has the whole range, which may have any values. */
 bool check_is_inside(const Check *c, uint64_t offset, uint64_t bytes);
@@ -105,8 +105,13 @@ bool check_l2_is_alone(const Check *c, const CheckTable *table);
 int co_fn check_co_name_l2(Check *c, GArray *faulty);
 int co_fn check_co_settle_l2(Check *c, GArray *faulty);
 
+/* When the refcounts are right: let the header name the new table of snapshots, if there is one. */
+int co_fn check_co_switch_snapshots(Check *c);
+
 /* check-refcounts.c */
 int co_fn check_co_refcounts(Check *c);
+/* After it: count clusters @first to @end - 1, some of which are not named any more, once again. */
+int co_fn check_co_recount(Check *c, uint64_t first, uint64_t end);
 /* What the image counts of @cluster now. Not where differences could not be remembered. */
 uint64_t check_refcount(const Check *c, uint64_t cluster);
 

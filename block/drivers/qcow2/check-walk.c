@@ -513,16 +513,15 @@ static const char *snapshot_fault(const Check *c, const Qcow2Snapshot *s)
 }
 
 /*
- * A new table behind the end of the file, instead of the old one. It is not counted when the header
- * names it; whoever writes to the image before that is made up for may take its place.
+ * A new table behind the end of the file, which takes the place of the old one when it is counted.
+ * Until then both are named.
  */
-static int co_fn co_replace_snapshots(Walk *w)
+static int co_fn co_write_snapshots(Walk *w)
 {
     Check *c = w->check;
     g_autoptr(GByteArray) table = qcow2_snapshots_serialise(w->snapshots);
     uint64_t size = check_cluster_size(c), bytes = table->len;
     uint64_t n = (bytes + size - 1) / size, place = c->clusters * size;
-    uint64_t old = c->header->snapshots_offset;
     int r = qcow2_counts_grow(&c->named, c->clusters + n);
 
     if (r < 0) {
@@ -531,18 +530,37 @@ static int co_fn co_replace_snapshots(Walk *w)
     g_byte_array_set_size(table, n * size);
     memset(table->data + bytes, 0, table->len - bytes);
     r = check_co_write(c, place, table->data, table->len);
-    r = r < 0 ? r : check_co_flush(c);
     if (r < 0) {
         return r;
     }
     c->clusters += n;
     c->length = c->clusters * size;
-    c->header->snapshots_offset = place;
-    for (uint64_t i = old / size; i * size < w->snapshots_end; i++) {
+    c->snapshots_place = place;
+    c->snapshots_place_end = c->length;
+    c->snapshots_end = w->snapshots_end;
+    return check_name(c, place, bytes, 1);
+}
+
+int co_fn check_co_switch_snapshots(Check *c)
+{
+    uint64_t size = check_cluster_size(c), first = c->header->snapshots_offset / size;
+    uint64_t end = (c->snapshots_end + size - 1) / size;
+    int r;
+
+    if (c->snapshots_place == 0) {
+        return 0;
+    }
+    c->must_finish = true;
+    c->header->snapshots_offset = c->snapshots_place;
+    r = check_co_write_header(c);
+    for (uint64_t i = first; i < end; i++) {
         qcow2_counts_remove(&c->named, i);
     }
-    r = check_name(c, place, bytes, 1);
-    return r < 0 ? r : check_co_write_header_uncounted(c);
+    if (r == 0) {
+        r = check_co_recount(c, first, end);
+    }
+    c->must_finish = false;
+    return r;
 }
 
 static int co_fn co_settle_snapshots(Walk *w)
@@ -565,7 +583,7 @@ static int co_fn co_settle_snapshots(Walk *w)
         }
         changed = true;
     }
-    return changed && repair ? co_replace_snapshots(w) : 0;
+    return changed && repair ? co_write_snapshots(w) : 0;
 }
 
 /* Bitmaps */

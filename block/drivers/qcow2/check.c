@@ -118,16 +118,6 @@ int co_fn check_co_write_header(Check *c)
     return r < 0 ? r : check_co_flush(c);
 }
 
-int co_fn check_co_write_header_uncounted(Check *c)
-{
-    c->must_finish = true;
-    if (c->header->version >= 3 && !(c->header->incompatible & QCOW2_INCOMPATIBLE_DIRTY)) {
-        c->header->incompatible |= QCOW2_INCOMPATIBLE_DIRTY;
-        c->marked = true;
-    }
-    return check_co_write_header(c);
-}
-
 bool check_is_inside(const Check *c, uint64_t offset, uint64_t bytes)
 {
     uint64_t end = c->clusters << c->layout.cluster_bits;
@@ -168,18 +158,13 @@ static bool check_init(Check *c, GError **error)
     return r == 0;
 }
 
-/*
- * When nothing is wrong any more the header need not say it. What this check has added for as long
- * as it went on goes in any case.
- */
+/* When nothing is wrong any more the header need not say it. */
 static int co_fn co_clear_marks(Check *c)
 {
-    uint64_t marks = c->marked ? QCOW2_INCOMPATIBLE_DIRTY : 0;
+    const uint64_t marks = QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT;
 
-    if (c->result->corruptions == 0 && !c->incomplete) {
-        marks = QCOW2_INCOMPATIBLE_DIRTY | QCOW2_INCOMPATIBLE_CORRUPT;
-    }
-    if (c->repair == IMAGE_REPAIR_NONE || !(c->header->incompatible & marks)) {
+    if (c->repair == IMAGE_REPAIR_NONE || c->result->corruptions > 0 || c->incomplete ||
+        !(c->header->incompatible & marks)) {
         return 0;
     }
     c->header->incompatible &= ~marks;
@@ -206,6 +191,9 @@ static int co_fn co_check(Check *c)
     }
     if (r == 0) {
         r = check_co_refcounts(c);
+    }
+    if (r == 0) {
+        r = check_co_switch_snapshots(c);
     }
     if (r == 0) {
         r = check_co_copied(c);

@@ -17,8 +17,9 @@
  * which fewer clusters are named), refcounts in place, flush, entries' bits, flush, and last the
  * header's bits that say that something was wrong. Where refcounts cannot be set in place, new
  * blocks and a new table for all of them are written to a place that nothing names, and flushed,
- * before the header names them. So a repair that is cut off leaves nothing worse than there was,
- * and can be done again.
+ * before the header names them. A new table of snapshots is named when it has been counted, and the
+ * old one is counted down after that. So a repair that is cut off leaves nothing worse than there
+ * was, and can be done again.
  *
  * Threads   Coroutines of any thread; nobody else may write to the file meanwhile.
  */
