@@ -373,6 +373,7 @@ Signals *signals_new(AioContext *ctx, void (*on_end)(void *opaque, bool again), 
     }
     set_handler(SIGPIPE, SIG_IGN);
     set_handler(SIGUSR1, SIG_IGN);
+    set_handler(SIGCHLD, SIG_DFL); /* whoever ignores it hands that down, and we wait for ours */
     return signals;
 }
 

@@ -63,7 +63,7 @@ typedef struct Signals Signals;
  * Call @on_end(@opaque, again) in the context's thread for SIGTERM, SIGINT and SIGHUP; @again: a
  * SIGTERM or SIGINT that came a moment before, or longer, is still being obeyed. If the loop does
  * not get round to the second one within a few seconds, the process is killed. SIGPIPE and SIGUSR1
- * are ignored. One at a time, since signals belong to the process.
+ * are ignored, SIGCHLD is not. One at a time, since signals belong to the process.
  */
 Signals *signals_new(AioContext *ctx, void (*on_end)(void *opaque, bool again), void *opaque);
 void signals_free(Signals *signals);

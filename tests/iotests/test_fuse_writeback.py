@@ -414,6 +414,17 @@ class Refused(WriteBackTest):
 
 
 class Cycles(WriteBackTest):
+    def test_started_by_one_that_ignores_its_children(self):
+        """What is ignored then is inherited, and the kernel would tell nothing about children of ours."""
+        self.daemon.quit()
+        self.daemon = self.wharfd(prefix=[find_tool('env'), '--ignore-signal=CHLD'])
+        self.export()
+        fd = self.open()
+        self.worker.pwrite(fd, b'late', 0)
+        self.delete()
+        self.assertEqual(self.image_bytes()[:4], b'late')
+        self.assertFalse(self.mounted(self.mnt))
+
     def test_added_and_deleted(self):
         for turn in range(20):
             self.export()
