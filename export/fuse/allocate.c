@@ -123,12 +123,13 @@ int fuse_co_fallocate(FuseCall *call)
 
 /*
  * Whether what is a hole for us may not be one: the kernel asks without writing back what is new in
- * its pages, which with the page cache written through is what was stored in shared mappings.
+ * its pages, which is what was stored in shared mappings (the write-back cache is not asked about
+ * here). With the page cache any page may be mapped, else only one that was read for that.
  */
 static bool has_unseen_data(const FuseExport *fe)
 {
-    return fe->cache == FUSE_EXPORT_CACHE_PAGE &&
-           __atomic_load_n(&fe->open_writers, __ATOMIC_RELAXED) > 0;
+    return __atomic_load_n(&fe->open_writers, __ATOMIC_RELAXED) > 0 &&
+           (fe->cache == FUSE_EXPORT_CACHE_PAGE || __atomic_load_n(&fe->mapped, __ATOMIC_RELAXED));
 }
 
 /* The first byte from @offset on that is (@data) or is not data; -ENXIO if there is none. */

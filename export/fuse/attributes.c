@@ -399,6 +399,32 @@ static int open_answer(FuseCall *call, bool write)
     return 0;
 }
 
+/* Whoever opened it may have been told of a failure meanwhile; never below zero. */
+static void count_down(unsigned *counter)
+{
+    if (load(*counter)) {
+        __atomic_sub_fetch(counter, 1, __ATOMIC_RELAXED);
+    }
+}
+
+static void writer_opened(FuseExport *fe)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&fe->writers_lock);
+
+    __atomic_add_fetch(&fe->open_writers, 1, __ATOMIC_RELAXED);
+}
+
+/* With the last of them go all mappings that could have been written to. */
+static void writer_closed(FuseExport *fe)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&fe->writers_lock);
+
+    count_down(&fe->open_writers);
+    if (!load(fe->open_writers)) {
+        store(fe->mapped, false);
+    }
+}
+
 int fuse_co_open(FuseCall *call)
 {
     const struct fuse_open_in *in = call->args;
@@ -425,16 +451,10 @@ int fuse_co_open(FuseCall *call)
         return ret;
     }
     __atomic_add_fetch(&fe->open_files, 1, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&fe->open_writers, write, __ATOMIC_RELAXED);
-    return 0;
-}
-
-/* Whoever opened it may have been told of a failure meanwhile; never below zero. */
-static void count_down(unsigned *counter)
-{
-    if (load(*counter)) {
-        __atomic_sub_fetch(counter, 1, __ATOMIC_RELAXED);
+    if (write) {
+        writer_opened(fe);
     }
+    return 0;
 }
 
 int fuse_co_release(FuseCall *call)
@@ -447,7 +467,7 @@ int fuse_co_release(FuseCall *call)
     }
     count_down(&fe->open_files);
     if ((in->flags & O_ACCMODE) != O_RDONLY) {
-        count_down(&fe->open_writers);
+        writer_closed(fe);
     }
     return 0;
 }

@@ -599,6 +599,7 @@ static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *op
     if (fe->cache == FUSE_EXPORT_CACHE_WRITEBACK && !options->writable) {
         fe->cache = FUSE_EXPORT_CACHE_PAGE; /* it comes to the same */
     }
+    g_mutex_init(&fe->writers_lock);
     fe->mount.fd = -1;
     fe->mount.tree_fd = -1;
     fe->connection.abort_fd = -1;

@@ -75,8 +75,10 @@ typedef struct FuseExport {
     /* any thread */
     FuseAttributes attributes; /* atomic */
     unsigned open_files;       /* atomic */
+    GMutex writers_lock;       /* while open_writers changes */
     unsigned open_writers;     /* atomic; of open_files: also while a writable mapping lasts */
     bool opened;               /* atomic: ever; see fuse_channel_void_attributes() */
+    bool mapped;               /* atomic: see fuse_note_mapping() */
     unsigned leaving;          /* atomic: so many safe deletions unmount it, which is no loss */
     FuseWriteBack *write_back; /* main; the last that a safe deletion has begun, or NULL */
     int lost;                  /* atomic: with what errno the kernel has ended the connection; 0 */
@@ -210,6 +212,18 @@ static inline void fuse_cache_filled(FuseExport *fe, uint64_t bytes)
 {
     if (fe->cache == FUSE_EXPORT_CACHE_PAGE) {
         __atomic_add_fetch(&fe->cache_filled, bytes, __ATOMIC_RELAXED);
+    }
+}
+
+/*
+ * A read of a file that is opened past the page cache may be for that cache all the same, on behalf
+ * of a mapping: nobody owns it. If the mapping is a shared one of a writer, what is stored there
+ * stays unseen until the kernel writes it back.
+ */
+static inline void fuse_note_mapping(FuseExport *fe, const struct fuse_read_in *in)
+{
+    if (G_UNLIKELY(!(in->read_flags & FUSE_READ_LOCKOWNER))) {
+        __atomic_store_n(&fe->mapped, true, __ATOMIC_RELAXED);
     }
 }
 

@@ -15,6 +15,7 @@ int fuse_co_read(FuseCall *call)
     if (in->size > FUSE_INIT_MAX_IO) {
         return -EINVAL;
     }
+    fuse_note_mapping(call->fe, in);
     /* Again if the node was made shorter under the request: then there is less to read, no error.
      */
     do {

@@ -548,7 +548,27 @@ class Fallocate(FileTest):
         self.assertGreaterEqual(os.stat(self.image).st_blocks * 512, MIB)
 
 
+def store(path):
+    """Stores into a hole by a shared mapping. Where somebody who had the file open before then finds the
+    first data, and the next hole behind what was stored, and where he finds data without the mapping."""
+    fd = os.open(path, os.O_RDWR)
+    look = os.open(path, os.O_RDONLY)
+    with mmap.mmap(fd, 0) as m:
+        os.close(fd)
+        m[MIB] = 1
+        mapped = os.lseek(look, 0, os.SEEK_DATA), os.lseek(look, MIB, os.SEEK_HOLE)
+    return *mapped, os.lseek(look, 0, os.SEEK_DATA)
+
+
 class Seek(FileTest):
+    def test_mapped(self):
+        self.export(self.make_file('sparse.img', 4 * MIB))
+        data, hole, after = in_child(store, self.mnt)
+        self.assertLessEqual(data, MIB)
+        self.assertGreater(hole, MIB)
+        self.assertLessEqual(MIB - 65536, after)
+        self.assertLessEqual(after, MIB)
+
     def test_holes(self):
         image = self.make_file('sparse.img', 4 * MIB)
         with open(image, 'r+b') as f:
