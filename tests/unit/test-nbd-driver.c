@@ -37,6 +37,7 @@ typedef struct Server {
     gint dies_after;    /* atomic: requests that each connection serves; 0: any number */
     gint silent;        /* atomic: requests are taken, and not answered */
     gint dies_in_flush; /* atomic: the next flush ends the connection, without an answer */
+    gint slow_every;    /* atomic: of so many requests one takes a few milliseconds; 0: none */
     gint requests, connections, flushes; /* atomic: counts */
     int client;                          /* under @lock; -1: none */
     GMutex lock;
@@ -173,6 +174,10 @@ static bool serve_one(Server *s, int fd)
     g_atomic_int_inc(&s->requests);
     if (type == NBD_FLUSH) {
         g_atomic_int_inc(&s->flushes);
+    }
+    if (g_atomic_int_get(&s->slow_every) &&
+        g_atomic_int_get(&s->requests) % g_atomic_int_get(&s->slow_every) == 0) {
+        g_usleep(3000);
     }
     if (g_atomic_int_get(&s->silent)) {
         return true;
@@ -557,6 +562,15 @@ static void co_fn co_load(void *opaque)
     __atomic_sub_fetch(load->left, 1, __ATOMIC_RELEASE);
 }
 
+/* Until all loads have come to their end. */
+static void rig_await(Rig *rig, const unsigned *left)
+{
+    while (__atomic_load_n(left, __ATOMIC_ACQUIRE)) {
+        aio_context_poll(rig->f->main, false);
+        g_usleep(100);
+    }
+}
+
 static void test_threads(void)
 {
     unsigned left = 12;
@@ -571,15 +585,161 @@ static void test_threads(void)
         loads[i] = (Load){&rig, i, &left};
         aio_co_enter(i % 4 ? fixture_thread(rig.f, i % 4 - 1) : rig.f->main, co_load, &loads[i]);
     }
-    while (__atomic_load_n(&left, __ATOMIC_ACQUIRE)) {
-        aio_context_poll(rig.f->main, false);
-        g_usleep(1000);
-    }
+    rig_await(&rig, &left);
     g_assert_cmpint(g_atomic_int_get(&rig.server->connections), >, 10);
     g_atomic_int_set(&rig.server->dies_after, 0);
     g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*unflushed writes*");
     g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
     g_test_assert_expected_messages();
+    rig_clear(&rig);
+}
+
+/* ---- requests that come one by one ---- */
+
+#define CALM_REQUESTS 40
+
+/* The processor time (ns) that the thread of node 'n' has used. */
+static uint64_t home_time(void)
+{
+    g_autoptr(GDir) tasks = g_dir_open("/proc/self/task", 0, NULL);
+    const char *tid;
+
+    while ((tid = g_dir_read_name(tasks))) {
+        g_autofree char *name_path = g_build_filename("/proc/self/task", tid, "comm", NULL);
+        g_autofree char *time_path = g_build_filename("/proc/self/task", tid, "schedstat", NULL);
+        g_autofree char *name = NULL;
+        g_autofree char *times = NULL;
+
+        if (g_file_get_contents(name_path, &name, NULL, NULL) && g_str_equal(name, "nbd-n\n") &&
+            g_file_get_contents(time_path, &times, NULL, NULL)) {
+            return g_ascii_strtoull(times, NULL, 10);
+        }
+    }
+    g_assert_not_reached();
+}
+
+typedef struct Calm {
+    Rig *rig;
+    unsigned requests;
+    size_t also; /* after them one that large; 0: none */
+    unsigned *left;
+} Calm;
+
+static void co_fn co_calm(void *opaque)
+{
+    Calm *calm = opaque;
+    g_autofree guint8 *large = g_malloc(calm->also);
+    guint8 buffer[512];
+
+    for (unsigned i = 0; i < calm->requests; i++) {
+        g_assert_cmpint(
+            blk_co_preadv(calm->rig->blk, i * sizeof(buffer), IOV_LOCAL(buffer, sizeof(buffer)), 0),
+            ==, 0);
+    }
+    if (calm->also) {
+        g_assert_cmpint(blk_co_preadv(calm->rig->blk, 0, IOV_LOCAL(large, calm->also), 0), ==, 0);
+    }
+    __atomic_sub_fetch(calm->left, 1, __ATOMIC_RELEASE);
+}
+
+static void rig_be_calm(Rig *rig, AioContext *ctx, unsigned requests, size_t also)
+{
+    unsigned left = 1;
+    Calm calm = {rig, requests, also, &left};
+
+    aio_co_enter(ctx, co_calm, &calm);
+    rig_await(rig, &left);
+}
+
+/* They are carried out where they come from, without the node's own thread. */
+static void test_lent(void)
+{
+    int64_t until = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    unsigned requests = 10 * CALM_REQUESTS;
+    uint64_t spent;
+    Rig rig;
+
+    rig_init(&rig, "");
+    fixture_start_threads(rig.f);
+    do { /* where the machine is busy, not always */
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        spent = home_time();
+        rig_be_calm(&rig, fixture_thread(rig.f, 0), requests, 0);
+        spent = home_time() - spent;
+    } while (spent > requests * UINT64_C(1000));
+    rig_clear(&rig);
+}
+
+/* What the thread of the node has seen come may have been received by others since. */
+static void test_lent_and_back(void)
+{
+    Rig rig;
+
+    rig_init(&rig, "");
+    fixture_start_threads(rig.f);
+    for (unsigned i = 0; i < 300; i++) {
+        AioContext *ctx = i % 4 ? fixture_thread(rig.f, i % 3) : rig.f->main;
+
+        rig_be_calm(&rig, ctx, CALM_REQUESTS, i % 2 ? 128 * 1024 : 0);
+    }
+    rig_clear(&rig);
+}
+
+/* Several at a time, of which one goes on at once and the others after a while. */
+static void co_fn co_uneven(void *opaque)
+{
+    Load *load = opaque;
+    guint8 buffer[4096], expected[4096];
+
+    for (unsigned i = 0; i < 300; i++) {
+        uint64_t offset = load->seed * 65536 + i % 16 * 4096;
+
+        memset(expected, i + load->seed, sizeof(expected));
+        g_assert_cmpint(blk_co_pwritev(load->rig->blk, offset, IOV_LOCAL(expected, 4096), 0), ==,
+                        0);
+        g_assert_cmpint(blk_co_preadv(load->rig->blk, offset, IOV_LOCAL(buffer, 4096), 0), ==, 0);
+        g_assert_true(memcmp(buffer, expected, sizeof(buffer)) == 0);
+        if (load->seed && i % 4 == 0) {
+            aio_co_sleep_ns(load->seed * 3000000);
+        }
+    }
+    __atomic_sub_fetch(load->left, 1, __ATOMIC_RELEASE);
+}
+
+static void test_lent_to_several(void)
+{
+    unsigned left = 3;
+    Load loads[3];
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60, 'keeps-writes': true");
+    fixture_start_threads(rig.f);
+    g_atomic_int_set(&rig.server->dies_after, 130);
+    g_atomic_int_set(&rig.server->slow_every, 31);
+    server_cut(rig.server);
+    for (unsigned i = 0; i < G_N_ELEMENTS(loads); i++) {
+        loads[i] = (Load){&rig, i, &left};
+        aio_co_enter(i < 2 ? fixture_thread(rig.f, i) : rig.f->main, co_uneven, &loads[i]);
+    }
+    rig_await(&rig, &left);
+    g_assert_cmpint(g_atomic_int_get(&rig.server->connections), >, 10);
+    rig_clear(&rig);
+}
+
+/* Nobody asks for anything, and yet the end of the connection is noticed. */
+static void test_lent_and_cut(void)
+{
+    int64_t until = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+    Rig rig;
+
+    rig_init(&rig, "");
+    fixture_start_threads(rig.f);
+    rig_be_calm(&rig, fixture_thread(rig.f, 0), CALM_REQUESTS, 0);
+    server_cut(rig.server);
+    while (g_atomic_int_get(&rig.server->connections) < 2) {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(1000);
+    }
     rig_clear(&rig);
 }
 
@@ -601,12 +761,16 @@ static void co_fn co_wait_for_server(void *opaque)
 /* At the end of the daemon nothing waits for a server that is away, or silent. */
 static void test_given_up(void)
 {
-    for (int silent = 0; silent < 2; silent++) {
+    for (int n = 0; n < 3; n++) {
+        bool silent = n > 0, calm = n > 1;
         Waiting w = {.result = 1};
         Rig rig;
 
         rig_init(&rig, ", 'reconnect-delay': 3600");
         w.blk = rig.blk;
+        if (calm) {
+            rig_be_calm(&rig, rig.f->main, CALM_REQUESTS, 0);
+        }
         g_atomic_int_set(&rig.server->silent, silent);
         if (!silent) {
             server_end(rig.server);
@@ -649,6 +813,10 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/forgotten/keeps-writes", test_keeps_writes);
     g_test_add_func("/nbd/silence", test_silence);
     g_test_add_func("/nbd/threads", test_threads);
+    g_test_add_func("/nbd/lent/calm", test_lent);
+    g_test_add_func("/nbd/lent/and-back", test_lent_and_back);
+    g_test_add_func("/nbd/lent/to-several", test_lent_to_several);
+    g_test_add_func("/nbd/lent/and-cut", test_lent_and_cut);
     g_test_add_func("/nbd/given-up", test_given_up);
     g_test_add_func("/nbd/close", test_close);
     return g_test_run();

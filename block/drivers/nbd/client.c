@@ -31,8 +31,25 @@
 /* How long goodbyes may take. */
 #define CLOSE_MAX_NS SECOND_NS
 
+/* So many requests in a row must come one by one for the connection to be lent. */
+#define LEND_AFTER 16
+
+/* No loan lasts longer; others may wait for it. */
+#define LEND_MAX_NS (SECOND_NS / 1000)
+
+/* So soon after it was lent somebody looks whether it is idle, and may have ended. */
+#define LEND_LOOK_NS (SECOND_NS / 4)
+
 /* At the end of the daemon a server may be silent for so long. */
 #define SILENCE_AT_END_NS (3 * SECOND_NS)
+
+/* Where the connection is, if there is one. */
+typedef enum NbdWhereabouts {
+    NBD_HOME,
+    NBD_SPARE,     /* nowhere: who needs it takes it */
+    NBD_LENT,      /* with a request, in its context */
+    NBD_RETURNING, /* on its way home */
+} NbdWhereabouts;
 
 struct NbdClient {
     /* Fixed. */
@@ -50,11 +67,17 @@ struct NbdClient {
     gint writing;   /* atomic */
     gint giving_up; /* atomic: nothing is waited for any more */
 
+    GMutex lock;                /* of these two */
+    NbdWhereabouts whereabouts; /* of the connection */
+    bool wanted;                /* at home, when it comes back */
+
     /* Home. */
     NbdConnection *connection; /* NULL: none */
     int64_t connected_ns;      /* since when */
     int64_t wait_until_ns;     /* without one, requests wait until then */
     uint64_t forgotten;        /* writes, perhaps, that no flush has told of yet */
+    unsigned calm;             /* requests in a row that came one by one */
+    AioTimer *look_timer;      /* while it may be lent */
     CoQueue waiting;           /* requests, for a connection */
     AioTimer *wait_timer;      /* for wait_until_ns */
     int64_t retry_ns;          /* pause before the next attempt */
@@ -193,16 +216,133 @@ static void client_end_waits(NbdClient *c)
     co_queue_wake_all(&c->waiting);
 }
 
+/* ---- lending ---- */
+
+/*
+ * To go home and back costs two wake-ups, more than a small request. So while requests come one by
+ * one, the connection goes to them instead.
+ */
+
+/* Only from home does it go from there, so that it is there stays true until we let it go. */
+static bool client_is_home(NbdClient *c)
+{
+    bool home;
+
+    g_mutex_lock(&c->lock);
+    home = c->whereabouts == NBD_HOME;
+    g_mutex_unlock(&c->lock);
+    return home;
+}
+
+/* Let requests have it where they are, if they are calm. */
+static void client_lend(NbdClient *c)
+{
+    if (c->calm < LEND_AFTER || client_is_ending(c) || !c->connection || !client_is_home(c) ||
+        !nbd_connection_may_go_away(c->connection)) {
+        return;
+    }
+    g_mutex_lock(&c->lock);
+    c->whereabouts = NBD_SPARE;
+    g_mutex_unlock(&c->lock);
+}
+
+/* Have it at home. False: it is lent, and comes if @wanted. */
+static bool client_fetch(NbdClient *c, bool wanted)
+{
+    bool home;
+
+    g_mutex_lock(&c->lock);
+    if (c->whereabouts == NBD_SPARE) {
+        c->whereabouts = NBD_HOME;
+    }
+    home = c->whereabouts == NBD_HOME;
+    c->wanted |= wanted && !home;
+    g_mutex_unlock(&c->lock);
+    return home;
+}
+
+/* Any thread but home: the connection, in the current context, for a request that follows. */
+static NbdConnection *client_borrow(NbdClient *c)
+{
+    NbdConnection *connection = NULL;
+
+    g_mutex_lock(&c->lock);
+    if (c->whereabouts == NBD_SPARE) {
+        c->whereabouts = NBD_LENT;
+        connection = c->connection;
+    }
+    g_mutex_unlock(&c->lock);
+    if (connection) {
+        nbd_connection_go_away(connection, aio_now_ns() + LEND_MAX_NS);
+    }
+    return connection;
+}
+
+static void client_come_home(void *opaque)
+{
+    NbdClient *c = opaque;
+
+    g_mutex_lock(&c->lock);
+    c->whereabouts = NBD_HOME;
+    c->wanted = false;
+    g_mutex_unlock(&c->lock);
+    c->calm = 0;
+    nbd_connection_come_home(c->connection);
+    co_queue_wake_all(&c->waiting);
+}
+
+static void on_left(void *opaque, bool idle)
+{
+    NbdClient *c = opaque;
+    bool home;
+
+    g_mutex_lock(&c->lock);
+    home = !idle || c->wanted;
+    c->whereabouts = home ? NBD_RETURNING : NBD_SPARE;
+    g_mutex_unlock(&c->lock);
+    if (home) {
+        aio_bh_schedule_oneshot(c->ctx, client_come_home, c);
+    }
+}
+
+/* Something has come. If that is for a request elsewhere, be quiet here for a while. */
+static bool on_come(void *opaque)
+{
+    NbdClient *c = opaque;
+
+    if (client_fetch(c, false)) {
+        return true;
+    }
+    aio_timer_arm(c->look_timer, aio_now_ns() + LEND_LOOK_NS);
+    return false;
+}
+
+static void on_look(void *opaque)
+{
+    NbdClient *c = opaque;
+
+    if (!c->connection) {
+        return;
+    }
+    if (on_come(c)) {
+        nbd_connection_come_home(c->connection);
+        client_lend(c);
+    }
+}
+
 /* ---- connections come and go ---- */
 
 static void on_lost(void *opaque, const char *reason);
 
 static void client_adopt(NbdClient *c, NbdConnection *connection)
 {
+    static const NbdConnectionUser user = {.lost = on_lost, .is_home = on_come, .left = on_left};
+
     c->connection = connection;
     c->connected_ns = aio_now_ns();
     aio_timer_disarm(c->wait_timer);
-    nbd_connection_set_lost(connection, on_lost, c);
+    c->calm = 0;
+    nbd_connection_set_user(connection, &user, c);
     co_queue_wake_all(&c->waiting);
 }
 
@@ -311,22 +451,38 @@ static NbdConnection *client_connection(NbdClient *c)
     return c->connection && !nbd_connection_is_lost(c->connection) ? c->connection : NULL;
 }
 
-/* Wait for a connection, but not beyond @give_up_ns. */
+/* Wait for a connection, but not beyond @give_up_ns for one to be made. */
 static NbdConnection *co_fn client_co_get_connection(NbdClient *c, int64_t give_up_ns)
 {
-    while (!client_connection(c)) {
-        if (client_is_ending(c) || aio_now_ns() >= MIN(give_up_ns, c->wait_until_ns)) {
+    for (;;) {
+        if (client_connection(c)) {
+            if (client_fetch(c, true)) {
+                return c->connection;
+            }
+        } else if (client_is_ending(c) || aio_now_ns() >= MIN(give_up_ns, c->wait_until_ns)) {
             return NULL;
         }
         co_queue_wait(&c->waiting, NULL);
     }
-    return c->connection;
 }
 
-/* In the client's home. */
-static int co_fn client_co_run_here(NbdClient *c, NbdClientWork *work, void *opaque)
+/* With @connection, at home. */
+static int co_fn client_co_work(NbdClient *c, NbdConnection *connection, NbdClientWork *work,
+                                void *opaque)
 {
-    int64_t give_up_ns = G_MAXINT64; /* from the first loss on, for this request */
+    int r;
+
+    c->calm = nbd_connection_is_idle(connection) ? c->calm + 1 : 0;
+    r = work(connection, opaque);
+    client_lend(c);
+    return r;
+}
+
+/* In the client's home. @lost: an attempt has been made that ended with the connection. */
+static int co_fn client_co_run_here(NbdClient *c, NbdClientWork *work, void *opaque, bool lost)
+{
+    /* From the first loss on, for this request. */
+    int64_t give_up_ns = lost ? c->wait_until_ns : G_MAXINT64;
 
     while (aio_now_ns() < give_up_ns) {
         NbdConnection *connection = client_co_get_connection(c, give_up_ns);
@@ -335,8 +491,8 @@ static int co_fn client_co_run_here(NbdClient *c, NbdClientWork *work, void *opa
         if (!connection) {
             return -EIO;
         }
-        r = work(connection, opaque);
-        if (r == -ESHUTDOWN && connection == client_connection(c)) {
+        r = client_co_work(c, connection, work, opaque);
+        if (r == -ESHUTDOWN && connection == client_connection(c) && client_fetch(c, true)) {
             nbd_connection_lose(connection, "the server shuts down");
         } else if (r != -ENOTCONN && r != -ESHUTDOWN) {
             return r;
@@ -348,15 +504,29 @@ static int co_fn client_co_run_here(NbdClient *c, NbdClientWork *work, void *opa
     return -EIO;
 }
 
-int co_fn nbd_client_co_run(NbdClient *c, NbdClientWork *work, void *opaque)
+/* The same from anywhere. */
+static int co_fn client_co_run(NbdClient *c, NbdClientWork *work, void *opaque, bool lost)
 {
     AioContext *caller = aio_context_current();
     int r;
 
     aio_co_reschedule_self(c->ctx);
-    r = client_co_run_here(c, work, opaque);
+    r = client_co_run_here(c, work, opaque, lost);
     aio_co_reschedule_self(caller);
     return r;
+}
+
+int co_fn nbd_client_co_run(NbdClient *c, NbdClientWork *work, void *opaque)
+{
+    return client_co_run(c, work, opaque, false);
+}
+
+int co_fn nbd_client_co_run_brief(NbdClient *c, NbdClientWork *work, void *opaque)
+{
+    NbdConnection *connection = client_borrow(c);
+    int r = connection ? work(connection, opaque) : -ESHUTDOWN;
+
+    return r == -ENOTCONN || r == -ESHUTDOWN ? client_co_run(c, work, opaque, r == -ENOTCONN) : r;
 }
 
 /* ---- flushing ---- */
@@ -380,7 +550,7 @@ static int co_fn co_flush(NbdConnection *connection, void *opaque)
 static int co_fn client_co_flush_here(NbdClient *c, NbdFlushFailure *why)
 {
     NbdFlush flush = {.client = c};
-    int r = client_co_run_here(c, co_flush, &flush);
+    int r = client_co_run_here(c, co_flush, &flush, false);
 
     if (r < 0) {
         bool away = flush.answer == 0 || flush.answer == -ENOTCONN || flush.answer == -ESHUTDOWN;
@@ -419,6 +589,7 @@ static bool co_fn client_co_open_here(NbdClient *c, GError **error)
     int64_t deadline_ns = aio_now_ns() + c->open_timeout_ns;
 
     c->wait_timer = aio_timer_new(c->ctx, on_wait_over, c);
+    c->look_timer = aio_timer_new(c->ctx, on_look, c);
     c->pause_timer = aio_timer_new(c->ctx, client_end_pause, c);
     c->silence_timer = aio_timer_new(c->ctx, on_silent_end, c);
     for (;;) {
@@ -462,11 +633,12 @@ static void co_fn client_co_close_here(NbdClient *c)
 {
     c->closing = true;
     client_end_waits(c);
-    while (c->reconnecting) {
-        co_queue_wait(&c->reconnected, NULL);
+    while (c->reconnecting || (c->connection && !client_fetch(c, true))) {
+        co_queue_wait(c->reconnecting ? &c->reconnected : &c->waiting, NULL);
     }
     nbd_connection_co_close(g_steal_pointer(&c->connection), aio_now_ns() + CLOSE_MAX_NS);
     g_clear_pointer(&c->wait_timer, aio_timer_free);
+    g_clear_pointer(&c->look_timer, aio_timer_free);
     g_clear_pointer(&c->pause_timer, aio_timer_free);
     g_clear_pointer(&c->silence_timer, aio_timer_free);
 }
@@ -483,7 +655,8 @@ void co_fn nbd_client_co_close(NbdClient *c)
 /* Whether the server, which has been silent, still is: then it is taken for lost. */
 static void client_check_silence(NbdClient *c)
 {
-    int64_t silence = client_connection(c) ? nbd_connection_silence(c->connection) : 0;
+    bool here = client_connection(c) && client_fetch(c, true);
+    int64_t silence = here ? nbd_connection_silence(c->connection) : 0;
 
     if (silence >= SILENCE_AT_END_NS) {
         nbd_connection_lose(c->connection, "the server does not answer, and the daemon ends");
@@ -525,6 +698,7 @@ NbdClient *nbd_client_new(const NbdClientOptions *o, GError **error)
         return NULL;
     }
     c = g_new0(NbdClient, 1);
+    g_mutex_init(&c->lock);
     c->home = home;
     c->ctx = iothread_context(home);
     c->node_name = g_strdup(o->node_name);
@@ -547,6 +721,7 @@ void nbd_client_free(NbdClient *c)
         return;
     }
     iothread_unref(c->home);
+    g_mutex_clear(&c->lock);
     tls_creds_unref(c->creds);
     socket_place_free(c->place);
     g_free(c->node_name);

@@ -4,8 +4,11 @@
  *
  * A client has a thread of its own, its home, where all of it happens: connections, their libnbd
  * handles, TLS, reconnecting. A request goes there and comes back as a coroutine, whatever thread
- * it came from. So nothing needs a lock, whoever receives a reply of 32 MiB holds up no export, and
- * iothreads may come and go.
+ * it came from. So hardly anything needs a lock, whoever receives a reply of 32 MiB holds up no
+ * export, and iothreads may come and go.
+ *
+ * Only small requests that come one by one stay where they are: the connection is lent to each for
+ * as long as it takes, or a millisecond, and nothing of it is left behind.
  *
  * Threads   Main thread: life. Requests: any thread.
  * Lost      A request that was under way, or comes while there is no connection, waits until
@@ -63,6 +66,12 @@ typedef int co_fn NbdClientWork(NbdConnection *connection, void *opaque);
 
 /* Carry out @work(.., @opaque) in the client's home. Returns in the thread of the caller. */
 int co_fn nbd_client_co_run(NbdClient *client, NbdClientWork *work, void *opaque);
+
+/*
+ * The same for @work that is one small command, and does not touch the connection after it: if
+ * requests come one by one, it is carried out where the caller is.
+ */
+int co_fn nbd_client_co_run_brief(NbdClient *client, NbdClientWork *work, void *opaque);
 
 /* Why a flush has failed. */
 typedef enum NbdFlushFailure {

@@ -19,7 +19,13 @@ struct NbdConnection {
     int fd;            /* to the server */
     NbdTunnel *tunnel; /* or NULL */
     int watch_fd;      /* libnbd's socket once more, for libnbd closes its own whenever it likes */
-    AioWatch *watch;
+    AioWatch *watch;   /* at home */
+
+    /* Away. */
+    AioWatch *away_watch; /* NULL: at home */
+    AioTimer *away_timer;
+    bool was_away; /* since something last came at home */
+    char *failure; /* why it cannot go on, or NULL */
 
     GQueue commands; /* NbdCommand *, that were not answered yet */
     int64_t reply_timeout_ns;
@@ -35,7 +41,7 @@ struct NbdConnection {
     bool served;       /* and one that was answered */
     bool lost;
     char *reason;
-    NbdLostCallback *on_lost;
+    const NbdConnectionUser *user; /* or NULL */
     void *opaque;
 };
 
@@ -80,8 +86,8 @@ void nbd_connection_lose(NbdConnection *c, const char *reason)
     if (c->opener) {
         aio_co_wake(g_steal_pointer(&c->opener));
     }
-    if (c->on_lost) {
-        c->on_lost(c->opaque, reason);
+    if (c->user) {
+        c->user->lost(c->opaque, reason);
     }
 }
 
@@ -93,16 +99,14 @@ static char *last_error(void)
     return wharf_printable(text ? text : "the connection ended");
 }
 
-static void connection_lose_by_error(NbdConnection *c)
-{
-    g_autofree char *reason = last_error();
-
-    nbd_connection_lose(c, reason);
-}
-
 bool nbd_connection_is_lost(const NbdConnection *c)
 {
     return c->lost;
+}
+
+bool nbd_connection_is_idle(const NbdConnection *c)
+{
+    return !c->commands.head;
 }
 
 bool nbd_connection_has_served(const NbdConnection *c)
@@ -145,43 +149,152 @@ static void on_silence(void *opaque)
 
 /* ---- the event loop ---- */
 
-/* After each call that may have changed something: what libnbd waits for now. */
-static void connection_update(NbdConnection *c)
+static short wanted_events(const NbdConnection *c)
 {
-    unsigned direction;
+    unsigned direction = nbd_aio_get_direction(c->nbd);
 
+    return (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
+           (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0);
+}
+
+static bool has_ended(const NbdConnection *c)
+{
+    return nbd_aio_is_dead(c->nbd) > 0 || nbd_aio_is_closed(c->nbd) > 0;
+}
+
+/* After the last touch: it may be used at home before this returns. */
+static void connection_leave(NbdConnection *c, bool idle)
+{
+    g_clear_pointer(&c->away_watch, aio_watch_free);
+    g_clear_pointer(&c->away_timer, aio_timer_free);
+    c->user->left(c->opaque, idle);
+}
+
+/* Losses are dealt with at home. */
+static void connection_update_away(NbdConnection *c)
+{
+    if (c->failure || has_ended(c)) {
+        connection_leave(c, false);
+    } else if (!c->commands.head) {
+        connection_leave(c, true);
+    } else {
+        aio_watch_set_events(c->away_watch, wanted_events(c));
+    }
+}
+
+static void connection_update_home(NbdConnection *c)
+{
     if (c->lost) {
         return;
     }
-    if (nbd_aio_is_dead(c->nbd) > 0 || nbd_aio_is_closed(c->nbd) > 0) {
-        nbd_connection_lose(c, "the server closed the connection");
+    if (c->failure || has_ended(c)) {
+        nbd_connection_lose(c, c->failure ? c->failure : "the server closed the connection");
         return;
     }
     if (c->opener && nbd_aio_is_ready(c->nbd) > 0) {
         aio_co_wake(g_steal_pointer(&c->opener));
     }
-    direction = nbd_aio_get_direction(c->nbd);
-    aio_watch_set_events(c->watch, (direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
-                                       (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
+    aio_watch_set_events(c->watch, wanted_events(c));
+}
+
+/* After each call that may have changed something: what libnbd waits for now. */
+static void connection_update(NbdConnection *c)
+{
+    if (c->away_watch) {
+        connection_update_away(c);
+    } else {
+        connection_update_home(c);
+    }
+}
+
+static void connection_notify(NbdConnection *c, short revents)
+{
+    short wanted = wanted_events(c);
+    int r = 0;
+
+    c->heard_ns = aio_now_ns();
+    if ((wanted & POLLIN) && (revents & ~POLLOUT)) {
+        r = nbd_aio_notify_read(c->nbd);
+    } else if (wanted & POLLOUT) {
+        r = nbd_aio_notify_write(c->nbd);
+    }
+    if (r < 0 && !c->failure) {
+        c->failure = last_error();
+    }
+    connection_update(c);
+}
+
+/* Whether there is something to receive, or will never be. */
+static bool has_come(const NbdConnection *c)
+{
+    char byte;
+
+    return recv(c->watch_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+}
+
+/*
+ * What the watch at home has seen may have been received elsewhere since. libnbd must not be told
+ * of it then: it would wait for that reply, and send nothing before it has come.
+ */
+static bool is_stale(NbdConnection *c, short revents)
+{
+    bool was_away = c->was_away;
+
+    c->was_away = false;
+    return was_away && (revents & ~POLLOUT) && !has_come(c);
 }
 
 static void on_ready(void *opaque, short revents)
 {
     NbdConnection *c = opaque;
-    unsigned direction = nbd_aio_get_direction(c->nbd);
-    int r = 0;
 
-    c->heard_ns = aio_now_ns();
-    if ((direction & LIBNBD_AIO_DIRECTION_READ) && (revents & ~POLLOUT)) {
-        r = nbd_aio_notify_read(c->nbd);
-    } else if (direction & LIBNBD_AIO_DIRECTION_WRITE) {
-        r = nbd_aio_notify_write(c->nbd);
-    }
-    if (r < 0) {
-        connection_lose_by_error(c);
+    if (c->user && !c->user->is_home(c->opaque)) {
+        /* It is for others to see, until it is back. */
+        aio_watch_set_events(c->watch, 0);
         return;
     }
-    connection_update(c);
+    if (!is_stale(c, revents)) {
+        connection_notify(c, revents);
+    }
+}
+
+static void on_ready_away(void *opaque, short revents)
+{
+    connection_notify(opaque, revents);
+}
+
+/* In the busy-wait of the context where it is. */
+static bool probe_away(void *opaque)
+{
+    const NbdConnection *c = opaque;
+
+    return wanted_events(c) == POLLIN && has_come(c);
+}
+
+static void on_away_for_long(void *opaque)
+{
+    connection_leave(opaque, false);
+}
+
+void nbd_connection_go_away(NbdConnection *c, int64_t until_ns)
+{
+    AioContext *ctx = aio_context_current();
+
+    c->was_away = true;
+    c->away_watch = aio_watch_new(ctx, c->watch_fd, 0, on_ready_away, probe_away, c);
+    c->away_timer = aio_timer_new(ctx, on_away_for_long, c);
+    aio_timer_arm(c->away_timer, until_ns);
+}
+
+void nbd_connection_come_home(NbdConnection *c)
+{
+    connection_update_home(c);
+}
+
+bool nbd_connection_may_go_away(const NbdConnection *c)
+{
+    return !c->lost && !c->failure && nbd_connection_is_idle(c) && !c->tunnel &&
+           !c->reply_timeout_ns;
 }
 
 /* ---- opening ---- */
@@ -301,9 +414,9 @@ NbdConnection *co_fn nbd_connection_co_open(int fd, NbdTunnel *tunnel, int inner
     return NULL;
 }
 
-void nbd_connection_set_lost(NbdConnection *c, NbdLostCallback *lost, void *opaque)
+void nbd_connection_set_user(NbdConnection *c, const NbdConnectionUser *user, void *opaque)
 {
-    c->on_lost = lost;
+    c->user = user;
     c->opaque = opaque;
 }
 
@@ -317,7 +430,7 @@ const NbdExportInfo *nbd_connection_info(const NbdConnection *c)
 /* Say goodbye. What the socket does not take at once it does not get. */
 static void connection_disconnect(NbdConnection *c)
 {
-    c->on_lost = NULL;
+    c->user = NULL;
     if (!c->lost) {
         nbd_aio_disconnect(c->nbd, 0);
         nbd_connection_lose(c, "the connection is closed");
@@ -352,6 +465,7 @@ void co_fn nbd_connection_co_close(NbdConnection *c, int64_t deadline_ns)
     }
     nbd_tunnel_co_close(c->tunnel, deadline_ns);
     close(c->fd);
+    g_free(c->failure);
     g_free(c->reason);
     g_free(c);
 }
@@ -398,20 +512,26 @@ static void command_begin(NbdCommand *cmd, NbdConnection *c)
     connection_arm_silence(c);
 }
 
-/* The command was given to libnbd, which said @cookie. Wait for what becomes of it. */
+/*
+ * The command was given to libnbd, which said @cookie. Wait for what becomes of it: of the
+ * connection nothing is known any more then, not even that it is there.
+ */
 static int co_fn command_co_finish(NbdCommand *cmd, int64_t cookie)
 {
     NbdConnection *c = cmd->c;
+    bool waits;
 
     if (cookie < 0 && !cmd->done) {
         int err = nbd_get_errno();
-        bool dead = nbd_aio_is_dead(c->nbd) > 0 || nbd_aio_is_closed(c->nbd) > 0;
 
-        command_end(cmd, dead ? -ENOTCONN : err ? -err : -EIO);
+        command_end(cmd, has_ended(c) ? -ENOTCONN : err ? -err : -EIO);
+    }
+    waits = !cmd->done;
+    if (waits) {
+        cmd->co = coroutine_self(); /* whoever takes it may be in another thread from now on */
     }
     connection_update(c);
-    if (!cmd->done) {
-        cmd->co = coroutine_self();
+    if (waits) {
         coroutine_yield();
     }
     return cmd->result;
@@ -441,6 +561,7 @@ int co_fn nbd_connection_co_flush(NbdConnection *c)
 /* What must be on stable storage, where the server cannot be told with the request itself. */
 static int co_fn connection_co_flush_after(NbdConnection *c, int r, BlockRequestFlags flags)
 {
+    /* Without FUA the connection may be anywhere by now. */
     if (r < 0 || !(flags & BLOCK_REQ_FUA) || c->info.fua) {
         return r;
     }
@@ -539,6 +660,7 @@ int co_fn nbd_connection_co_block_status(NbdConnection *c, uint64_t offset, uint
                                          uint64_t *pnum, BlockStatus *status)
 {
     NbdExtent extent = {.known = false};
+    uint32_t min_block = c->info.min_block;
     int r;
 
     *pnum = bytes;
@@ -556,8 +678,8 @@ int co_fn nbd_connection_co_block_status(NbdConnection *c, uint64_t offset, uint
         return r;
     }
     /* A server that has nothing to say, or nonsense, has said nothing against data. */
-    if (extent.known && extent.bytes >= c->info.min_block) {
-        *pnum = MIN(extent.bytes - extent.bytes % c->info.min_block, bytes);
+    if (extent.known && extent.bytes >= min_block) {
+        *pnum = MIN(extent.bytes - extent.bytes % min_block, bytes);
         *status = extent_status(extent.flags);
     }
     return 0;

@@ -2,7 +2,8 @@
 /*
  * block/drivers/nbd/connection.h - one connection to an export: a libnbd handle in an event loop.
  *
- * Threads   All in the context where it was made: libnbd's lock is never waited for.
+ * Threads   All in the context where it was made, its home, or while it is away in the context
+ *           where it is: never in two at a time, so libnbd's lock is never waited for.
  * Errors    Requests return 0 or -errno, -ENOTCONN only where the connection is lost: they may or
  *           may not have been carried out then. A connection that is lost stays so.
  */
@@ -25,8 +26,15 @@ typedef struct NbdExportInfo {
 
 typedef struct NbdConnection NbdConnection;
 
-/* The connection is lost, for this reason. It must not be freed from here. */
-typedef void NbdLostCallback(void *opaque, const char *reason);
+/* Who uses it. */
+typedef struct NbdConnectionUser {
+    /* At home: it is lost, for this reason. It must not be freed from here. */
+    void (*lost)(void *opaque, const char *reason);
+    /* At home: something has come; whether the connection is there, from now on, to look at it. */
+    bool (*is_home)(void *opaque);
+    /* Where it was away: it is not there any more. @idle: it may go away again, as it is. */
+    void (*left)(void *opaque, bool idle);
+} NbdConnectionUser;
 
 /*
  * Talk to the server over @fd, or, with a @tunnel, over @fd to it and over @inner_fd to libnbd, and
@@ -37,8 +45,24 @@ NbdConnection *co_fn nbd_connection_co_open(int fd, NbdTunnel *tunnel, int inner
                                             const char *name, int64_t deadline_ns,
                                             int64_t reply_timeout_ns, GError **error);
 
-/* From now on tell of its loss. */
-void nbd_connection_set_lost(NbdConnection *c, NbdLostCallback *lost, void *opaque);
+/* From now on it has one. */
+void nbd_connection_set_user(NbdConnection *c, const NbdConnectionUser *user, void *opaque);
+
+/*
+ * Whether it may go away from home. With commands it may not, nor where there is more to it than a
+ * socket: a tunnel, a time limit.
+ */
+bool nbd_connection_may_go_away(const NbdConnection *c);
+
+/*
+ * Go to the current context, for a command or some more, which follow at once; not for one that
+ * needs a second one afterwards. When the last of them is answered, or at @until_ns, or when it
+ * cannot go on, the connection leaves, which its user is told, and has to come home before anything
+ * is done with it there. What was not answered is answered at home then. So nothing of it stays in
+ * a context that has no request of it.
+ */
+void nbd_connection_go_away(NbdConnection *c, int64_t until_ns);
+void nbd_connection_come_home(NbdConnection *c);
 
 /*
  * Say goodbye if it is not lost, and free it, by @deadline_ns. Requests that are still under way
@@ -48,6 +72,9 @@ void co_fn nbd_connection_co_close(NbdConnection *c, int64_t deadline_ns);
 
 const NbdExportInfo *nbd_connection_info(const NbdConnection *c);
 bool nbd_connection_is_lost(const NbdConnection *c);
+
+/* Whether there are no requests. */
+bool nbd_connection_is_idle(const NbdConnection *c);
 
 /* Whether any request has been answered. */
 bool nbd_connection_has_served(const NbdConnection *c);

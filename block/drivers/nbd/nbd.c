@@ -16,6 +16,9 @@
 /* Of requests without data: as much as fits into the protocol's 32 bits, and is round. */
 #define NBD_MAX_RANGE (UINT64_C(2) << 30)
 
+/* Of requests that may be carried out in the thread of who asks: they hold it up for moments. */
+#define NBD_BRIEF_MAX (64 * 1024)
+
 typedef struct NbdState {
     NbdClient *client;
     char *creds_id; /* in use, or NULL */
@@ -285,6 +288,17 @@ static int co_fn nbd_co_run(BlockNode *node, NbdClientWork *work, NbdRequest *re
     return nbd_client_co_run(s->client, work, request);
 }
 
+/* A read or write. */
+static int co_fn nbd_co_transfer(BlockNode *node, NbdClientWork *work, NbdRequest *request)
+{
+    NbdState *s = block_node_state(node);
+
+    /* With FUA a flush may follow. */
+    return request->bytes <= NBD_BRIEF_MAX && !(request->flags & BLOCK_REQ_FUA)
+               ? nbd_client_co_run_brief(s->client, work, request)
+               : nbd_client_co_run(s->client, work, request);
+}
+
 static int co_fn co_read(NbdConnection *connection, void *opaque)
 {
     NbdRequest *r = opaque;
@@ -332,14 +346,14 @@ static int co_fn nbd_co_preadv(BlockNode *node, uint64_t offset, const IoVector 
 
     if (iov->n == 1) {
         request.buffer = iov->iov[0].iov_base;
-        return nbd_co_run(node, co_read, &request);
+        return nbd_co_transfer(node, co_read, &request);
     }
     copy = g_try_malloc(iov->bytes);
     if (!copy) {
         return -ENOMEM;
     }
     request.buffer = copy;
-    r = nbd_co_run(node, co_read, &request);
+    r = nbd_co_transfer(node, co_read, &request);
     if (r == 0) {
         iov_from_buffer(iov, 0, copy, iov->bytes);
     }
@@ -354,7 +368,7 @@ static int co_fn nbd_co_pwritev(BlockNode *node, uint64_t offset, const IoVector
 
     if (iov->n == 1) {
         request.buffer = iov->iov[0].iov_base;
-        return nbd_co_run(node, co_write, &request);
+        return nbd_co_transfer(node, co_write, &request);
     }
     copy = g_try_malloc(iov->bytes);
     if (!copy) {
@@ -362,7 +376,7 @@ static int co_fn nbd_co_pwritev(BlockNode *node, uint64_t offset, const IoVector
     }
     iov_to_buffer(iov, 0, copy, iov->bytes);
     request.buffer = copy;
-    return nbd_co_run(node, co_write, &request);
+    return nbd_co_transfer(node, co_write, &request);
 }
 
 static int co_fn nbd_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
