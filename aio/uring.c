@@ -17,6 +17,7 @@
 #include <liburing.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #define SQ_ENTRIES 256
@@ -47,6 +48,7 @@ typedef struct UringPoll {
     bool queued;     /* in state->unarmed */
     bool armed;      /* in flight */
     bool cancelled;  /* orphan, and the kernel has been told */
+    int stand_in;    /* an epoll instance that is polled in the descriptor's place, or -1 */
     GList link;      /* in state->unarmed or, as an orphan, in state->orphans */
 } UringPoll;
 
@@ -232,6 +234,15 @@ static bool queue_cancels(UringState *s)
     return true;
 }
 
+static void prepare_poll(struct io_uring_sqe *sqe, const UringPoll *poll)
+{
+    if (poll->stand_in >= 0) {
+        io_uring_prep_poll_add(sqe, poll->stand_in, POLLIN);
+    } else {
+        io_uring_prep_poll_add(sqe, poll->watch->fd, (unsigned short)poll->watch->events);
+    }
+}
+
 /* Arm all watches that wait for it, but for those that are being probed if @probing. */
 static bool queue_polls(UringState *s, bool probing)
 {
@@ -249,7 +260,7 @@ static bool queue_polls(UringState *s, bool probing)
         if (!sqe) {
             return false;
         }
-        io_uring_prep_poll_add(sqe, poll->watch->fd, (unsigned short)poll->watch->events);
+        prepare_poll(sqe, poll);
         set_user_data(sqe, poll, TAG_POLL);
         g_queue_unlink(&s->unarmed, l);
         poll->queued = false;
@@ -456,11 +467,51 @@ static void poll_new(UringState *s, AioWatch *watch)
     UringPoll *poll = g_new0(UringPoll, 1);
 
     poll->watch = watch;
+    poll->stand_in = -1;
     poll->link.data = poll;
     watch->backend = poll;
     if (watch->events) {
         poll_queue(s, poll);
     }
+}
+
+static void poll_free(UringPoll *poll)
+{
+    if (poll->stand_in >= 0) {
+        close(poll->stand_in);
+    }
+    g_free(poll);
+}
+
+/*
+ * io_uring reports, asked or not, that the peer sends no more, and does so again each time a poll
+ * request is armed. Where that is not what is waited for, an epoll instance, which reports no more
+ * than it is asked for, is polled instead. Without one it goes on as it is: busily.
+ */
+static void poll_take_stand_in(UringPoll *poll)
+{
+    struct epoll_event event = {.events = (unsigned short)poll->watch->events};
+
+    poll->stand_in = epoll_create1(EPOLL_CLOEXEC);
+    if (poll->stand_in >= 0 &&
+        epoll_ctl(poll->stand_in, EPOLL_CTL_ADD, poll->watch->fd, &event) < 0) {
+        close(poll->stand_in);
+        poll->stand_in = -1;
+    }
+}
+
+/* What there is of what is waited for; @res as the poll request has told. */
+static short poll_revents(const UringPoll *p, int res)
+{
+    struct pollfd pfd = {.fd = p->watch->fd, .events = p->watch->events};
+
+    if (res < 0) {
+        return 0;
+    }
+    if (p->stand_in >= 0) {
+        return poll(&pfd, 1, 0) > 0 ? pfd.revents : 0;
+    }
+    return (short)(res & (p->watch->events | POLLERR | POLLHUP));
 }
 
 /* Part @poll from its watch. Returns whether it is in flight and has to be cancelled. */
@@ -475,7 +526,7 @@ static bool poll_release(UringState *s, UringPoll *poll)
     if (poll->queued) {
         g_queue_unlink(&s->unarmed, &poll->link);
     }
-    g_free(poll);
+    poll_free(poll);
     return false;
 }
 
@@ -514,7 +565,7 @@ static void poll_completed(UringState *s, UringPoll *poll, int res)
     if (!watch) {
         g_queue_unlink(&s->orphans, &poll->link);
         s->uncancelled -= !poll->cancelled;
-        g_free(poll);
+        poll_free(poll);
         return;
     }
     if (res < 0 && res != -ECANCELED && res != -EINTR) {
@@ -522,7 +573,10 @@ static void poll_completed(UringState *s, UringPoll *poll, int res)
         return;
     }
     poll_queue(s, poll);
-    revents = res < 0 ? 0 : res & (watch->events | POLLERR | POLLHUP);
+    revents = poll_revents(poll, res);
+    if (!revents && res > 0 && (res & POLLRDHUP) && poll->stand_in < 0) {
+        poll_take_stand_in(poll);
+    }
     if (revents) {
         aio_watch_call(watch, revents); /* may free any watch */
     }
@@ -666,7 +720,7 @@ static void uring_fini(AioContext *ctx)
 
     io_uring_queue_exit(&s->ring);
     while ((l = g_queue_pop_head_link(&s->orphans))) {
-        g_free(l->data);
+        poll_free(l->data);
     }
     g_free(s->spare_buffers);
     g_free(s);

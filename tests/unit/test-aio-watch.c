@@ -140,6 +140,52 @@ static void test_out_and_in(Fixture *f, gconstpointer data)
     aio_watch_free(c.watch);
 }
 
+static void fill(int fd)
+{
+    static const char zeroes[4096];
+
+    while (write(fd, zeroes, sizeof(zeroes)) > 0) {
+    }
+}
+
+static void empty(int fd)
+{
+    char buffer[4096];
+
+    while (read(fd, buffer, sizeof(buffer)) > 0) {
+    }
+}
+
+/* A peer that sends no more, and does not read either, keeps nobody busy. */
+static void test_half_closed(Fixture *f, gconstpointer data)
+{
+    Count c = {.fd = -1};
+
+    c.watch = aio_watch_new(f->ctx, f->fd[0], POLLOUT, count, NULL, &c);
+    for (int round = 0; round < 3; round++) {
+        unsigned busy = 0;
+
+        fill(f->fd[0]);
+        shutdown(f->fd[1], SHUT_WR);
+        turn(f->ctx, 10);
+        c.calls = 0;
+        for (int i = 0; i < 100; i++) {
+            busy += aio_context_poll(f->ctx, false);
+        }
+        g_assert_cmpuint(c.calls, ==, 0);
+        g_assert_cmpuint(busy, <, 10);
+
+        empty(f->fd[1]);
+        wait_for(f->ctx, &c.calls, 3);
+        g_assert_cmpint(c.revents, ==, POLLOUT);
+        aio_watch_set_events(c.watch, 0);
+        aio_watch_set_events(c.watch, POLLOUT);
+    }
+    fill(f->fd[0]);
+    turn(f->ctx, 10);
+    aio_watch_free(c.watch);
+}
+
 /* Events may be switched off and on, also while they are there. */
 static void test_set_events(Fixture *f, gconstpointer data)
 {
@@ -601,6 +647,7 @@ int main(int argc, char **argv)
     add("ready-before", test_ready_before);
     add("out-and-in", test_out_and_in);
     add("set-events", test_set_events);
+    add("half-closed", test_half_closed);
     add("hangup", test_hangup);
     add("free-itself", test_free_itself);
     add("free-other", test_free_other);
