@@ -299,8 +299,6 @@ char *block_child_user(const BlockChild *child);
 bool co_fn block_perm_co_update(BlockGraph *graph, BlockNode **nodes, unsigned n, GError **error);
 /* The same where less is needed than before, which cannot fail. */
 void co_fn block_perm_co_shrink(BlockNode *node);
-/* The common options that the node has, or will have after a reopen that is under way. */
-const BlockNodeFlags *block_node_flags_to_be(const BlockNode *node);
 
 /* drain.c */
 /* From any thread: look again whether those who drain may go on. */

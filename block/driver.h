@@ -245,6 +245,9 @@ const BlockdevOptions *block_node_options(BlockNode *node);
 /* The node's common options. Stable inside a request. */
 const BlockNodeFlags *block_node_flags(BlockNode *node);
 
+/* Its common options, or those that it will have after a reopen under way. Main thread. */
+const BlockNodeFlags *block_node_flags_to_be(const BlockNode *node);
+
 /* The reopen that is under way for the node, between prepare and commit or abort; else NULL. */
 BlockReopen *block_node_reopen(BlockNode *node);
 

@@ -568,6 +568,26 @@ static bool co_fn reopen_co_update_perms(Reopen *r, GError **error)
     return block_perm_co_update(r->graph, (BlockNode **)nodes->pdata, nodes->len, error);
 }
 
+static unsigned reopen_count_read_only(const Reopen *r)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < r->nodes->len; i++) {
+        n += reopen_get(r, i)->pub.flags.read_only;
+    }
+    return n;
+}
+
+/*
+ * Some drivers find out only with their permissions that they cannot write after all. Then that
+ * must do for those above, and less is needed below.
+ */
+static bool co_fn reopen_co_follow(Reopen *r, unsigned read_only_before, GError **error)
+{
+    reopen_adjust_flags(r, NULL);
+    return reopen_count_read_only(r) == read_only_before || reopen_co_update_perms(r, error);
+}
+
 /* Taking up what others have changed */
 
 /* Whether others could write to what the node shows, and cannot from now on. */
@@ -709,6 +729,8 @@ static void co_fn reopen_co_revert(Reopen *r)
 /* The part with change_lock held, and soon the nodes drained. */
 static bool co_fn reopen_co_switch(Reopen *r, GError **error)
 {
+    unsigned read_only;
+
     if (!reopen_co_quiesce(r, error) || !reopen_check_still_active(r, error)) {
         return false;
     }
@@ -719,18 +741,21 @@ static bool co_fn reopen_co_switch(Reopen *r, GError **error)
         return false;
     }
     reopen_update_shapes(r);
-    if (!reopen_check_shapes(r, error) || !reopen_adjust_flags(r, error) ||
-        !reopen_co_update_perms(r, error)) {
+    if (!reopen_check_shapes(r, error) || !reopen_adjust_flags(r, error)) {
         reopen_switch_edges(r);
         reopen_update_shapes(r);
         return false;
     }
-    if (!reopen_co_take_up(r, error)) {
+    read_only = reopen_count_read_only(r);
+    if (!reopen_co_update_perms(r, error)) {
+        reopen_switch_edges(r);
+        reopen_update_shapes(r);
+        return false;
+    }
+    if (!reopen_co_take_up(r, error) || !reopen_co_follow(r, read_only, error)) {
         reopen_co_revert(r);
         return false;
     }
-    /* Once more: some drivers find out only with their permissions whether they can write. */
-    reopen_adjust_flags(r, NULL);
     for (unsigned i = 0; i < r->nodes->len; i++) {
         reopen_co_commit_node(reopen_get(r, i));
     }

@@ -201,5 +201,85 @@ class DiscardTest(OptionsTest):
         self.refused(daemon, image, 'discard-no-unref', 'version 3', **{'discard-no-unref': True})
 
 
+class ReopenTest(Qcow2WriteTest):
+    """A node that becomes writable by a reopen ends up as one that is opened so."""
+
+    INCOMPATIBLE = 72
+    DIRTY, CORRUPT = 1, 2
+    PLACES = {
+        'inline': {},
+        'read-only': {'read-only': True},
+        'writable': {},
+        'auto-read-only': {'read-only': False, 'auto-read-only': True},
+    }
+
+    def begin(self, mark, place, auto_before):
+        """A marked image of which one cluster is not counted, in a read-only node."""
+        self.daemon = self.wharfd()
+        self.image = self.create('image.qcow2', 8 * MIB)
+        self.qemu_io(self.image, 'write -P 7 0 64k')
+        with open(self.image, 'r+b') as f:
+            f.seek(self.INCOMPATIBLE)
+            f.write(mark.to_bytes(8, 'big'))
+            if mark == self.DIRTY:
+                f.seek(2 * 64 * KIB + 2 * 5)
+                f.write(bytes(2))
+        self.file = {'driver': 'file', 'node-name': 'f', 'filename': self.image, **self.PLACES[place]}
+        if place != 'inline':
+            self.daemon.qmp.cmd('blockdev-add', self.file)
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'q', 'file': self.file if place == 'inline' else 'f',
+            'read-only': True, 'auto-read-only': auto_before})
+
+    def reopen(self, place, auto):
+        options = [{'driver': 'qcow2', 'node-name': 'q', 'file': 'f', 'auto-read-only': auto}]
+        if place == 'read-only':
+            options.append({**self.file, 'read-only': False})
+        self.daemon.qmp.cmd('blockdev-reopen', {'options': options})
+
+    def end(self, writable):
+        nodes = self.daemon.qmp.cmd('query-named-block-nodes')
+        self.assertEqual([n['ro'] for n in nodes if n['node-name'] == 'q'], [not writable])
+        if writable:
+            worker = self.fs()
+            fd = worker.open(self.export(self.daemon, node='q', writable=True), os.O_RDWR)
+            self.assertEqual(worker.pread(fd, 64 * KIB, 0), b'\7' * 64 * KIB)
+            worker.pwrite(fd, b'x' * 64 * KIB, MIB)
+            worker.close(fd)
+        self.daemon.qmp.cmd('quit')
+        self.daemon.wait()
+
+    def each_way(self, mark, body):
+        for place in self.PLACES:
+            for auto_before, auto in [(False, False), (True, True), (False, True)]:
+                with self.subTest(place=place, auto_before=auto_before, auto=auto):
+                    self.begin(mark, place, auto_before)
+                    body(place, auto)
+
+    def becomes_writable(self, place, auto):
+        self.reopen(place, auto)
+        self.end(writable=True)
+        self.check(self.image)
+
+    def stays_read_only(self, place, auto):
+        if auto:
+            self.reopen(place, auto)
+        else:
+            with self.assertRaisesRegex(QmpError, 'corrupt'):
+                self.reopen(place, auto)
+        self.end(writable=False)
+
+    def test_clean(self):
+        self.each_way(0, self.becomes_writable)
+
+    def test_not_closed_in_order(self):
+        """The image is repaired, for what QEMU would do here destroys data."""
+        self.each_way(self.DIRTY, self.becomes_writable)
+
+    def test_corrupt(self):
+        """Only where that is allowed the node stays read-only; else nothing changes."""
+        self.each_way(self.CORRUPT, self.stays_read_only)
+
+
 if __name__ == '__main__':
     main()

@@ -29,7 +29,7 @@ static int range_worker(void *opaque)
 static int co_fn co_range_command(FileState *s, unsigned long command, uint64_t offset,
                                   uint64_t bytes)
 {
-    RangeCommand c = {.fd = s->handle.fd, .command = command, .range = {offset, bytes}};
+    RangeCommand c = {.fd = file_fd_for_writing(s), .command = command, .range = {offset, bytes}};
 
     return aio_co_run_worker(range_worker, &c);
 }
@@ -41,7 +41,7 @@ static int co_fn co_unmap_to_zeros(FileState *s, uint64_t offset, uint64_t bytes
         return -ENOTSUP;
     }
     return file_method_result(s, FILE_METHOD_PUNCH,
-                              aio_co_fallocate(s->engine, s->handle.fd,
+                              aio_co_fallocate(s->engine, file_fd_for_writing(s),
                                                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
                                                bytes));
 }

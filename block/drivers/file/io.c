@@ -78,7 +78,7 @@ int co_fn file_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
 static int co_fn write_plainly(FileState *s, uint64_t offset, const IoVector *iov, int rwf_flags)
 {
     const Transfer t = {.co_transfer = aio_co_pwritev,
-                        .fd = s->handle.fd,
+                        .fd = file_fd_for_writing(s),
                         .offset = offset,
                         .iov = iov,
                         .rwf_flags = rwf_flags,
@@ -305,9 +305,9 @@ static int co_fn change_range(FileState *s, FileMethod method, int mode, uint64_
     if (!file_method_usable(s, method)) {
         return -ENOTSUP;
     }
-    return file_method_result(
-        s, method,
-        aio_co_fallocate(s->engine, s->handle.fd, mode | FALLOC_FL_KEEP_SIZE, offset, bytes));
+    return file_method_result(s, method,
+                              aio_co_fallocate(s->engine, file_fd_for_writing(s),
+                                               mode | FALLOC_FL_KEEP_SIZE, offset, bytes));
 }
 
 static int co_fn punch(FileState *s, uint64_t offset, uint64_t bytes)

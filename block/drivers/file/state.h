@@ -95,6 +95,15 @@ static inline int co_fn file_co_run_worker(const FileState *s, int (*fn)(void *o
                                                 : aio_co_run_worker(fn, opaque);
 }
 
+/*
+ * What to write to. When a reopen has given the permission to write, but its end has not come yet,
+ * that is the descriptor to be.
+ */
+static inline int file_fd_for_writing(const FileState *s)
+{
+    return G_LIKELY(s->handle.writable) || !s->next.writable ? s->handle.fd : s->next.fd;
+}
+
 /* Whether @method is worth a try. */
 bool file_method_usable(const FileState *s, FileMethod method);
 

@@ -29,14 +29,14 @@ static int truncate_worker(void *opaque)
 {
     Truncation *t = opaque;
 
-    return set_length(t->s->handle.fd, t->to);
+    return set_length(file_fd_for_writing(t->s), t->to);
 }
 
 static int truncate_back_worker(void *opaque)
 {
     Truncation *t = opaque;
 
-    return set_length(t->s->handle.fd, t->from);
+    return set_length(file_fd_for_writing(t->s), t->from);
 }
 
 static int open_buffered_worker(void *opaque)
@@ -62,7 +62,7 @@ static int close_buffered_worker(void *opaque)
 /* fallocate() makes the file longer, too. */
 static int co_fn co_allocate_added(Truncation *t)
 {
-    return aio_co_fallocate(t->s->engine, t->s->handle.fd, 0, t->from, t->to - t->from);
+    return aio_co_fallocate(t->s->engine, file_fd_for_writing(t->s), 0, t->from, t->to - t->from);
 }
 
 static int co_fn co_write_zeros(Truncation *t)

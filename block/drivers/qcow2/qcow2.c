@@ -127,7 +127,8 @@ static void qcow2_child_perm(BlockNode *node, BlockChild *child, BlockPerm paren
         }
         return;
     }
-    if (!block_node_flags(node)->auto_read_only || !block_node_read_only(block_child_node(child))) {
+    if (!block_node_flags_to_be(node)->auto_read_only ||
+        !block_node_flags_to_be(block_child_node(child))->read_only) {
         *perm |= BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE;
     }
 }
@@ -223,10 +224,11 @@ static bool co_fn co_repair_dirty(Qcow2State *s, GError **error)
 /* Whether the node is going to be writable, as far as it is up to the options and the file. */
 static bool is_for_writing(BlockNode *node, const Qcow2State *s)
 {
-    const BlockNodeFlags *flags = block_node_flags(node);
+    const BlockNodeFlags *flags = block_node_flags_to_be(node);
+    const BlockNodeFlags *below = block_node_flags_to_be(block_child_node(s->file));
 
     return !flags->read_only && block_node_active(node) &&
-           !(flags->auto_read_only && block_node_read_only(block_child_node(s->file)));
+           !(flags->auto_read_only && below->read_only);
 }
 
 /* Repair the image with this header if it needs that before it is written to. */
@@ -238,7 +240,7 @@ static bool co_fn co_settle_dirty(BlockNode *node, Qcow2State *s, const Qcow2Hea
     if (marks != QCOW2_INCOMPATIBLE_DIRTY || !is_for_writing(node, s)) {
         return true;
     }
-    if (block_node_flags(node)->auto_read_only) {
+    if (block_node_flags_to_be(node)->auto_read_only) {
         co_repair_dirty(s, NULL); /* it can be read, whatever has become of that */
         return true;
     }
@@ -601,14 +603,17 @@ static bool check_children(BlockReopen *reopen, GError **error)
     return name == NULL;
 }
 
-/* Whether the node is to be writable then; false and @error if it cannot be. */
+/*
+ * Whether the node is to be writable then; false and @error if it cannot be. What the file says of
+ * that is known only later, and then the core sees to it.
+ */
 static bool check_may_write(BlockReopen *reopen, GError **error)
 {
     const Qcow2State *s = block_node_state(reopen->node);
     const char *snapshot = reopen->opts->u.qcow2.snapshot;
     BlockNodeFlags *flags = &reopen->flags;
 
-    if (flags->auto_read_only && (snapshot || block_node_read_only(block_child_node(s->file)))) {
+    if (flags->auto_read_only && snapshot) {
         flags->read_only = true;
     }
     if (snapshot && !flags->read_only) {
@@ -651,6 +656,16 @@ static bool is_stale(const BlockReopen *reopen)
     return !s->writable && (!reopen->flags.read_only || (shared && !reopen->flags.force_share));
 }
 
+/* What the image is now, after a repair where the node is to be writable and it needs that. */
+static bool co_fn co_load_for_reopen(BlockReopen *reopen, Qcow2Loaded *anew, GError **error)
+{
+    Qcow2State *s = block_node_state(reopen->node);
+    g_autoptr(Qcow2Header) header = qcow2_image_co_read_header(s->file, error);
+
+    return header && co_settle_dirty(reopen->node, s, header, error) &&
+           co_load(reopen->node, &reopen->opts->u.qcow2, anew, error);
+}
+
 static bool co_fn qcow2_co_reopen_take_up(BlockReopen *reopen, GError **error)
 {
     Qcow2State *s = block_node_state(reopen->node);
@@ -660,13 +675,16 @@ static bool co_fn qcow2_co_reopen_take_up(BlockReopen *reopen, GError **error)
     if (!is_stale(reopen)) {
         return true;
     }
-    if (!co_load(reopen->node, &reopen->opts->u.qcow2, &anew, error)) {
+    if (!co_load_for_reopen(reopen, &anew, error)) {
         return false;
     }
     loaded_clear(&r->loaded);
     r->loaded = anew;
     exchange(s, &r->loaded);
     r->exchanged = true;
+    if (reopen->flags.auto_read_only && !check_writable(reopen->node, s, NULL)) {
+        reopen->flags.read_only = true;
+    }
     if (reopen->flags.read_only) {
         return true;
     }
