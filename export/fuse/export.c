@@ -438,6 +438,18 @@ static bool start_cover(FuseStart *start, const char *path)
                                : start_mount(start, path);
 }
 
+/* The same unless another daemon has just done it. */
+static bool start_cover_locked(FuseStart *start, const char *path)
+{
+    int lock = fuse_mountpoint_lock(path);
+    bool covered = start_check_uncovered(start, path) && start_cover(start, path);
+
+    if (lock >= 0) {
+        close(lock);
+    }
+    return covered;
+}
+
 static bool start_at(FuseStart *start, const char *path)
 {
     FuseExport *fe = start->fe;
@@ -445,7 +457,7 @@ static bool start_at(FuseStart *start, const char *path)
     FuseRecords *records = fuse_shared_records(shared);
 
     if (!start_check_own(start, path) || !start_check_file(start, path) ||
-        !start_cover(start, path)) {
+        !start_cover_locked(start, path)) {
         return false;
     }
     start_raise_read_ahead(start);

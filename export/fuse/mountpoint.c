@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "util/error.h"
 
@@ -13,6 +15,10 @@
 #ifndef STATX_MNT_ID_UNIQUE
 #define STATX_MNT_ID_UNIQUE 0x4000U
 #endif
+
+/* Others mount in much less; who locks the file for ends of his own does not keep us away. */
+#define LOCK_WAIT_US   10000
+#define LOCK_WAITS_MAX 100
 
 bool fuse_mount_id_equal(const FuseMountId *a, const FuseMountId *b)
 {
@@ -71,6 +77,42 @@ bool fuse_mountpoint_is_mount(const char *path)
     struct statx st;
 
     return ask_kernel(path, 0, &st) == 0 && st.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+}
+
+/* Open the file at @path, but nothing that is mounted there: its server may be hung. */
+static int open_uncovered(const char *path)
+{
+    int place = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    g_autofree char *again = g_strdup_printf("/proc/self/fd/%d", place);
+    struct statx st;
+    int fd = -1;
+
+    if (place < 0) {
+        return -1;
+    }
+    if (statx(place, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &st) == 0 &&
+        !(st.stx_attributes & STATX_ATTR_MOUNT_ROOT)) {
+        fd = open(again, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    }
+    close(place);
+    return fd;
+}
+
+int fuse_mountpoint_lock(const char *path)
+{
+    int fd = open_uncovered(path);
+    unsigned waits = LOCK_WAITS_MAX;
+    bool locked = false;
+
+    while (fd >= 0 && !(locked = flock(fd, LOCK_EX | LOCK_NB) == 0) && errno == EWOULDBLOCK &&
+           waits--) {
+        g_usleep(LOCK_WAIT_US);
+    }
+    if (fd >= 0 && !locked) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }
 
 static const char *file_kind(mode_t mode)

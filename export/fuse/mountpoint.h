@@ -37,6 +37,13 @@ int fuse_mountpoint_identify(const char *path, FuseMountId *id);
 /* Whether something is mounted at the resolved @path itself. Asks no server; false if unknown. */
 bool fuse_mountpoint_is_mount(const char *path);
 
+/*
+ * Have other daemons wait that are about to mount at the resolved @path, too: until the descriptor
+ * that is returned is closed, or for a while. Waits so itself. -1: nothing keeps them away, for the
+ * file cannot be locked, somebody else holds it locked for a while or a mount covers it already.
+ */
+int fuse_mountpoint_lock(const char *path);
+
 typedef enum {
     FUSE_PLACE_FILE,  /* a regular file: may be covered */
     FUSE_PLACE_STALE, /* a mount whose server is gone */

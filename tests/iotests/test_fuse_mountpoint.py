@@ -2,9 +2,11 @@
 """Where a FUSE export may be mounted, and what becomes of the mount when others meddle with it."""
 
 import errno
+import fcntl
 import os
 import signal
 import stat
+import time
 
 from wharf import *
 from wharf import tools
@@ -444,6 +446,28 @@ class DeadDaemons(MountTest):
         self.wait_unmounted(self.mnt)
         self.add()
         self.assert_exported()
+
+    def test_two_daemons_at_the_same_time(self):
+        """Who is about to mount has the file locked; another one waits, and looks again."""
+        daemons = [self.daemon, self.start(name='second')]
+        with open(self.mnt) as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            for daemon in daemons:
+                daemon.qmp.send({'execute': 'block-export-add', 'arguments': {
+                    'type': 'fuse', 'id': 'e0', 'node-name': 'n0', 'mountpoint': self.mnt}})
+            time.sleep(0.3)
+            self.assertFalse(self.mounted(self.mnt))
+        replies = [daemon.qmp.read_reply() for daemon in daemons]
+        self.assertEqual(sum('return' in r for r in replies), 1, replies)
+        self.assertIn('another FUSE server', str(replies))
+        self.assert_exported()
+
+    def test_file_locked_by_others(self):
+        """Who has it locked for ends of his own keeps nobody away."""
+        with open(self.mnt) as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            self.add()
+            self.assert_exported()
 
     def test_records_end_with_the_daemon(self):
         self.add()
