@@ -57,7 +57,8 @@ bool co_fn export_registry_co_del(ExportRegistry *registry, const char *id,
 /*
  * Remove all exports of @type, side by side, the newest first, waiting for what is in flight; after
  * a while, one for all, it is cut off from its clients. What then still hangs below goes on
- * shutting down.
+ * shutting down. Those that are just being added do not come into service; one whose start hangs is
+ * waited for no longer than for requests.
  */
 void co_fn export_registry_co_del_type(ExportRegistry *registry, BlockExportType type);
 

@@ -86,11 +86,11 @@ ExportState export_co_wait_end(Export *exp, int64_t deadline_ns)
     return exp->state;
 }
 
-void export_co_wait_started(Export *exp)
+bool export_co_wait_started(Export *exp, int64_t deadline_ns)
 {
-    while (exp->state == EXPORT_STARTING) {
-        export_co_wait_change(exp, INT64_MAX);
+    while (exp->state == EXPORT_STARTING && export_co_wait_change(exp, deadline_ns)) {
     }
+    return exp->state != EXPORT_STARTING;
 }
 
 void export_queue_idle(ExportQueue *queue)
@@ -180,6 +180,17 @@ static void co_fn export_co_undo_start(Export *exp)
     block_backend_co_free(g_steal_pointer(&exp->blk));
 }
 
+/* Whether it may go on to start, after a time in which it may have been given up. */
+static bool export_check_wanted(const Export *exp, GError **error)
+{
+    if (!exp->unwanted) {
+        return true;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                "%s was removed while it was being added; add it again", exp->user);
+    return false;
+}
+
 bool export_co_start(Export *exp, BlockNode *node, const BlockExportOptions *options,
                      GError **error)
 {
@@ -190,12 +201,13 @@ bool export_co_start(Export *exp, BlockNode *node, const BlockExportOptions *opt
     if (!exp->blk) {
         return false;
     }
-    if (!exp->driver->co_start(exp, options, error)) {
+    if (!export_check_wanted(exp, error) || !exp->driver->co_start(exp, options, error)) {
         block_backend_co_free(g_steal_pointer(&exp->blk));
         return false;
     }
     export_co_begin_queues(exp);
-    if (exp->driver->co_publish && !exp->driver->co_publish(exp, options, error)) {
+    if (!export_check_wanted(exp, error) ||
+        (exp->driver->co_publish && !exp->driver->co_publish(exp, options, error))) {
         export_co_undo_start(exp);
         return false;
     }
@@ -252,7 +264,7 @@ static void co_fn export_co_lose(void *opaque)
     BlockExportEndReason reason = loss->reason;
 
     g_free(loss);
-    export_co_wait_started(exp);
+    export_co_wait_started(exp, INT64_MAX);
     if (exp->state == EXPORT_RUNNING) {
         g_message("%s: %s; shutting it down", exp->user, export_loss_to_string(reason));
         export_shut_down(exp, reason, EXPORT_WAIT_NS);

@@ -47,8 +47,8 @@ ExportState co_fn export_co_wait_end(Export *exp, int64_t deadline_ns);
 /* Wait for the next change of its state, or until @deadline_ns (false). */
 bool co_fn export_co_wait_change(Export *exp, int64_t deadline_ns);
 
-/* Wait until @exp is no longer starting. */
-void co_fn export_co_wait_started(Export *exp);
+/* Wait until @exp is no longer starting, or until @deadline_ns (false). */
+bool co_fn export_co_wait_started(Export *exp, int64_t deadline_ns);
 
 /* Tell those who wait that the state has changed. */
 void export_set_state(Export *exp, ExportState state);

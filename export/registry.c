@@ -323,6 +323,14 @@ BlockNode *export_registry_find_node(ExportRegistry *registry, const char *name,
     return block_graph_find(registry->graph, name, error);
 }
 
+/* Begin to delete it, unless it is on its way already. */
+static void export_delete_running(Export *exp)
+{
+    if (exp->state == EXPORT_RUNNING) {
+        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, exp->registry->del_wait_ns);
+    }
+}
+
 /* Prepare and start it. Its node is sought anew, for preparing it takes time in which it may go. */
 static bool co_fn registry_co_start(ExportRegistry *registry, Export *exp,
                                     const BlockExportOptions *options, GError **error)
@@ -364,6 +372,9 @@ bool export_registry_co_add_as(ExportRegistry *registry, const ExportDriver *dri
         return false;
     }
     export_set_state(exp, EXPORT_RUNNING);
+    if (exp->unwanted) {
+        export_delete_running(exp);
+    }
     return true;
 }
 
@@ -468,37 +479,32 @@ static GPtrArray *export_registry_snapshot(ExportRegistry *registry, BlockExport
     return all;
 }
 
-/* Begin to delete it, unless it is on its way already. */
-static void export_delete_running(Export *exp)
-{
-    if (exp->state == EXPORT_RUNNING) {
-        export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, exp->registry->del_wait_ns);
-    }
-}
-
 void export_registry_co_del_type(ExportRegistry *registry, BlockExportType type)
 {
     g_autoptr(GPtrArray) all = export_registry_snapshot(registry, type);
-    int64_t deadline_ns = aio_now_ns() + registry->del_wait_ns + EXPORT_QUIT_GRACE_NS;
+    int64_t start_deadline_ns = aio_now_ns() + registry->del_wait_ns;
+    int64_t deadline_ns = start_deadline_ns + EXPORT_QUIT_GRACE_NS;
 
     /* All at once, so that many that hang take no longer than one. */
     for (unsigned i = 0; i < all->len; i++) {
-        export_delete_running(g_ptr_array_index(all, i));
+        Export *exp = g_ptr_array_index(all, i);
+
+        exp->unwanted = true; /* if it still starts, it is not to come afterwards */
+        export_delete_running(exp);
     }
     for (unsigned i = 0; i < all->len; i++) {
         Export *exp = g_ptr_array_index(all, i);
 
-        export_co_wait_started(exp);
-        export_delete_running(exp);
-        export_co_wait_end(exp, deadline_ns);
+        if (export_co_wait_started(exp, start_deadline_ns)) {
+            export_co_wait_end(exp, deadline_ns);
+        }
     }
 }
 
 /* Begin to shut down an export for the end of the daemon, as soon as it runs. */
 static void co_fn export_co_begin_quit(Export *exp, int64_t start_deadline_ns)
 {
-    while (exp->state == EXPORT_STARTING && export_co_wait_change(exp, start_deadline_ns)) {
-    }
+    export_co_wait_started(exp, start_deadline_ns);
     if (exp->state == EXPORT_RUNNING) {
         export_shut_down(exp, BLOCK_EXPORT_END_REASON_SHUTDOWN, EXPORT_QUIT_WAIT_NS);
     }

@@ -718,6 +718,34 @@ static void co_fn body_delete_type(GraphRig *rig)
     co_clear_stage(rig);
 }
 
+/* One that is just being added does not come afterwards, and one that hangs there is left alone. */
+static void co_fn delete_type_while_starting(GraphRig *rig, int64_t wait_ns, const char *at_return)
+{
+    bool added = true;
+
+    co_set_stage(rig);
+    stage->registry->del_wait_ns = wait_ns;
+    stage->start_sleeps = true;
+    aio_co_enter(rig->ctx, add_beside, &added);
+    export_registry_co_del_type(stage->registry, BLOCK_EXPORT_TYPE_NBD);
+    assert_log(at_return);
+    while (export_registry_count(stage->registry)) {
+        aio_co_sleep_ns(1 * MS);
+    }
+    g_assert_false(added);
+    co_clear_stage(rig);
+}
+
+static void co_fn body_delete_type_while_starting(GraphRig *rig)
+{
+    delete_type_while_starting(rig, 5000 * MS, "start:e0 end:e0 ");
+}
+
+static void co_fn body_delete_type_with_hung_start(GraphRig *rig)
+{
+    delete_type_while_starting(rig, 1 * MS, "start:e0 ");
+}
+
 /* Many times, with requests beginning and ending in both threads meanwhile; for ThreadSanitizer. */
 static void co_fn body_cycles(GraphRig *rig)
 {
@@ -767,6 +795,8 @@ int main(int argc, char **argv)
     ADD("two-deletions", body_two_deletions);
     ADD("used-without-requests", body_used_without_requests);
     ADD("delete-type", body_delete_type);
+    ADD("delete-type-while-starting", body_delete_type_while_starting);
+    ADD("delete-type-with-hung-start", body_delete_type_with_hung_start);
     ADD("cycles", body_cycles);
     return g_test_run();
 }
