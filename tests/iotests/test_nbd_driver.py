@@ -945,6 +945,45 @@ class HostileReplies(NbdTest):
             self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED')
             self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n'})
 
+    def test_structured_replies(self):
+        """The same where replies come in pieces: a piece that is missing is not made up."""
+        answer = [None]
+
+        def talk(sock):
+            servers.negotiate(sock, structured=True)
+            while True:
+                _, _, cookie, offset, length = servers.take_request(sock)
+                sock.sendall(answer[0](cookie, offset, length))
+
+        def chunk(kind, cookie, payload=b'', done=True):
+            return struct.pack('>IHHQI', 0x668e33ef, done, kind, cookie, len(payload)) + payload
+
+        def data(offset, length):
+            return struct.pack('>Q', offset) + b'x' * length
+
+        def hole(offset, length):
+            return struct.pack('>QI', offset, length)
+        fake = servers.Fake(self, 's', talk)
+        self.start()
+        for answer[0] in (
+                lambda cookie, offset, length: chunk(0, cookie),
+                lambda cookie, offset, length: chunk(1, cookie, data(offset, 512)),
+                lambda cookie, offset, length: chunk(1, cookie, data(offset + 512, length)),
+                lambda cookie, offset, length: chunk(1, cookie, data(offset - 512, length)),
+                lambda cookie, offset, length: chunk(2, cookie, hole(offset, 512)),
+                lambda cookie, offset, length: chunk(2, cookie, hole(offset, 0xffffffff)),
+                lambda cookie, offset, length: chunk(2, cookie, hole(1 << 63, 512)),
+                lambda cookie, offset, length: chunk(2, cookie, hole(offset, length // 2), False) + chunk(
+                    2, cookie, hole(offset, length // 2)),
+                lambda cookie, offset, length: chunk(5, cookie, struct.pack('>III', 1, 4096, 0)),
+                lambda cookie, offset, length: chunk(0x8001, cookie, b'')):
+            self.add(fake.path)
+            self.export(writable=False)
+            self.assertTrue(self.fails_to_read())
+            self.daemon.qmp.cmd('block-export-del', {'id': 'e0', 'mode': 'hard'})
+            self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED')
+            self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n'})
+
     def test_nothing_comes_late(self):
         """What has not left when a connection is lost never does: it would come after its repetition."""
         over = threading.Event()

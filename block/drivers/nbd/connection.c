@@ -537,13 +537,50 @@ static int co_fn command_co_finish(NbdCommand *cmd, int64_t cookie)
     return cmd->result;
 }
 
+/* A read, which the server may answer in pieces, in any order. */
+typedef struct NbdRead {
+    NbdCommand cmd;
+    char *buffer;
+    uint64_t offset;
+    size_t bytes; /* that have come */
+    size_t end;   /* up to where there is nothing left in the buffer that was in it before */
+} NbdRead;
+
+/* What libnbd has put into the buffer at @data. */
+static int on_piece(void *opaque, const void *data, size_t bytes, uint64_t offset, unsigned status,
+                    int *error)
+{
+    NbdRead *read = opaque;
+    size_t begin = offset - read->offset;
+
+    if (status == LIBNBD_READ_ERROR) {
+        return 0;
+    }
+    if (begin > read->end) {
+        memset(read->buffer + read->end, 0, begin - read->end);
+    }
+    read->end = MAX(read->end, begin + bytes);
+    read->bytes += bytes;
+    return 0;
+}
+
+/*
+ * A server may say that it has answered when there are pieces that it has not sent. Whoever reads
+ * must not find what the buffer was last used for, perhaps by others; of pieces that come twice to
+ * hide others, zeros in their place are as good as anything that such a server might send.
+ */
 int co_fn nbd_connection_co_pread(NbdConnection *c, uint64_t offset, void *buffer, size_t bytes)
 {
-    NbdCommand cmd;
+    NbdRead read = {.buffer = buffer, .offset = offset};
+    int r;
 
-    command_begin(&cmd, c);
-    return command_co_finish(
-        &cmd, nbd_aio_pread(c->nbd, buffer, bytes, offset, command_callback(&cmd), 0));
+    command_begin(&read.cmd, c);
+    r = command_co_finish(
+        &read.cmd,
+        nbd_aio_pread_structured(c->nbd, buffer, bytes, offset,
+                                 (nbd_chunk_callback){.callback = on_piece, .user_data = &read},
+                                 command_callback(&read.cmd), 0));
+    return r == 0 && (read.bytes < bytes || read.end < bytes) ? -EIO : r;
 }
 
 int co_fn nbd_connection_co_flush(NbdConnection *c)

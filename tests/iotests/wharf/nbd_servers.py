@@ -176,13 +176,21 @@ def reply_option(sock, option, kind, data=b''):
     sock.sendall(struct.pack('>QIII', REPLY_MAGIC, option, kind, len(data)) + data)
 
 
-def negotiate(sock, size=1 << 20, flags=FLAG_HAS | FLAG_FLUSH):
-    """All of the handshake, for a client that wants no more than NBD_OPT_GO."""
+def negotiate(sock, size=1 << 20, flags=FLAG_HAS | FLAG_FLUSH, blocks=None, structured=False):
+    """All of the handshake, for a client that wants no more than NBD_OPT_GO, or @structured replies, too.
+
+    @blocks: (minimum, preferred, maximum) sizes.
+    """
     greet(sock)
     while True:
         option = take_option(sock)
+        if option == OPT_STRUCTURED and structured:
+            reply_option(sock, option, REP_ACK)
+            continue
         if option == OPT_GO:
             reply_option(sock, option, REP_INFO, struct.pack('>HQH', 0, size, flags))
+            if blocks:
+                reply_option(sock, option, REP_INFO, struct.pack('>HIII', 3, *blocks))
             reply_option(sock, option, REP_ACK)
             return
         reply_option(sock, option, REP_ERR_UNSUP)
