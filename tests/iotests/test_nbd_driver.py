@@ -691,6 +691,27 @@ class GoingAway(NbdTest):
         self.daemon.wait_log('read-only')
         self.assertTrue(self.fails_to_read())
 
+    def test_becomes_read_only_unnoticed(self):
+        """While nobody wrote: whoever wants to later is refused, and let in when it is writable again."""
+        server = servers.nbdkit(self, 's', f'file={self.image}')
+        self.start()
+        self.add(server.path)
+        self.export(writable=False)
+        server.kill()
+        server.command.insert(1, '-r')
+        server.start()
+        wait_until(lambda: not self.fails_to_read())
+        self.assertIn('read-only', self.refused('block-export-add', {
+            'type': 'fuse', 'id': 'e1', 'node-name': 'n', 'mountpoint': self.mountpoint('w'), 'writable': True}))
+        server.kill()
+        server.command.remove('-r')
+        server.start()
+        wait_until(lambda: not self.fails_to_read())
+        self.daemon.qmp.cmd('block-export-del', {'id': 'e0', 'mode': 'hard'})
+        self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED')
+        self.export()
+        self.write(0, b'w' * 4096)
+
     def test_leaves_nothing(self):
         """Descriptors and threads, after many connections."""
         server = servers.nbdkit(self, 's', f'file={self.image}')

@@ -66,6 +66,7 @@ struct NbdClient {
 
     gint writing;   /* atomic */
     gint giving_up; /* atomic: nothing is waited for any more */
+    gint read_only; /* atomic: what the last server said */
 
     GMutex lock;                /* of these two */
     NbdWhereabouts whereabouts; /* of the connection */
@@ -339,6 +340,7 @@ static void client_adopt(NbdClient *c, NbdConnection *connection)
     static const NbdConnectionUser user = {.lost = on_lost, .is_home = on_come, .left = on_left};
 
     c->connection = connection;
+    g_atomic_int_set(&c->read_only, nbd_connection_info(connection)->read_only);
     c->connected_ns = aio_now_ns();
     aio_timer_disarm(c->wait_timer);
     c->calm = 0;
@@ -734,6 +736,11 @@ void nbd_client_free(NbdClient *c)
 const NbdExportInfo *nbd_client_info(const NbdClient *c)
 {
     return &c->info;
+}
+
+bool nbd_client_is_read_only(NbdClient *c)
+{
+    return g_atomic_int_get(&c->read_only);
 }
 
 void nbd_client_set_writing(NbdClient *c, bool writing)

@@ -58,7 +58,10 @@ void nbd_client_give_up_waiting(NbdClient *client);
 /* What the server said at the first time. */
 const NbdExportInfo *nbd_client_info(const NbdClient *client);
 
-/* From now on a connection to an export that has become read-only is as good as none. */
+/* Whether the server offers the export read-only, as far as is known. */
+bool nbd_client_is_read_only(NbdClient *client);
+
+/* From now on a new connection to an export that has become read-only is as good as none. */
 void nbd_client_set_writing(NbdClient *client, bool writing);
 
 /* What a request does with a connection, perhaps more than once. 0 or -errno. */

@@ -203,7 +203,7 @@ static bool co_fn nbd_co_check_perm(BlockNode *node, BlockPerm perm, BlockPerm s
     NbdState *s = block_node_state(node);
     BlockReopen *reopen = block_node_reopen(node);
 
-    if (!nbd_client_info(s->client)->read_only) {
+    if (!nbd_client_is_read_only(s->client)) {
         return true;
     }
     if (reopen && reopen->flags.auto_read_only) {
