@@ -265,6 +265,18 @@ class WhatServersCan(NbdTest):
         self.assertEqual(data, self.read(12345, MIB))
         self.verify()
 
+    def test_preferred_block_size(self):
+        """What is no size is none: those who ask us would take us for broken."""
+        sizes = [None]
+        fake = servers.Fake(self, 's', lambda sock: (servers.negotiate(sock, blocks=sizes[0]), sock.recv(1)))
+        self.start()
+        for sizes[0], told in (((1, 65536, 1 << 20), 65536), ((1, 5000, 1 << 20), None), ((4096, 512, 1 << 20), None),
+                               ((1, 1 << 21, 1 << 20), None), ((1, 0, 1 << 20), None)):
+            self.add(fake.path)
+            limits = self.daemon.qmp.cmd('query-named-block-nodes')[0]['image']['limits']
+            self.assertEqual(told, limits.get('opt-transfer'), sizes)
+            self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n'})
+
     def test_poor_server(self):
         """No zeroes, no extents."""
         server = servers.nbdkit(self, 's', f'file={self.image}', '--filter=nozero', '--filter=noextents')
