@@ -139,6 +139,16 @@ class ChainTest(Qcow2Test):
             f.write(b'\0' * 64 * KIB + b'\1' * 64 * KIB)
             f.truncate(2 * MIB)
         self.check_reads(daemon, image, self.path('without.raw'), backing=None)
+        self.check_reads(daemon, image, self.path('without.raw'), backing='')
+
+    def test_no_backing_by_command_line(self):
+        """Where there is no null: an empty name, as with QSD."""
+        image = self.create('image.qcow2', MIB, backing=self.make_file('base.raw', MIB, b'b'), backing_format='raw')
+        options = f'qcow2,node-name=n,file.driver=file,file.filename={image},'
+        daemon = self.wharfd('--blockdev', options + 'backing=')
+        self.assertNotIn('backing_file', daemon.qmp.cmd('query-named-block-nodes')[0])
+        daemon.qmp.cmd('blockdev-reopen', {'options': [{
+            'driver': 'qcow2', 'node-name': 'n', 'file': '#block000', 'backing': ''}]})
 
     def test_no_format(self):
         daemon = self.wharfd()

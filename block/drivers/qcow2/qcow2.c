@@ -46,6 +46,15 @@ static bool co_fn co_open_data_file(BlockNode *node, Qcow2State *s, const Qcow2H
     return s->data != NULL;
 }
 
+/*
+ * Whether there is to be no backing file, whatever the image says. A command line knows no null, so
+ * an empty name says the same.
+ */
+static bool means_none(const BlockdevRefOrNull *given)
+{
+    return given->type == QVALUE_NULL || (given->type == QVALUE_STRING && !*given->u.reference);
+}
+
 /* The options of the backing file, if there is to be one; false: an error. */
 static bool co_fn co_backing_ref(Qcow2State *s, const Qcow2Header *header,
                                  const BlockdevRefOrNull *given, BlockdevRef **ref, GError **error)
@@ -59,7 +68,7 @@ static bool co_fn co_backing_ref(Qcow2State *s, const Qcow2Header *header,
         *ref = qcow2_names_co_backing(s, header, error);
         return *ref != NULL;
     }
-    if (given->type == QVALUE_NULL) {
+    if (means_none(given)) {
         return true;
     }
     options = blockdev_ref_or_null_to_qvalue(given);
@@ -590,7 +599,7 @@ static bool check_children(BlockReopen *reopen, GError **error)
         name = "data-file";
     } else if (s->data == s->file && o->data_file) {
         name = "data-file";
-    } else if (!s->backing && o->backing && o->backing->type != QVALUE_NULL) {
+    } else if (!s->backing && o->backing && !means_none(o->backing)) {
         name = "backing";
     } else if (g_strcmp0(o->snapshot, block_node_options(reopen->node)->u.qcow2.snapshot) != 0) {
         name = "snapshot";
