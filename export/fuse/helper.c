@@ -21,7 +21,7 @@
 
 /* One run of the program. */
 typedef struct Helper {
-    int output[2]; /* pipe from its standard error */
+    int output[2]; /* pipe from its standard error; -1: it says into ours what it has to say */
     int comm[2];   /* socket pair; -1 if not used */
     pid_t pid;
 } Helper;
@@ -73,13 +73,15 @@ static bool helper_spawn(Helper *helper, char *const argv[], GError **error)
     int ret;
 
     if (pipe2(helper->output, O_CLOEXEC) < 0) {
-        wharf_set_error_errno(error, errno, "cannot make a pipe for %s", HELPER);
-        return false;
+        /* That there is no descriptor to spare must not keep a mount. */
+        g_info("no pipe for what %s says: %s", HELPER, g_strerror(errno));
     }
     posix_spawn_file_actions_init(&actions);
     posix_spawnattr_init(&attr);
     helper_reset_signals(&attr);
-    posix_spawn_file_actions_adddup2(&actions, helper->output[1], STDERR_FILENO);
+    if (helper->output[1] >= 0) {
+        posix_spawn_file_actions_adddup2(&actions, helper->output[1], STDERR_FILENO);
+    }
     if (helper->comm[1] >= 0) {
         posix_spawn_file_actions_adddup2(&actions, helper->comm[1], COMM_FD);
     }
@@ -105,6 +107,9 @@ static char *helper_read_output(Helper *helper)
     char buffer[512];
     ssize_t n;
 
+    if (helper->output[0] < 0) {
+        return NULL;
+    }
     while ((n = read(helper->output[0], buffer, sizeof(buffer))) > 0 || (n < 0 && errno == EINTR)) {
         if (n > 0 && text->len < OUTPUT_MAX) {
             g_string_append_len(text, buffer, n);

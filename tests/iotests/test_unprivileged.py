@@ -156,6 +156,18 @@ class Unprivileged(AsNobody):
         daemon.terminate()
         self.assertFalse(self.mounted(self.mnt))
 
+    def test_unmounts_without_a_descriptor_to_spare(self):
+        """Which the helper program takes some of. Those of the export itself must do."""
+        daemon = self.start(prefix=[find_tool('prlimit'), '--nofile=80:80', *self.as_nobody])
+        self.add(daemon)
+        with self.assertRaises(QmpError) as caught:
+            for i in range(80):
+                daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': f'f{i}', 'read-only': True,
+                                                'filename': self.image, 'locking': 'off'})
+        self.assertIn('Too many open files', caught.exception.desc)
+        daemon.qmp.cmd('block-export-del', {'id': 'e0'})
+        self.assertFalse(self.mounted(self.mnt))
+
     def test_many_cycles(self):
         daemon = self.start()
         for _ in range(15):
