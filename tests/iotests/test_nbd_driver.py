@@ -545,6 +545,74 @@ class Opening(NbdTest):
         other.cmd('quit')
         self.assertEqual(0, self.daemon.wait())
 
+    # How far a server goes before it says nothing more.
+    @staticmethod
+    def stages():
+        def greeting(sock):
+            servers.greet(sock)
+
+        def option(sock):
+            servers.greet(sock)
+            servers.take_option(sock)
+
+        def tls(sock):
+            servers.greet(sock)
+            servers.reply_option(sock, servers.take_option(sock), servers.REP_ACK)
+        return {'accepted': (lambda sock: None, False), 'greeted': (greeting, False), 'asked': (option, False),
+                'accepted-tls': (lambda sock: None, True), 'asked-tls': (option, True), 'began-tls': (tls, True)}
+
+    def test_quit_at_each_stage(self):
+        for stage, (talk, tls) in self.stages().items():
+            with self.subTest(stage):
+                silent = threading.Event()
+
+                def serve(sock, silent=silent, talk=talk):
+                    talk(sock)
+                    silent.set()
+                    sock.recv(1 << 16)
+                    sock.recv(1)
+                fake = servers.Fake(self, stage, serve)
+                self.start('--object', f'tls-creds-psk,id=c,dir={self.psk()},endpoint=client')
+                self.daemon.qmp.send({'execute': 'blockdev-add', 'arguments': self.options(
+                    fake.path, open_timeout=600, **({'tls_creds': 'c'} if tls else {}))})
+                self.assertTrue(silent.wait(TIMEOUT))
+                before = time.monotonic()
+                self.daemon.qmp_client().cmd('quit')
+                self.assertEqual(0, self.daemon.wait())
+                self.assertLess(time.monotonic() - before, 10)
+
+    def psk(self):
+        directory = self.path('psk')
+        os.makedirs(directory, exist_ok=True)
+        with open(os.path.join(directory, 'keys.psk'), 'w', encoding='ascii') as f:
+            f.write('qemu:00112233445566778899aabbccddeeff\n')
+        return directory
+
+    def test_del_at_each_stage(self):
+        """The server was there, and its successor says nothing more from somewhere on."""
+        for stage, (talk, _) in list(self.stages().items())[:3]:
+            with self.subTest(stage):
+                silent = threading.Event()
+
+                def serve(sock, silent=silent, talk=talk):
+                    if fake.connections == 1:
+                        servers.negotiate(sock)
+                        sock.recv(1)
+                        return
+                    talk(sock)
+                    silent.set()
+                    sock.recv(1 << 16)
+                    sock.recv(1)
+                fake = servers.Fake(self, stage, serve)
+                self.start()
+                self.add(fake.path, reconnect_delay=3600)
+                fake.open[0].shutdown(2)
+                self.assertTrue(silent.wait(TIMEOUT))
+                before = time.monotonic()
+                self.daemon.qmp.cmd('blockdev-del', {'node-name': 'n'})
+                self.assertLess(time.monotonic() - before, 10)
+                self.daemon.quit()
+
     def test_others_go_on_meanwhile(self):
         fake = servers.Fake(self, 's', lambda sock: sock.recv(1))
         self.start()

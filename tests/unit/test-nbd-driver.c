@@ -425,11 +425,14 @@ static void crash(Rig *rig)
     g_assert_cmpint(fixture_read(rig->f, rig->blk, 0, &byte, 1), ==, 0);
 }
 
-static void expect_forgotten(unsigned writes)
+/* A flush fails, and says so. */
+static void flush_tells_of(Rig *rig, unsigned writes)
 {
     g_autofree char *pattern = g_strdup_printf("*was lost with %u unflushed writes*", writes);
 
     g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, pattern);
+    g_assert_cmpint(fixture_flush(rig->f, rig->blk), ==, -EIO);
+    g_test_assert_expected_messages();
 }
 
 /* What a server has acknowledged, and may have forgotten, a flush tells of, once. */
@@ -447,9 +450,7 @@ static void test_forgotten(void)
     g_assert_cmpint(put(&rig, 1024, 'a', 0), ==, 0);
     /* FUA is for the one write, and takes nothing from the flush. */
     g_assert_cmpint(put(&rig, 2048, 'a', BLOCK_REQ_FUA), ==, 0);
-    expect_forgotten(2);
-    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
-    g_test_assert_expected_messages();
+    flush_tells_of(&rig, 2);
     assert_byte(&rig, 0, 0);
     assert_byte(&rig, 1024, 'a');
     g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
@@ -464,9 +465,7 @@ static void test_forgotten(void)
     crash(&rig);
     g_assert_cmpint(fixture_zero(rig.f, rig.blk, 0, 512, 0), ==, 0);
     crash(&rig);
-    expect_forgotten(2);
-    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
-    g_test_assert_expected_messages();
+    flush_tells_of(&rig, 2);
     g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
     rig_clear(&rig);
 }
@@ -481,9 +480,7 @@ static void test_forgotten_in_flush(void)
     g_atomic_int_set(&rig.server->dies_in_flush, 1);
     g_test_expect_message(NULL, G_LOG_LEVEL_MESSAGE, "*lost the connection*");
     g_test_expect_message(NULL, G_LOG_LEVEL_MESSAGE, "*connected to*");
-    expect_forgotten(1);
-    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
-    g_test_assert_expected_messages();
+    flush_tells_of(&rig, 1);
     g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
     rig_clear(&rig);
 }
@@ -500,9 +497,7 @@ static void test_forgotten_by_all(void)
     g_assert_cmpint(put(&rig, 0, 'a', 0), ==, 0);
     g_assert_cmpint(fixture_fill(rig.f, second, 512, 512, 'b'), ==, 0);
     crash(&rig);
-    expect_forgotten(2);
-    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, -EIO);
-    g_test_assert_expected_messages();
+    flush_tells_of(&rig, 2);
     third = fixture_backend(rig.f, "n", "third", BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
     g_assert_cmpint(fixture_flush(rig.f, third), ==, 0);
     g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
@@ -726,6 +721,21 @@ static void test_lent_to_several(void)
     rig_clear(&rig);
 }
 
+/* What was written from elsewhere counts as well. */
+static void test_lent_and_forgotten(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60");
+    rig_be_calm(&rig, rig.f->main, CALM_REQUESTS, 0);
+    g_assert_cmpint(put(&rig, 0, 'a', 0), ==, 0);
+    g_assert_cmpint(put(&rig, 512, 'a', 0), ==, 0);
+    crash(&rig);
+    flush_tells_of(&rig, 2);
+    g_assert_cmpint(fixture_flush(rig.f, rig.blk), ==, 0);
+    rig_clear(&rig);
+}
+
 /* Nobody asks for anything, and yet the end of the connection is noticed. */
 static void test_lent_and_cut(void)
 {
@@ -816,6 +826,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/lent/calm", test_lent);
     g_test_add_func("/nbd/lent/and-back", test_lent_and_back);
     g_test_add_func("/nbd/lent/to-several", test_lent_to_several);
+    g_test_add_func("/nbd/lent/and-forgotten", test_lent_and_forgotten);
     g_test_add_func("/nbd/lent/and-cut", test_lent_and_cut);
     g_test_add_func("/nbd/given-up", test_given_up);
     g_test_add_func("/nbd/close", test_close);
