@@ -605,6 +605,15 @@ static bool conn_receive(NbdConnection *conn)
     return (size_t)bytes == wanted;
 }
 
+/*
+ * Whether there is room to read through TLS. It need not be what may be begun: the goodbye of a
+ * client who takes no answers is not seen otherwise.
+ */
+static bool conn_may_read_tls(const NbdConnection *conn)
+{
+    return conn->in_end - conn->in_at < CONN_INPUT;
+}
+
 /* A coroutine for as long as the connection may receive something through TLS. */
 static void co_fn conn_co_read_tls(void *opaque)
 {
@@ -613,7 +622,7 @@ static void co_fn conn_co_read_tls(void *opaque)
     while (!conn->eof && !conn->ended) {
         ssize_t n;
 
-        if (!conn_may_receive(conn)) {
+        if (!conn_may_read_tls(conn)) {
             conn->reader_waits = coroutine_self();
             coroutine_yield();
             continue;
@@ -668,13 +677,11 @@ static short conn_events(const NbdConnection *conn)
 /* What is to be waited for. */
 static void conn_update(NbdConnection *conn)
 {
-    bool may_receive = conn_may_receive(conn);
-
     conn_update_linger(conn);
     if (conn->watch) {
         aio_watch_set_events(conn->watch, conn_events(conn));
     }
-    if (conn->reader_waits && (may_receive || conn->ended)) {
+    if (conn->reader_waits && (conn_may_read_tls(conn) || conn->ended)) {
         aio_co_wake(g_steal_pointer(&conn->reader_waits));
     }
 }

@@ -130,32 +130,45 @@ void nbd_fixture_free(NbdFixture *fixture)
     g_free(fixture);
 }
 
-int nbd_fixture_connect(NbdFixture *fixture, bool structured, bool extended, NbdTerms *terms)
+/* What a client agrees on; it has selected both metadata contexts if it can. */
+static NbdTerms fixture_terms(const NbdFixture *fixture, bool structured, bool extended)
 {
-    NbdQueue *queue = nbd_fixture_queue(fixture);
-    uint32_t ids[] = {0, 1};
-    NbdClient client;
-    int fds[2];
-
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), ==, 0);
-    *terms = (NbdTerms){
+    NbdTerms terms = {
         .size = blk_length(fixture->ne->common.blk),
         .flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_FAST_ZERO,
         .structured = structured || extended,
         .extended = extended,
     };
+
     if (!fixture->ne->common.writable) {
-        terms->flags |= NBD_FLAG_READ_ONLY;
+        terms.flags |= NBD_FLAG_READ_ONLY;
     }
-    if (terms->structured) {
-        terms->flags |= NBD_FLAG_SEND_DF | (extended ? NBD_FLAG_BLOCK_STATUS_PAYLOAD : 0);
-        terms->n_contexts = G_N_ELEMENTS(ids);
+    if (terms.structured) {
+        terms.flags |= NBD_FLAG_SEND_DF | (extended ? NBD_FLAG_BLOCK_STATUS_PAYLOAD : 0);
+        terms.n_contexts = 2;
     }
-    client = (NbdClient){.fd = fds[1], .terms = *terms, .linger_ns = LINGER_NS};
+    return terms;
+}
+
+void nbd_fixture_serve(NbdFixture *fixture, int fd, TlsSession *tls, const NbdTerms *terms)
+{
+    static const uint32_t ids[] = {0, 1};
+    NbdQueue *queue = nbd_fixture_queue(fixture);
+    NbdClient client = {.fd = fd, .tls = tls, .terms = *terms, .linger_ns = LINGER_NS};
+
     client.context_ids = g_memdup2(ids, sizeof(ids));
     queue->connections++;
     fixture->ne->connections++;
     nbd_connection_begin(queue, &client);
+}
+
+int nbd_fixture_connect(NbdFixture *fixture, bool structured, bool extended, NbdTerms *terms)
+{
+    int fds[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), ==, 0);
+    *terms = fixture_terms(fixture, structured, extended);
+    nbd_fixture_serve(fixture, fds[1], NULL, terms);
     return fds[0];
 }
 

@@ -31,6 +31,12 @@ NbdQueue *nbd_fixture_queue(NbdFixture *fixture);
  */
 int nbd_fixture_connect(NbdFixture *fixture, bool structured, bool extended, NbdTerms *terms);
 
+/*
+ * Serve whoever is at the other end of @fd, through @tls (NULL: in clear text); both become the
+ * connection's.
+ */
+void nbd_fixture_serve(NbdFixture *fixture, int fd, TlsSession *tls, const NbdTerms *terms);
+
 /* Let the context do what there is to do. */
 void nbd_fixture_poll(NbdFixture *fixture);
 
