@@ -103,30 +103,23 @@ class Memory(DirectTest):
 class Checking(test_fuse_lifecycle.Load):
     """Each child reads back what it has written to its own part of the file."""
 
-    def run(self, number, started):
+    def requests(self, number):
         rng = random.Random(number)
         part = self.test.SIZE // len(self.started)
         begin = number * part
         content = bytearray(self.test.content[begin:begin + part])
-        try:
-            fd = self.open()
-            turn = 0
-            while turn % 16 or not os.path.exists(self.stopper):
-                size = rng.choice((512, 4096, 65536, part))
-                offset = rng.randrange(0, part - size + 1, 512)
-                if rng.random() < 0.5:
-                    content[offset:offset + size] = rng.randbytes(size)
-                    os.pwrite(fd, content[offset:offset + size], begin + offset)
-                else:
-                    data = os.pread(fd, size, begin + offset)  # a short one, where it is cut off in the middle
-                    if data != content[offset:offset + len(data)]:
-                        os._exit(WRONG)
-                turn += 1
-                if turn == 4:
-                    os.close(os.open(started, os.O_CREAT | os.O_WRONLY))
-            os._exit(0)
-        except OSError as e:
-            os._exit(e.errno)
+
+        def request(fd):
+            size = rng.choice((512, 4096, 65536, part))
+            offset = rng.randrange(0, part - size + 1, 512)
+            if rng.random() < 0.5:
+                content[offset:offset + size] = rng.randbytes(size)
+                os.pwrite(fd, content[offset:offset + size], begin + offset)
+            else:
+                data = os.pread(fd, size, begin + offset)  # a short one, where it is cut off in the middle
+                if data != content[offset:offset + len(data)]:
+                    os._exit(WRONG)
+        return request
 
 
 class UnderLoad(DirectTest):

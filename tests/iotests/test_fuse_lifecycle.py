@@ -127,24 +127,32 @@ class Load:
         wait_until(lambda: all(map(os.path.exists, self.started)), what='the load to run')
 
     def run(self, number, started):
-        rng = random.Random(number)
-        block = bytes([number]) * 65536
+        request = self.requests(number)
         turn = 0
         try:
             fd = self.open()
             while turn % 16 or not os.path.exists(self.stopper):
-                offset = rng.randrange(0, self.test.SIZE - len(block))
-                size = rng.choice((512, 4096, len(block)))
-                if rng.random() < 0.5:
-                    os.pread(fd, size, offset)
-                else:
-                    os.pwrite(fd, block[:size], offset)
+                request(fd)
                 turn += 1
                 if turn == 4:
                     os.close(os.open(started, os.O_CREAT | os.O_WRONLY))
             os._exit(0)
         except OSError as e:
             os._exit(e.errno)
+
+    def requests(self, number):
+        """What child number does time and again, called with a descriptor of its own."""
+        rng = random.Random(number)
+        block = bytes([number]) * 65536
+
+        def request(fd):
+            offset = rng.randrange(0, self.test.SIZE - len(block))
+            size = rng.choice((512, 4096, len(block)))
+            if rng.random() < 0.5:
+                os.pread(fd, size, offset)
+            else:
+                os.pwrite(fd, block[:size], offset)
+        return request
 
     def open(self):
         return os.open(self.test.mnt, os.O_RDWR)
