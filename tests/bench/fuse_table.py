@@ -5,7 +5,9 @@ Rows "direct" are O_DIRECT by fio. Rows "buffered" and "page cache" are plain re
 1 MiB, one after the other from the beginning to the end of the image, by a loop of our own: before
 each pass the kernel is told to drop what it has cached of the file (POSIX_FADV_DONTNEED), and only
 the passes are timed. So nothing is read a second time from the cache of the mount, and dropping it,
-which takes as long as reading, is nobody's speed. The image lies in tmpfs and stays there. "buffered"
+which takes as long as reading, is nobody's speed. The image lies in tmpfs and stays there. It is one
+for all columns, for in a virtual machine one piece of memory can be half as fast as another, and
+which of them an image gets would decide more than who serves it. "buffered"
 is the export as it is by default, whose opens are for direct I/O; "page cache" has cache=page
 and a read-ahead of 4 MiB (QSD, which has no such thing, is the same in both).
 """
@@ -13,7 +15,6 @@ and a read-ahead of 4 MiB (QSD, which has no such thing, is the same in both).
 import json
 import mmap
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -123,7 +124,7 @@ def _daemon_starter(peer, iothreads, options):
             if cache == 'page' and column.group == 'wharf' and column.transport != 'file':
                 extra.update({'cache': 'page', 'read-ahead': READ_AHEAD})
             try:
-                column.paths[cache] = peer.export(daemon, number, image, names, **extra)
+                column.paths[cache] = peer.export(daemon, number, image, names, locking='off', **extra)
             except QmpError as e:
                 raise LeftOut(str(e)) from None
         _check_transport(column, daemon)
@@ -243,30 +244,27 @@ def chosen_rows(parts):
     return rows
 
 
-def _make_images(column, caches, template, work):
+def _make_images(caches, size, work):
     images = {}
     for cache in caches:
-        images[cache] = os.path.join(work, f'{column.name.replace("/", "-")}-{cache}.img')
-        shutil.copyfile(template, images[cache])
+        images[cache] = os.path.join(work, f'{cache}.img')
+        with open(images[cache], 'wb') as f:
+            for _ in range(size // MIB):
+                f.write(os.urandom(MIB))
     return images
 
 
 def start_columns(columns, rows, options, work):
-    """Start what serves the columns, of images in @work; returns those that are there."""
-    template = os.path.join(work, 'template.img')
-    with open(template, 'wb') as f:
-        for _ in range(options.size // MIB):
-            f.write(os.urandom(MIB))
-    caches = sorted({row[2] for row in rows})
+    """Start what serves the columns, from images in @work; returns those that are there."""
+    images = _make_images(sorted({row[2] for row in rows}), options.size, work)
     started = []
     for column in columns:
         try:
-            column.start(column, _make_images(column, caches, template, work))
+            column.start(column, images)
             started.append(column)
         except LeftOut as e:
             print(f'without {column.name}: {e}')
             column.stop()
-    os.unlink(template)
     return started
 
 
