@@ -43,9 +43,6 @@ typedef enum {
     BLOCK_STATUS_ZERO = 2,      /* reads as zeros */
     BLOCK_STATUS_ALLOCATED = 4, /* comes from this node, not from one it is backed by */
     BLOCK_STATUS_EOF = 8,       /* the range ends at the end of the node */
-    /* between drivers and the request path only */
-    BLOCK_STATUS_OFFSET_VALID = 16, /* @map says where in the child the range lies */
-    BLOCK_STATUS_RECURSE = 32,      /* ask the child at @map about DATA and ZERO, too */
 } BlockStatus;
 
 /*

@@ -127,11 +127,10 @@ typedef struct BlockDriver {
                              BlockRequestFlags flags, GError **error);
     /*
      * The status of the first *@pnum bytes (1 to @bytes) of the range, aligned outwards to the
-     * request alignment if need be. *@map is the offset in the first child, where OFFSET_VALID says
-     * so.
+     * request alignment if need be. Who knows of data that may be zeros in a child asks that.
      */
     int co_fn (*co_block_status)(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
-                                 BlockStatus *status, uint64_t *map);
+                                 BlockStatus *status);
     /* The exact length, or -errno. Asked after open, reopen and truncate. Any thread. */
     int64_t co_fn (*co_length)(BlockNode *node);
     /* Bytes that the node takes up in its storage, or -errno. */

@@ -911,7 +911,7 @@ int co_fn block_node_co_allocate(BlockNode *node, uint64_t offset, uint64_t byte
 /* Block status */
 
 static int co_fn driver_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                        uint64_t *pnum, BlockStatus *status, uint64_t *map)
+                                        uint64_t *pnum, BlockStatus *status)
 {
     int r;
 
@@ -924,37 +924,8 @@ static int co_fn driver_co_block_status(BlockNode *node, uint64_t offset, uint64
         return 0;
     }
     serial_co_lock(node);
-    r = node->drv->co_block_status(node, offset, bytes, pnum, status, map);
+    r = node->drv->co_block_status(node, offset, bytes, pnum, status);
     serial_unlock(node);
-    return r;
-}
-
-/* What the driver knows is data may be zeros in the child. */
-static int co_fn status_co_recurse(BlockNode *node, uint64_t map, uint64_t *pnum,
-                                   BlockStatus *status)
-{
-    const BlockStatus content = BLOCK_STATUS_DATA | BLOCK_STATUS_ZERO;
-    BlockStatus below;
-    uint64_t n;
-    int r = block_child_co_block_status(node->first_child, map, *pnum, &n, &below);
-
-    if (r < 0 || n == 0) {
-        return r;
-    }
-    *pnum = n;
-    *status = (*status & ~content) | (below & content);
-    return 0;
-}
-
-static int co_fn status_co_aligned(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
-                                   BlockStatus *status)
-{
-    uint64_t map = 0;
-    int r = driver_co_block_status(node, offset, bytes, pnum, status, &map);
-
-    if (r == 0 && (*status & BLOCK_STATUS_RECURSE) && node->first_child) {
-        r = status_co_recurse(node, map, pnum, status);
-    }
     return r;
 }
 
@@ -974,7 +945,8 @@ int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t 
         return 0;
     }
     bytes = MIN(bytes, length - offset);
-    r = status_co_aligned(node, start, round_up(offset + bytes, alignment) - start, &n, &found);
+    r = driver_co_block_status(node, start, round_up(offset + bytes, alignment) - start, &n,
+                               &found);
     if (r < 0) {
         return r;
     }
@@ -984,7 +956,7 @@ int co_fn block_node_co_block_status(BlockNode *node, uint64_t offset, uint64_t 
         found = BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED;
     }
     *pnum = MIN(n - (offset - start), bytes);
-    *status = found & (BLOCK_STATUS_DATA | BLOCK_STATUS_ZERO | BLOCK_STATUS_ALLOCATED);
+    *status = found & ~(BlockStatus)BLOCK_STATUS_EOF;
     if (offset + *pnum == length) {
         *status |= BLOCK_STATUS_EOF;
     }

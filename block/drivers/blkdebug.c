@@ -365,7 +365,7 @@ static int co_fn blkdebug_co_flush(BlockNode *node)
 }
 
 static int co_fn blkdebug_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                          uint64_t *pnum, BlockStatus *status, uint64_t *map)
+                                          uint64_t *pnum, BlockStatus *status)
 {
     BlkdebugState *s = block_node_state(node);
     Request req = {BLKDEBUG_IO_TYPE_BLOCK_STATUS, offset, bytes};

@@ -179,7 +179,7 @@ static int co_fn memory_co_truncate(BlockNode *node, uint64_t size, PreallocMode
 }
 
 static int co_fn memory_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                        uint64_t *pnum, BlockStatus *status, uint64_t *map)
+                                        uint64_t *pnum, BlockStatus *status)
 {
     MemoryState *s = block_node_state(node);
     bool data;

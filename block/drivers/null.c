@@ -61,7 +61,7 @@ static int co_fn null_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t byt
 }
 
 static int co_fn null_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                      uint64_t *pnum, BlockStatus *status, uint64_t *map)
+                                      uint64_t *pnum, BlockStatus *status)
 {
     const NullState *s = block_node_state(node);
 

@@ -116,7 +116,7 @@ static int co_fn raw_co_allocate(BlockNode *node, uint64_t offset, uint64_t byte
 }
 
 static int co_fn raw_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                     uint64_t *pnum, BlockStatus *status, uint64_t *map)
+                                     uint64_t *pnum, BlockStatus *status)
 {
     const RawState *s = block_node_state(node);
     int r = block_child_co_block_status(raw_file(node), s->offset + offset, bytes, pnum, status);

@@ -300,16 +300,12 @@ static int co_fn script_co_truncate(BlockNode *node, uint64_t size, PreallocMode
 }
 
 static int co_fn script_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                        uint64_t *pnum, BlockStatus *status, uint64_t *map)
+                                        uint64_t *pnum, BlockStatus *status)
 {
     int r = script_co_pass((ScriptEntry){SCRIPT_STATUS, offset, bytes, 0, 0});
 
     check_request(node, offset, bytes);
-    *pnum = bytes;
-    *map = offset;
-    *status = BLOCK_STATUS_DATA | BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_OFFSET_VALID |
-              BLOCK_STATUS_RECURSE;
-    return r;
+    return r < 0 ? r : block_child_co_block_status(image(node), offset, bytes, pnum, status);
 }
 
 /* A command on the image as a whole, which does nothing. */

@@ -412,7 +412,7 @@ static FileExtent co_fn co_extent_at(FileState *s, uint64_t offset)
 }
 
 int co_fn file_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
-                               BlockStatus *status, uint64_t *map)
+                               BlockStatus *status)
 {
     FileState *s = block_node_state(node);
     uint64_t alignment = s->handle.request_alignment;

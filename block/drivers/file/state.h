@@ -68,7 +68,7 @@ int co_fn file_co_flush(BlockNode *node);
 int co_fn file_co_truncate(BlockNode *node, uint64_t size, PreallocMode prealloc,
                            BlockRequestFlags flags, GError **error);
 int co_fn file_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
-                               BlockStatus *status, uint64_t *map);
+                               BlockStatus *status);
 int64_t co_fn file_co_length(BlockNode *node);
 int64_t co_fn file_co_allocated_size(BlockNode *node);
 

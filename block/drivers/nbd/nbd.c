@@ -409,7 +409,7 @@ static int co_fn nbd_co_flush(BlockNode *node)
 }
 
 static int co_fn nbd_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                     uint64_t *pnum, BlockStatus *status, uint64_t *map)
+                                     uint64_t *pnum, BlockStatus *status)
 {
     NbdRequest request = {
         .offset = offset,

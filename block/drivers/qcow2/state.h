@@ -432,7 +432,7 @@ void co_fn qcow2_bitmaps_co_end_resize(BlockNode *node, int begun);
 int co_fn qcow2_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
                           BlockRequestFlags flags);
 int co_fn qcow2_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
-                                BlockStatus *status, uint64_t *map);
+                                BlockStatus *status);
 
 /* info.c */
 SnapshotInfo *qcow2_snapshot_info(const Qcow2Snapshot *snapshot);

@@ -64,7 +64,7 @@ static int co_fn co_status(BlockNode *node, uint64_t offset, uint64_t bytes, uin
 
 /* A cluster stays where it was looked up until the file has been asked about it. */
 int co_fn qcow2_co_block_status(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *pnum,
-                                BlockStatus *status, uint64_t *map)
+                                BlockStatus *status)
 {
     Qcow2State *s = block_node_state(node);
     unsigned epoch;
