@@ -329,6 +329,44 @@ static void co_fn body_commit_once(GraphRig *rig)
     co_end(&run);
 }
 
+static void co_fn co_expect_mark(Run *run, bool marked)
+{
+    uint64_t length;
+    g_autofree uint8_t *bytes = NULL;
+    BlockBackend *blk = graph_rig_co_use(run->file, BLOCK_PERM_CONSISTENT_READ);
+
+    length = blk_length(blk);
+    bytes = g_malloc(length);
+    g_assert_cmpint(blk_co_preadv(blk, 0, IOV_LOCAL(bytes, length), 0), ==, 0);
+    block_backend_co_free(blk);
+    g_assert_true(!!(be64_get(bytes + 72) & QCOW2_INCOMPATIBLE_CORRUPT) == marked);
+}
+
+/* Where the header cannot be written it is marked as corrupt when it can be. */
+static void co_fn body_mark_later(GraphRig *rig)
+{
+    g_autoptr(Qcow2Builder) b = qcow2_builder_new(3, 12, 0, 1 << 20);
+    char byte;
+    Run run;
+
+    qcow2_builder_map(b, 1, UINT64_C(1) << 40, 0);
+    qcow2_builder_count(b);
+    co_begin(&run, rig, b);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*the image is corrupt*");
+    g_assert_cmpint(blk_co_preadv(run.blk, 4096, IOV_LOCAL(&byte, 1), 0), ==, -EIO);
+    g_test_assert_expected_messages();
+    next_header = FAIL;
+    g_assert_cmpint(blk_co_pwritev(run.blk, 0, IOV_LOCAL("x", 1), 0), ==, -EIO);
+    co_expect_mark(&run, false);
+    g_assert_cmpint(blk_co_pwritev(run.blk, 0, IOV_LOCAL("x", 1), 0), ==, -EIO);
+    co_expect_mark(&run, true);
+    g_array_set_size(ops, 0);
+    g_assert_cmpint(blk_co_pwritev(run.blk, 0, IOV_LOCAL("x", 1), 0), ==, -EIO);
+    g_assert_cmpuint(ops->len, ==, 0);
+    co_close(&run);
+    co_end(&run);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -336,5 +374,6 @@ int main(int argc, char **argv)
     graph_rig_add_test("/qcow2/order/growth-later", body_growth_later, NULL);
     graph_rig_add_test("/qcow2/order/commit-again", body_commit_again, NULL);
     graph_rig_add_test("/qcow2/order/commit-once", body_commit_once, NULL);
+    graph_rig_add_test("/qcow2/order/mark-later", body_mark_later, NULL);
     return g_test_run();
 }

@@ -154,7 +154,9 @@ static void co_fn co_mark_corrupt(BlockNode *node)
 
     if (h->version >= 3 && !(h->incompatible & QCOW2_INCOMPATIBLE_CORRUPT)) {
         h->incompatible |= QCOW2_INCOMPATIBLE_CORRUPT;
-        qcow2_co_update_header(node);
+        if (qcow2_co_update_header(node) < 0) { /* the next request tries it again */
+            h->incompatible &= ~QCOW2_INCOMPATIBLE_CORRUPT;
+        }
     }
 }
 
