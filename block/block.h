@@ -90,7 +90,8 @@ void block_graph_set_objects(BlockGraph *graph, ObjectRegistry *objects);
 
 /*
  * The daemon ends: nodes whose storage has gone away, and may come back or not, do not wait for it
- * any longer; what waits for it fails. Whatever still answers is not disturbed.
+ * any longer; what waits for it fails, and so do checks of images. Whatever else still answers is
+ * not disturbed.
  */
 void block_graph_give_up_waiting(BlockGraph *graph);
 

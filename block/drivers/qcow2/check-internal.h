@@ -27,7 +27,8 @@ typedef struct CheckDifference {
 typedef struct Check {
     BlockChild *file;
     ImageRepair repair;
-    Job *job;        /* or NULL */
+    Job *job; /* or NULL */
+    const bool *give_up;
     int64_t turn_ns; /* when others had their turn */
     ImageCheck *result;
     Qcow2Header *header;
@@ -74,7 +75,7 @@ void check_corruption(Check *c, bool repaired, const char *format, ...) G_GNUC_P
 void check_expect(Check *c, uint64_t bytes);
 void check_advance(Check *c, uint64_t bytes);
 
-/* Read from the file; behind its end there are zeros. 0 or -errno: -ECANCELED by the job. */
+/* Read from the file; behind its end are zeros. 0 or -errno: -ECANCELED by the job, or given up. */
 int co_fn check_co_read(Check *c, uint64_t offset, void *buffer, uint64_t bytes);
 int co_fn check_co_write(Check *c, uint64_t offset, const void *buffer, uint64_t bytes);
 /* Flush what was written, if anything was. */

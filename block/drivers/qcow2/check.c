@@ -80,12 +80,17 @@ static void co_fn check_co_let_others(Check *c)
     }
 }
 
+static bool co_fn check_co_is_cancelled(Check *c)
+{
+    return *c->give_up || (c->job && !job_co_pause_point(c->job));
+}
+
 int co_fn check_co_read(Check *c, uint64_t offset, void *buffer, uint64_t bytes)
 {
     uint64_t inside = offset < c->length ? MIN(bytes, c->length - offset) : 0;
 
     check_co_let_others(c);
-    if (c->job && !job_co_pause_point(c->job) && !c->must_finish) {
+    if (check_co_is_cancelled(c) && !c->must_finish) {
         return -ECANCELED;
     }
     memset((char *)buffer + inside, 0, bytes - inside);
@@ -204,12 +209,13 @@ static int co_fn co_check(Check *c)
     return r;
 }
 
-bool co_fn qcow2_check_co_run(BlockChild *file, ImageRepair repair, Job *job, ImageCheck *result,
-                              GError **error)
+bool co_fn qcow2_check_co_run(BlockChild *file, ImageRepair repair, Job *job, const bool *give_up,
+                              ImageCheck *result, GError **error)
 {
     Check c = {.file = file,
                .repair = repair,
                .job = job,
+               .give_up = give_up,
                .result = result,
                .length = (uint64_t)block_child_length(file)};
     int r = 0;

@@ -33,9 +33,10 @@
  * findings before) gets what was found, but not the names of file and format; it belongs to the
  * caller also after an error. False and @error: the image cannot be checked at all, or the check
  * has ended before its end (check_errors is not 0 then). @job, if it is not NULL, is told how far
- * it has come, in bytes of tables that are read, and may end it.
+ * it has come, in bytes of tables that are read, and may end it. So does *@give_up, when it becomes
+ * true.
  */
-bool co_fn qcow2_check_co_run(BlockChild *file, ImageRepair repair, Job *job, ImageCheck *result,
-                              GError **error);
+bool co_fn qcow2_check_co_run(BlockChild *file, ImageRepair repair, Job *job, const bool *give_up,
+                              ImageCheck *result, GError **error);
 
 #endif

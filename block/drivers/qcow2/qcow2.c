@@ -222,7 +222,7 @@ static bool co_fn co_repair_dirty(Qcow2State *s, GError **error)
 
     found->findings = g_ptr_array_new_with_free_func(g_free);
     g_message("image '%s' was not closed in order: its refcounts are being made anew", s->name);
-    ok = qcow2_check_co_run(s->file, IMAGE_REPAIR_ALL, NULL, found, error);
+    ok = qcow2_check_co_run(s->file, IMAGE_REPAIR_ALL, NULL, &s->given_up, found, error);
     if (!ok) {
         g_prefix_error(error,
                        "image '%s' was not closed in order, and cannot be repaired: ", s->name);
@@ -789,7 +789,7 @@ static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, Job *job, 
         wharf_set_error_errno(error, -r, "image '%s': cannot write what has changed", s->name);
         return false;
     }
-    ok = qcow2_check_co_run(s->file, repair, job, result, error);
+    ok = qcow2_check_co_run(s->file, repair, job, &s->given_up, result, error);
     if (!ok) {
         g_prefix_error(error, "image '%s': ", s->name);
     }
@@ -797,6 +797,14 @@ static bool co_fn qcow2_co_check(BlockNode *node, ImageRepair repair, Job *job, 
         return false;
     }
     return ok;
+}
+
+/* A check may take longer than anybody wants to wait for the end of the daemon. */
+static void qcow2_give_up_waiting(BlockNode *node)
+{
+    Qcow2State *s = block_node_state(node);
+
+    s->given_up = true;
 }
 
 /* What else there is to tell */
@@ -862,6 +870,7 @@ const BlockDriver block_driver_qcow2 = {
     .co_activate = qcow2_co_activate,
     .co_settle = qcow2_co_settle,
     .co_check = qcow2_co_check,
+    .give_up_waiting = qcow2_give_up_waiting,
     .filename = qcow2_filename,
     .co_create = qcow2_co_create,
     .co_snapshot_create = qcow2_co_snapshot_create,

@@ -129,6 +129,7 @@ typedef struct Qcow2State {
     AioTimer *clean_timer;
     int64_t clean_ns;
     size_t refcount_bytes; /* of refcounts to be kept in memory */
+    bool given_up;         /* the daemon ends */
 
     bool corrupt; /* atomic; found to be, and reported */
 
