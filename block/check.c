@@ -2,6 +2,7 @@
 /* Checks of images: who may begin one, and what others may do meanwhile. */
 #include "block/block-internal.h"
 #include "block/query-internal.h"
+#include "block/serialise-internal.h"
 #include "job/driver.h"
 #include "qapi/commands-block-job.h"
 
@@ -23,19 +24,62 @@ static bool check_can(const BlockNode *node, GError **error)
     return node->drv->co_check != NULL;
 }
 
-/* With the node drained, and nobody who could change it. */
-static bool co_fn co_check_drained(BlockNode *node, ImageRepair repair, Job *job,
-                                   ImageCheck *result, GError **error)
+/* With the node drained. */
+static bool co_fn co_repair_drained(BlockNode *node, ImageRepair repair, Job *job,
+                                    ImageCheck *result, GError **error)
 {
     bool ok;
 
-    co_mutex_lock(&node->image_lock);
     block_node_co_drain_begin(node);
     ok = node->drv->co_check(node, repair, job, result, error);
     if (result->corruptions_fixed > 0) {
         block_notify_content(node);
     }
     block_node_co_drain_end(node);
+    return ok;
+}
+
+/* Everything that was written comes into the image, and nothing more is. */
+static bool co_fn co_begin_no_writes(BlockNode *node, BlockTracked *t, GError **error)
+{
+    int r;
+
+    block_node_co_drain_begin(node);
+    r = node->drv->co_settle && !block_node_read_only(node) ? node->drv->co_settle(node) : 0;
+    block_tracked_co_begin(node, t, 0, UINT64_MAX, true);
+    block_node_co_drain_end(node);
+    if (r < 0) {
+        block_tracked_end(node, t);
+        wharf_set_error_errno(error, -r, "block node '%s': cannot write what it has in memory",
+                              node->name);
+    }
+    return r == 0;
+}
+
+/* Nothing changes, so there may be requests that read. */
+static bool co_fn co_check_beside_reads(BlockNode *node, Job *job, ImageCheck *result,
+                                        GError **error)
+{
+    BlockTracked t;
+    bool ok;
+
+    if (!co_begin_no_writes(node, &t, error)) {
+        return false;
+    }
+    ok = node->drv->co_check(node, IMAGE_REPAIR_NONE, job, result, error);
+    block_tracked_end(node, &t);
+    return ok;
+}
+
+/* With nobody who could change the image. */
+static bool co_fn co_check(BlockNode *node, ImageRepair repair, Job *job, ImageCheck *result,
+                           GError **error)
+{
+    bool ok;
+
+    co_mutex_lock(&node->image_lock);
+    ok = repair == IMAGE_REPAIR_NONE ? co_check_beside_reads(node, job, result, error)
+                                     : co_repair_drained(node, repair, job, result, error);
     co_mutex_unlock(&node->image_lock);
     return ok;
 }
@@ -82,7 +126,7 @@ ImageCheck *co_fn block_check_co_node(BlockNode *node, ImageRepair repair, Job *
     }
     result = result_new();
     /* One that has come to an end too early has something to tell nevertheless. */
-    if (!co_check_drained(node, repair, job, result, &local)) {
+    if (!co_check(node, repair, job, result, &local)) {
         if (result->check_errors == 0) {
             g_propagate_error(error, g_steal_pointer(&local));
             g_clear_pointer(&result, image_check_free);

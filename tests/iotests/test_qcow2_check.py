@@ -479,21 +479,62 @@ class CommandTest(CheckTest):
         with open(image, 'rb') as f:
             self.assertEqual(f.read(MIB), before)
 
+    def export_endless(self, daemon):
+        """The path of a socket that serves it as 'e'."""
+        path = self.path('nbd')
+        self.add(daemon, self.endless(), **{'read-only': False})
+        daemon.qmp.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': path}}})
+        daemon.qmp.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'q', 'name': 'e',
+                                            'writable': True})
+        return path
+
+    def job_goes_on(self, daemon):
+        seen = self.job_info(daemon)['current-progress']
+        wait_until(lambda: self.job_info(daemon)['current-progress'] > seen)
+
     def test_end_while_requests_wait(self):
         """A client's request waits for the check; the daemon, which waits for clients, ends the check first."""
         daemon = self.wharfd()
-        path = self.path('nbd')
-        self.add(daemon, self.endless())
-        daemon.qmp.cmd('nbd-server-start', {'addr': {'type': 'unix', 'data': {'path': path}}})
-        daemon.qmp.cmd('block-export-add', {'type': 'nbd', 'id': 'e', 'node-name': 'q', 'name': 'e'})
-        with nbd.RawClient(path) as client:
+        with nbd.RawClient(self.export_endless(daemon)) as client:
             client.go('e')
             self.job(daemon)
-            wait_until(lambda: self.job_info(daemon)['current-progress'] > 0)
-            client.send_request(nbd.READ, 0, 512)
-            seen = self.job_info(daemon)['current-progress']
-            wait_until(lambda: self.job_info(daemon)['current-progress'] > seen)
+            self.job_goes_on(daemon)
+            client.send_request(nbd.WRITE, 0, 512, payload=bytes(512))
+            self.job_goes_on(daemon)
             daemon.terminate()
+
+    def expect_zeros(self, client, offset):
+        self.assertEqual(client.request(nbd.READ, offset, 512), (0, [(None, bytes(512))]))
+
+    def test_reads_go_on(self):
+        """Beside a check that repairs nothing; a write is done when it has ended."""
+        daemon = self.wharfd()
+        with nbd.RawClient(self.export_endless(daemon)) as client:
+            client.go('e')
+            self.job(daemon)
+            self.job_goes_on(daemon)
+            self.expect_zeros(client, MIB)
+            write = client.send_request(nbd.WRITE, 0, 512, payload=bytes(512))
+            self.job_goes_on(daemon)
+            self.expect_zeros(client, 0)
+            daemon.qmp.cmd('job-cancel', {'id': 'j'})
+            self.job_end(daemon)
+            self.assertIn(write, client.recv_answers([write]))
+
+    def test_end_ends_command(self):
+        """A command's check is not waited for, either."""
+        for signalled in (True, False):
+            daemon = self.wharfd()
+            self.add(daemon, self.endless())
+            daemon.qmp.send({'execute': 'blockdev-check', 'arguments': {'node-name': 'q'}, 'id': 1})
+            other = daemon.qmp_client()
+            other.cmd('query-jobs')
+            if signalled:
+                daemon.process.send_signal(signal.SIGTERM)
+            else:
+                other.send({'execute': 'quit'})
+            self.assertEqual(daemon.qmp.read_reply()['return']['check-errors'], 1)
+            self.assertEqual(daemon.wait(), 0)
 
     def test_interrupted(self):
         """Ctrl-C ends a check, and its daemon with it."""
