@@ -282,6 +282,12 @@ int co_fn aio_co_fallocate(AioEngine engine, int fd, int mode, uint64_t offset, 
 typedef struct AioBuffer AioBuffer;
 
 /*
+ * Address space for buffers, or NULL and errno. Child processes do not get it: the kernel would
+ * copy at once what it keeps for direct I/O. Any thread; unmapped by munmap().
+ */
+void *aio_buffer_map(size_t bytes);
+
+/*
  * Whole pages, @bytes from @base on, are such a buffer in the current context. They belong to no
  * other one there. NULL where the context has no use for it.
  */
@@ -289,6 +295,12 @@ AioBuffer *aio_buffer_new(void *base, size_t bytes);
 
 /* The kernel keeps it no more, until the next request. None uses it now. NULL is fine. */
 void aio_buffer_forget(AioBuffer *buffer);
+
+/*
+ * The same, and from now on its memory may be huge pages, or no more. Those the kernel keeps, and
+ * counts, whole. NULL is fine.
+ */
+void aio_buffer_set_huge(AioBuffer *buffer, bool huge);
 
 /* The same, for good. Its memory stays the caller's. */
 void aio_buffer_free(AioBuffer *buffer);

@@ -2,14 +2,16 @@
 #include "aio/context-internal.h"
 
 #include <linux/capability.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define BUFFER_PAGE 4096 /* what the kernel keeps, at least */
-#define BUFFER_GROW 4    /* times as much it is each time that there must be more */
-#define LIMIT_SHARE 8    /* one in so many bytes of locked memory is for a context's buffers */
+#define BUFFER_HUGE (2 * 1024 * 1024)
+#define BUFFER_GROW 4 /* times as much it is each time that there must be more */
+#define LIMIT_SHARE 8 /* one in so many bytes of locked memory is for a context's buffers */
 
 /* The number of the first user namespace, which never changes; see linux/proc_ns.h. */
 #define INITIAL_USER_NAMESPACE 0xEFFFFFFDu
@@ -45,6 +47,18 @@ static size_t buffers_max(void)
         return SIZE_MAX;
     }
     return MAX(limit.rlim_cur / LIMIT_SHARE, 1);
+}
+
+void *aio_buffer_map(size_t bytes)
+{
+    void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (map == MAP_FAILED) {
+        return NULL;
+    }
+    madvise(map, bytes, MADV_DONTFORK);
+    return map;
 }
 
 /* The place of the first buffer behind @address. */
@@ -99,6 +113,17 @@ AioBuffer *aio_buffer_new(void *base, size_t bytes)
     return buffer;
 }
 
+/* How much the pages of the first @bytes of @buffer are, as the kernel counts. */
+static size_t pages_of(const AioBuffer *buffer, size_t bytes)
+{
+    uintptr_t begin = (uintptr_t)buffer->base, end = begin + bytes;
+
+    if (!buffer->huge || bytes == 0) {
+        return bytes;
+    }
+    return (end + BUFFER_HUGE - 1) / BUFFER_HUGE * BUFFER_HUGE - begin / BUFFER_HUGE * BUFFER_HUGE;
+}
+
 void aio_buffer_forget(AioBuffer *buffer)
 {
     if (!buffer) {
@@ -110,9 +135,17 @@ void aio_buffer_forget(AioBuffer *buffer)
         return;
     }
     buffer->ctx->ops->buffer_forget(buffer->ctx, buffer->number);
-    buffer->ctx->buffers_kept -= buffer->kept;
+    buffer->ctx->buffers_kept -= pages_of(buffer, buffer->kept);
     buffer->kept = 0;
     buffer->number = -1;
+}
+
+void aio_buffer_set_huge(AioBuffer *buffer, bool huge)
+{
+    aio_buffer_forget(buffer);
+    if (buffer) {
+        buffer->huge = huge;
+    }
 }
 
 void aio_buffer_free(AioBuffer *buffer)
@@ -138,9 +171,10 @@ static void tell_of_end(AioContext *ctx, const char *why)
 static bool keep(AioBuffer *buffer, size_t bytes)
 {
     AioContext *ctx = buffer->ctx;
+    size_t others = ctx->buffers_kept - pages_of(buffer, buffer->kept);
     int number;
 
-    if (ctx->buffers_kept - buffer->kept + bytes > ctx->buffers_max) {
+    if (others + pages_of(buffer, bytes) > ctx->buffers_max) {
         tell_of_end(ctx, "this is its share of the memory that may be locked (RLIMIT_MEMLOCK)");
         return false;
     }
@@ -150,7 +184,7 @@ static bool keep(AioBuffer *buffer, size_t bytes)
         tell_of_end(ctx, g_strerror(-number));
         return false;
     }
-    ctx->buffers_kept += bytes - buffer->kept;
+    ctx->buffers_kept = others + pages_of(buffer, bytes);
     buffer->number = number;
     buffer->kept = bytes;
     return true;

@@ -61,7 +61,7 @@ struct AioContext {
     AioBh *kick;
 
     GPtrArray *buffers;       /* AioBuffer, by address */
-    size_t buffers_kept;      /* bytes of them that the kernel keeps */
+    size_t buffers_kept;      /* bytes of pages of theirs that the kernel keeps */
     size_t buffers_max;       /* and may keep; 0: not known yet */
     bool buffers_refused;     /* it takes no more, until one is forgotten */
     bool buffers_told;        /* that there is an end to it has been logged */
@@ -179,6 +179,7 @@ struct AioBuffer {
     size_t bytes;
     size_t kept; /* bytes, from the first one on, that the kernel keeps; 0: none */
     int number;  /* by which it knows them */
+    bool huge;   /* they may lie in huge pages */
 };
 
 /* What the kernel keeps, or begins to keep now, that holds all of @iov; or NULL. */

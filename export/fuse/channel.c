@@ -98,9 +98,8 @@ static FuseRequest *channel_grow(FuseQueue *queue)
     if (channel->n_requests == CHANNEL_MAX_REQUESTS) {
         return NULL;
     }
-    req = mmap(NULL, CHANNEL_MAPPING, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (req == MAP_FAILED) {
+    req = aio_buffer_map(CHANNEL_MAPPING);
+    if (!req) {
         return NULL;
     }
     req->queue = queue;

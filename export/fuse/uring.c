@@ -100,7 +100,7 @@ static void entry_data_unused(UringEntry *entry)
         return;
     }
     entry->huge = true;
-    aio_buffer_forget(entry->kept);
+    aio_buffer_set_huge(entry->kept, true);
     /* Without the small pages, and the table of them, the next one is a huge one. */
     madvise(entry->data, URING_SLOT, MADV_DONTNEED);
     madvise(entry->data, URING_SLOT, MADV_HUGEPAGE);
@@ -133,7 +133,7 @@ static void uring_trim(void *opaque)
         return;
     }
     for (unsigned i = 0; i < uring->n_entries; i++) {
-        aio_buffer_forget(uring->entries[i].kept);
+        aio_buffer_set_huge(uring->entries[i].kept, false);
         uring->entries[i].large = uring->entries[i].huge = false;
     }
     madvise(uring->slots, uring_slots_bytes(uring), MADV_DONTNEED);
@@ -344,11 +344,10 @@ static unsigned queue_share(const ExportQueue *queue, unsigned n_cpus)
 /* Address space for @n slots, each at a multiple of its size. */
 static char *slots_map(size_t bytes)
 {
-    char *area = mmap(NULL, bytes + URING_SLOT, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *area = aio_buffer_map(bytes + URING_SLOT);
     size_t before;
 
-    if (area == MAP_FAILED) {
+    if (!area) {
         return NULL;
     }
     before = -(uintptr_t)area % URING_SLOT;
@@ -356,6 +355,7 @@ static char *slots_map(size_t bytes)
         munmap(area, before);
     }
     munmap(area + before + bytes, URING_SLOT - before);
+    madvise(area + before, bytes, MADV_NOHUGEPAGE); /* as long as a slot is not to have one */
     return area + before;
 }
 

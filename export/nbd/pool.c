@@ -108,10 +108,9 @@ static NbdCall *call_map(const NbdPool *pool, unsigned size_class, size_t bytes)
 {
     size_t room = size_class < POOL_CLASSES ? classes[size_class].bytes
                                             : (bytes + POOL_PAGE - 1) / POOL_PAGE * POOL_PAGE;
-    NbdCall *call = mmap(NULL, POOL_PAGE + room, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    NbdCall *call = aio_buffer_map(POOL_PAGE + room);
 
-    if (call == MAP_FAILED) {
+    if (!call) {
         return NULL;
     }
     call->size_class = size_class;

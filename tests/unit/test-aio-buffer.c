@@ -392,6 +392,63 @@ static void co_fn co_test_limit(Fixture *f)
     g_assert_cmpuint(f->ctx->buffers_kept, ==, 0);
 }
 
+/* What a line of /proc/self/status says, in bytes. */
+static size_t status_bytes(const char *key)
+{
+    g_autofree char *status = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents("/proc/self/status", &status, NULL, NULL));
+    line = strstr(status, key);
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen(key), NULL, 10) * 1024;
+}
+
+/* A huge page counts whole, however little is asked for; counted is what the kernel counts. */
+static void co_fn co_test_huge(Fixture *f)
+{
+    char *map = aio_buffer_map(2 * SIZE);
+    char *page = map + (-(uintptr_t)map % SIZE);
+    AioBuffer *buffer = aio_buffer_new(page, MIB);
+    struct iovec iov = {page, PAGE};
+    size_t before = status_bytes("VmPin:");
+
+    for (int huge = 0; huge < 2; huge++) {
+        aio_buffer_set_huge(buffer, huge);
+        madvise(page, SIZE, MADV_DONTNEED);
+        madvise(page, SIZE, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        g_assert_cmpint(aio_co_pwritev(AIO_ENGINE_DIRECT, f->fd, &iov, 1, 0, 0), ==, PAGE);
+        if (buffer) {
+            g_assert_cmpuint(f->ctx->buffers_kept, ==, huge ? SIZE : PAGE);
+            g_assert_cmpuint(status_bytes("VmPin:") - before, <=, f->ctx->buffers_kept);
+        }
+    }
+    aio_buffer_set_huge(buffer, false);
+    g_assert_cmpuint(f->ctx->buffers_kept, ==, 0);
+    g_assert_cmpint(aio_co_pwritev(AIO_ENGINE_DIRECT, f->fd, &iov, 1, 0, 0), ==, PAGE);
+    g_assert_cmpuint(f->ctx->buffers_kept, ==, buffer ? PAGE : 0);
+    aio_buffer_free(buffer);
+    munmap(map, 2 * SIZE);
+}
+
+/* A child has no such memory, so nothing of it is copied for one. */
+static void test_fork(void)
+{
+    char *map = aio_buffer_map(PAGE);
+    int status;
+    pid_t pid;
+
+    map[0] = 1;
+    pid = fork();
+    if (pid == 0) {
+        _exit(madvise(map, PAGE, MADV_NORMAL) < 0 ? errno : 0); /* ENOMEM: not mapped */
+    }
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    g_assert_true(WIFEXITED(status));
+    g_assert_cmpint(WEXITSTATUS(status), ==, ENOMEM);
+    munmap(map, PAGE);
+}
+
 #define add(path, co_test)                                                                         \
     g_test_add("/buffer/" path, Fixture, co_test, set_up, run_test, tear_down)
 
@@ -405,6 +462,8 @@ int main(int argc, char **argv)
     add("many", co_test_many);
     add("table-full", co_test_table_full);
     add("refused", co_test_refused);
+    add("huge", co_test_huge);
+    g_test_add_func("/buffer/fork", test_fork);
     g_test_add("/buffer/limit", Fixture, co_test_limit, set_up, test_limit, tear_down);
     g_test_add("/buffer/limit-in-namespace", Fixture, co_test_limit, set_up,
                test_limit_in_namespace, tear_down);
