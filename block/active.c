@@ -97,6 +97,15 @@ bool co_fn block_node_co_activate(BlockNode *node, GError **error)
     return nodes_co_activate(node->graph, tops, error);
 }
 
+/*
+ * Whether it is active, and is to stay so. Requests of all threads look at node->active itself, so
+ * that changes when the node is drained and not before.
+ */
+static bool stays_active(BlockNode *node)
+{
+    return block_node_active(node) && !node->resting;
+}
+
 /* Whether somebody above needs the node to be active; then @error says who. */
 static bool node_check_may_rest(BlockNode *node, GError **error)
 {
@@ -104,7 +113,7 @@ static bool node_check_may_rest(BlockNode *node, GError **error)
         BlockChild *edge = g_ptr_array_index(node->parents, i);
         g_autofree char *user = block_child_user(edge);
 
-        if (edge->backend ? !edge->backend->allow_inactive : block_node_active(edge->parent)) {
+        if (edge->backend ? !edge->backend->allow_inactive : stays_active(edge->parent)) {
             g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
                         "block node '%s' cannot be made inactive: it is in use by %s", node->name,
                         user);
@@ -117,10 +126,10 @@ static bool node_check_may_rest(BlockNode *node, GError **error)
 /* Rest @node, and below it whatever nobody active needs any more. */
 static void collect_to_rest(BlockNode *node, GPtrArray *out)
 {
-    if (!block_node_active(node) || !node_check_may_rest(node, NULL)) {
+    if (!stays_active(node) || !node_check_may_rest(node, NULL)) {
         return;
     }
-    set_active(node, false);
+    node->resting = true;
     g_ptr_array_add(out, node);
     for (unsigned i = 0; i < node->children->len; i++) {
         BlockChild *child = g_ptr_array_index(node->children, i);
@@ -156,7 +165,9 @@ static GPtrArray *collect_all_to_rest(const GPtrArray *tops)
     for (unsigned i = 0; i < tops->len; i++) {
         collect_to_rest(g_ptr_array_index(tops, i), nodes);
     }
-    nodes_set_active(nodes, true); /* not yet: they have to be flushed */
+    for (unsigned i = 0; i < nodes->len; i++) {
+        ((BlockNode *)g_ptr_array_index(nodes, i))->resting = false;
+    }
     return nodes;
 }
 

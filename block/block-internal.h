@@ -130,6 +130,7 @@ struct BlockNode {
     BlockPerm perm, shared;         /* cumulative, as last told to the driver */
     BlockPerm new_perm, new_shared; /* while a change is being checked */
     BlockReopen *reopen;
+    bool resting;     /* to be inactive by a change that is being put together */
     bool reopening;   /* a reopen is at work; edges and permissions wait */
     unsigned drains;  /* drains begun on this very node */
     unsigned pins;    /* I/O of commands that no drain waits for: nodes below may not be reopened */

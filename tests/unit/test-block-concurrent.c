@@ -424,6 +424,65 @@ static void test_delete_during_query(void)
     g_assert_cmpint(script_open_nodes, ==, 0);
 }
 
+#define RESTS 2000
+
+/* Reads in an iothread without a pause, until one fails or it is told to stop. */
+typedef struct Reader {
+    BlockBackend *blk;
+    int stop;      /* atomic */
+    int result;    /* atomic */
+    unsigned done; /* atomic */
+} Reader;
+
+static void co_fn reader_entry(void *opaque)
+{
+    Reader *r = opaque;
+    char byte;
+
+    while (!g_atomic_int_get(&r->stop) && !g_atomic_int_get(&r->result)) {
+        g_atomic_int_set(&r->result, blk_co_preadv(r->blk, 0, IOV_LOCAL(&byte, 1), 0));
+    }
+    __atomic_store_n(&r->done, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Nodes "n0" and so on over "d", each above the one before. */
+static void add_tower(Fixture *f, unsigned height)
+{
+    for (unsigned i = 0; i < height; i++) {
+        g_autofree char *below = i ? g_strdup_printf("n%u", i - 1) : g_strdup("d");
+        g_autofree char *json =
+            g_strdup_printf("{'driver': 'raw', 'node-name': 'n%u', 'file': '%s'}", i, below);
+
+        fixture_add(f, json);
+    }
+}
+
+/* A node that cannot be made inactive was active all the time to those who use it. */
+static void test_reads_while_rest_fails(void)
+{
+    g_autoptr(Fixture) f = concurrent_new();
+    Reader reader = {.result = 0};
+
+    fixture_add(f, "{'driver': 'blkdebug', 'node-name': 'd', 'image': 'mem'}");
+    add_tower(f, 40);
+    fixture_start_threads(f);
+    reader.blk = fixture_backend(f, "n39", "user", BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL);
+    block_backend_set_allow_inactive(reader.blk, true);
+    script.check_perm_error = EAGAIN;
+    aio_co_enter(fixture_thread(f, 0), reader_entry, &reader);
+    for (unsigned i = 0; i < RESTS; i++) {
+        g_autoptr(GError) error = NULL;
+
+        g_assert_false(fixture_try_set_active(f, "n39", false, &error));
+        assert_error(&error, "locks it");
+    }
+    script.check_perm_error = 0;
+    g_atomic_int_set(&reader.stop, 1);
+    fixture_wait_count(f, &reader.done, 1);
+    g_assert_cmpint(reader.result, ==, 0);
+    fixture_free_backend(f, reader.blk);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -437,5 +496,6 @@ int main(int argc, char **argv)
     g_test_add_func("/block/concurrent/late-flush", test_late_flush);
     g_test_add_func("/block/concurrent/resize-during-reopen", test_resize_during_reopen);
     g_test_add_func("/block/concurrent/delete-during-query", test_delete_during_query);
+    g_test_add_func("/block/concurrent/reads-while-rest-fails", test_reads_while_rest_fails);
     return g_test_run();
 }
