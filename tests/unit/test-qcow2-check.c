@@ -13,25 +13,15 @@
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 #include "tests/unit/qcow2-checker.h"
+#include "tests/unit/qcow2-records.h"
 
 #define CLUSTERS 6 /* of data at the beginning of the disk */
 
-/* What a repair writes to its file, in the order of the writes. */
-typedef struct Record {
-    uint64_t offset, bytes;
-    uint8_t *data;
-} Record;
-
-static GArray *records; /* NULL: nothing is recorded */
+static GArray *records; /* what a repair writes to its file; NULL: nothing is recorded */
 
 static int failing_write = -1; /* after so many that go well; -1: none fails */
 
 static Job *to_cancel; /* when it writes the header; NULL: none */
-
-static void record_clear(gpointer record)
-{
-    g_free(((Record *)record)->data);
-}
 
 int co_fn __real_block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
                                         BlockRequestFlags flags);
@@ -41,10 +31,7 @@ int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, cons
                                         BlockRequestFlags flags)
 {
     if (records) {
-        Record r = {.offset = offset, .bytes = iov->bytes, .data = g_malloc(iov->bytes)};
-
-        iov_to_buffer(iov, 0, r.data, iov->bytes);
-        g_array_append_val(records, r);
+        records_add(records, RECORD_WRITE, offset, iov->bytes, iov);
     }
     if (failing_write >= 0 && failing_write-- == 0) {
         return -EIO;
@@ -785,19 +772,14 @@ static void co_fn body_cut(GraphRig *rig)
 
     test->damage(b);
     co_add_file(rig, b->bytes->data, b->bytes->len);
-    records = g_array_new(FALSE, FALSE, sizeof(Record));
-    g_array_set_clear_func(records, record_clear);
+    records = records_new();
     image_check_free(co_check(rig, IMAGE_REPAIR_ALL));
     all = g_steal_pointer(&records);
     graph_rig_co_del(rig, "file");
     for (guint i = 0; i < all->len; i++) {
-        const Record *r = &g_array_index(all, Record, i);
         g_autoptr(ImageCheck) again = NULL;
 
-        if (r->offset + r->bytes > b->bytes->len) {
-            qcow2_builder_append(b, (r->offset + r->bytes - b->bytes->len) / size_of(b) + 1);
-        }
-        memcpy(qcow2_builder_at(b, r->offset), r->data, r->bytes);
+        record_apply(b->bytes, &g_array_index(all, Record, i));
         if (replaces_snapshots(test)) { /* or the next writer would take its place */
             g_assert_true(is_counted(b, get(b, 64)));
         }

@@ -10,13 +10,9 @@
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 #include "tests/unit/qcow2-checker.h"
+#include "tests/unit/qcow2-records.h"
 
 /* What the driver asks its file to do */
-
-typedef struct Op {
-    bool flush; /* else a write */
-    uint64_t offset, bytes;
-} Op;
 
 typedef enum {
     PASS,
@@ -24,7 +20,7 @@ typedef enum {
     LIE,  /* it is done, and fails */
 } Verdict;
 
-static GArray *ops; /* of Op */
+static GArray *ops; /* of Record, without data */
 
 /* The verdict on the next write of the header, on those that follow, and on the n-th flush. */
 static Verdict next_header, more_headers;
@@ -46,15 +42,13 @@ static Verdict judge_write(uint64_t offset)
     return verdict;
 }
 
-static Verdict note(const BlockChild *child, bool flush, uint64_t offset, uint64_t bytes)
+static Verdict note(const BlockChild *child, RecordKind kind, uint64_t offset, uint64_t bytes)
 {
-    Op op = {flush, offset, bytes};
-
     if (!is_tested(child)) {
         return PASS;
     }
-    g_array_append_val(ops, op);
-    if (!flush) {
+    records_add(ops, kind, offset, bytes, NULL);
+    if (kind == RECORD_WRITE) {
         return judge_write(offset);
     }
     return failing_flush > 0 && --failing_flush == 0 ? FAIL : PASS;
@@ -67,7 +61,7 @@ int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, cons
 int co_fn __wrap_block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
                                         BlockRequestFlags flags)
 {
-    Verdict verdict = note(child, false, offset, iov->bytes);
+    Verdict verdict = note(child, RECORD_WRITE, offset, iov->bytes);
     int r = verdict == FAIL ? -EIO : __real_block_child_co_pwritev(child, offset, iov, flags);
 
     return verdict == LIE ? -EIO : r;
@@ -77,13 +71,18 @@ int co_fn __real_block_child_co_flush(BlockChild *child);
 int co_fn __wrap_block_child_co_flush(BlockChild *child);
 int co_fn __wrap_block_child_co_flush(BlockChild *child)
 {
-    return note(child, true, 0, 0) == FAIL ? -EIO : __real_block_child_co_flush(child);
+    return note(child, RECORD_FLUSH, 0, 0) == FAIL ? -EIO : __real_block_child_co_flush(child);
 }
 
-static Op op_at(guint i)
+static const Record *op_at(guint i)
 {
     g_assert_cmpuint(i, <, ops->len);
-    return g_array_index(ops, Op, i);
+    return &g_array_index(ops, Record, i);
+}
+
+static bool is_flush(guint i)
+{
+    return op_at(i)->kind == RECORD_FLUSH;
 }
 
 /* The first write to the range, or how many ops there are. */
@@ -92,7 +91,7 @@ static guint find_write(uint64_t offset, uint64_t bytes)
     guint i = 0;
 
     while (i < ops->len &&
-           (op_at(i).flush || op_at(i).offset >= offset + bytes || op_at(i).offset < offset)) {
+           (is_flush(i) || op_at(i)->offset >= offset + bytes || op_at(i)->offset < offset)) {
         i++;
     }
     return i;
@@ -102,7 +101,7 @@ static guint find_flush(void)
 {
     guint i = 0;
 
-    while (i < ops->len && !op_at(i).flush) {
+    while (i < ops->len && !is_flush(i)) {
         i++;
     }
     return i;
@@ -131,7 +130,7 @@ static void co_fn co_begin(Run *run, GraphRig *rig, const Qcow2Builder *b)
     BlockBackend *blk;
 
     *run = (Run){.rig = rig};
-    ops = g_array_new(FALSE, FALSE, sizeof(Op));
+    ops = records_new();
     next_header = more_headers = PASS;
     failing_flush = 0;
     run->file = graph_rig_co_add(rig, graph_rig_options(json));
@@ -302,7 +301,7 @@ static void co_fn body_commit_again(GraphRig *rig)
     g_assert_cmpuint(flush, <, slice);
     g_assert_cmpuint(find_write(be64_get(qcow2_builder_at(b, cluster)), cluster), <, flush);
     g_assert_cmpuint(slice, <, find_write(b->l1_offset, cluster));
-    g_assert_true(op_at(ops->len - 1).flush);
+    g_assert_true(is_flush(ops->len - 1));
     g_free(co_checked(&run, &length));
     graph_rig_co_expect(run.blk, 0, cluster, 1);
     graph_rig_co_expect(run.blk, 5 * cluster, cluster, 2);

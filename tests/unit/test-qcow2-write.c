@@ -15,6 +15,7 @@
 #include "tests/unit/graph-rig.h"
 #include "tests/unit/qcow2-builder.h"
 #include "tests/unit/qcow2-checker.h"
+#include "tests/unit/qcow2-records.h"
 
 #define KIB 1024u
 #define MIB (1024u * 1024u)
@@ -65,27 +66,8 @@ int co_fn __wrap_block_child_co_preadv(BlockChild *child, uint64_t offset, const
 
 /* Recording: what the driver asks its file to do */
 
-typedef enum {
-    RECORD_WRITE,
-    RECORD_ZERO,
-    RECORD_TRUNCATE, /* to a length of @offset */
-    RECORD_FLUSH,
-} RecordKind;
-
-typedef struct Record {
-    RecordKind kind;
-    uint64_t offset, bytes;
-    uint8_t *data;
-    uint64_t begun, ended; /* by the clock; 0: not ended */
-} Record;
-
 static GArray *records;      /* NULL: nothing is recorded */
 static uint64_t record_time; /* a clock that each beginning and end moves on */
-
-static void record_clear(gpointer record)
-{
-    g_free(((Record *)record)->data);
-}
 
 #define NOT_RECORDED G_MAXUINT
 
@@ -93,17 +75,11 @@ static void record_clear(gpointer record)
 static guint record_begin(const BlockChild *child, RecordKind kind, uint64_t offset, uint64_t bytes,
                           const IoVector *iov)
 {
-    Record r = {.kind = kind, .offset = offset, .bytes = bytes};
-
     if (!records || !is_tested(child)) {
         return NOT_RECORDED;
     }
-    if (iov) {
-        r.data = g_malloc(MAX(bytes, 1));
-        iov_to_buffer(iov, 0, r.data, bytes);
-    }
-    r.begun = ++record_time;
-    g_array_append_val(records, r);
+    records_add(records, kind, offset, bytes, iov);
+    g_array_index(records, Record, records->len - 1).begun = ++record_time;
     return records->len - 1;
 }
 
@@ -775,8 +751,7 @@ static void co_fn body_no_flush(GraphRig *rig)
 
     co_begin(&run, rig, &kind, b);
     co_do_write(&run, 0, 1); /* before it bitmaps are marked as in use */
-    records = g_array_new(FALSE, FALSE, sizeof(Record));
-    g_array_set_clear_func(records, record_clear);
+    records = records_new();
     for (unsigned i = 0; i < 300; i++) {
         co_do_write(&run, g_rand_int_range(run.rand, 0, run.size - 100), 100);
     }
@@ -810,33 +785,6 @@ static void co_fn body_short_file(GraphRig *rig)
 }
 
 /* Crashes */
-
-static void set_length(GByteArray *image, guint length)
-{
-    guint before = image->len;
-
-    g_byte_array_set_size(image, length);
-    if (length > before) {
-        memset(image->data + before, 0, length - before);
-    }
-}
-
-static void apply(GByteArray *image, const Record *r)
-{
-    guint end = r->offset + r->bytes;
-
-    if (r->kind == RECORD_FLUSH) {
-        return;
-    }
-    if (r->kind == RECORD_TRUNCATE || end > image->len) {
-        set_length(image, end);
-    }
-    if (r->kind == RECORD_WRITE) {
-        memcpy(image->data + r->offset, r->data, r->bytes);
-    } else {
-        memset(image->data + r->offset, 0, r->bytes);
-    }
-}
 
 /* The last flush of the disk before record @n was made. */
 static const Mark *last_mark(const Run *run, guint n)
@@ -967,7 +915,7 @@ static void co_fn co_check_losses(Run *run, const GByteArray *flushed, guint fro
         g_byte_array_append(image, flushed->data, flushed->len);
         for (guint n = from; n < to; n++) {
             if (g_rand_double(run->rand) < kept) {
-                apply(image, &g_array_index(records, Record, n));
+                record_apply(image, &g_array_index(records, Record, n));
             }
         }
         check_image(image->data, image->len, true, "with losses before", to);
@@ -989,7 +937,7 @@ static void co_fn co_replay(Run *run, const Qcow2Builder *b)
     for (guint n = 0; n < all->len; n++) {
         const Record *r = &g_array_index(all, Record, n);
 
-        apply(image, r);
+        record_apply(image, r);
         check_image(image->data, image->len, true, "after a crash at", n + 1);
         if (r->kind != RECORD_FLUSH && g_rand_int_range(run->rand, 0, 40) > 0) {
             continue;
@@ -1013,8 +961,7 @@ static void co_fn body_crash(GraphRig *rig)
     unsigned steps = g_test_thorough() ? 400 : 40;
     Run run;
 
-    records = g_array_new(FALSE, FALSE, sizeof(Record));
-    g_array_set_clear_func(records, record_clear);
+    records = records_new();
     co_begin(&run, rig, kind, b);
     for (unsigned i = 0; i < steps; i++) {
         co_step(&run);
@@ -1102,7 +1049,7 @@ static void co_fn co_check_resizing(Run *run, const uint8_t *bytes, uint64_t len
             g_byte_array_append(image, bytes, length);
             for (guint j = 0; j < n; j++) {
                 if (j < flushed || g_rand_double(run->rand) < kept) {
-                    apply(image, &g_array_index(all, Record, j));
+                    record_apply(image, &g_array_index(all, Record, j));
                 }
             }
             check_image(image->data, image->len, true, "while the length changed, at", n);
@@ -1121,8 +1068,7 @@ static void co_fn co_resize_and_crash(Run *run, uint64_t size, PreallocMode mode
 
     g_assert_cmpint(blk_co_flush(run->blk), ==, 0);
     bytes = co_image(run, &length);
-    records = g_array_new(FALSE, FALSE, sizeof(Record));
-    g_array_set_clear_func(records, record_clear);
+    records = records_new();
     g_assert_cmpint(blk_co_truncate(run->blk, size, mode, BLOCK_REQ_ZERO, NULL), ==, 0);
     co_check_resizing(run, bytes, length, size);
     memset(run->model + low, 0, run->max - low);
@@ -1263,7 +1209,7 @@ static void check_cut(Run *run, const Qcow2Builder *b, const GArray *all, uint64
         const Record *r = &g_array_index(all, Record, i);
 
         if (r->begun <= when && (is_durable(all, r, when) || g_rand_double(run->rand) < kept)) {
-            apply(image, r);
+            record_apply(image, r);
         }
     }
     check_image(image->data, image->len, true, "side by side, at", when);
@@ -1285,8 +1231,7 @@ static void co_fn body_side_by_side(GraphRig *rig)
     graph_rig_co_add(
         rig, graph_rig_options("{'driver': 'blkdebug', 'node-name': 'file', 'image': 'memory', "
                                "'inject-delay': [{'event': 'none', 'delay-ns': 30000}]}"));
-    records = g_array_new(FALSE, FALSE, sizeof(Record));
-    g_array_set_clear_func(records, record_clear);
+    records = records_new();
     co_open(&run);
     for (unsigned i = 0; i < WORKERS; i++) {
         workers[i] = (Worker){&run, i * run.size / WORKERS, (i + 1) * run.size / WORKERS, &left};
@@ -1602,8 +1547,7 @@ static void co_fn body_settled_is_flushed(GraphRig *rig)
         g_autoptr(GArray) all = NULL;
 
         co_do_write(&run, i * 9000, 9000); /* which bitmaps tell of */
-        records = g_array_new(FALSE, FALSE, sizeof(Record));
-        g_array_set_clear_func(records, record_clear);
+        records = records_new();
         if (i == 0) {
             co_rest_and_wake(&run, "q", -1);
         } else {
@@ -1641,8 +1585,7 @@ static void co_fn body_long_table(GraphRig *rig)
     uint8_t last[1000];
     Run run;
 
-    records = g_array_new(FALSE, FALSE, sizeof(Record));
-    g_array_set_clear_func(records, record_clear);
+    records = records_new();
     co_begin(&run, rig, &kind, b);
     co_do_write(&run, 0, 100 * KIB);
     co_do_flush(&run);
@@ -1684,8 +1627,7 @@ static void co_fn body_preallocated(GraphRig *rig)
         run.size = kind.size + 64 * KIB;
         co_expect(&run);
         co_do_flush(&run);
-        records = g_array_new(FALSE, FALSE, sizeof(Record));
-        g_array_set_clear_func(records, record_clear);
+        records = records_new();
         co_do_write(&run, kind.size, 64 * KIB);
         g_assert_cmpint(blk_co_flush(run.blk), ==, 0);
         all = g_steal_pointer(&records);
