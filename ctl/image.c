@@ -9,6 +9,7 @@
 
 #include "ctl/ctl.h"
 #include "ctl/json.h"
+#include "ctl/text.h"
 #include "util/iov.h"
 
 #define PROBE_SIZE 512
@@ -52,6 +53,9 @@ static bool check_kind(const char *path, bool *is_device, GError **error)
 {
     struct stat st;
 
+    if (!ctl_text_check_path(path, error)) {
+        return false;
+    }
     if (stat(path, &st) < 0) {
         g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED, "cannot find the image '%s': %s", path,
                     g_strerror(errno));

@@ -36,21 +36,6 @@ const CtlOption ctl_recipe_options[] = {
     {NULL},
 };
 
-static bool check_utf8(const char *path, GError **error)
-{
-    g_autofree char *shown = NULL;
-
-    if (g_utf8_validate(path, -1, NULL)) {
-        return true;
-    }
-    shown = ctl_text_printable(path, -1);
-    g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
-                "the name '%s' is not UTF-8, as the daemon's commands need it\n"
-                "Reach it by a symbolic link with another name.",
-                shown);
-    return false;
-}
-
 /*
  * Refuse to cover a mount that is alive. One that is dead is the daemon's affair, which knows what
  * it may clear away.
@@ -158,7 +143,7 @@ bool ctl_recipe_prepare(CtlRecipe *recipe, const CtlRecipeOptions *options, cons
     if ((options->id && !check_id(options->id, error)) || !check_snapshot(options, error)) {
         return false;
     }
-    return check_utf8(recipe->image, error) && check_utf8(recipe->mountpoint, error) &&
+    return ctl_text_check_path(recipe->mountpoint, error) &&
            ctl_image_check(recipe->image, options->format, &recipe->is_device, error) &&
            check_not_mounted(recipe->mountpoint, error) && make_mountpoint(recipe, error);
 }

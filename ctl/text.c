@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "ctl/ctl.h"
+
 /* Nobody mistypes a name that is longer than this, and the matrix is quadratic. */
 #define NEAREST_MAX 64
 
@@ -91,6 +93,21 @@ char *ctl_text_printable(const char *text, gssize length)
         text = c ? g_utf8_next_char(text) : text + 1;
     }
     return g_string_free(out, FALSE);
+}
+
+bool ctl_text_check_path(const char *path, GError **error)
+{
+    g_autofree char *shown = NULL;
+
+    if (g_utf8_validate(path, -1, NULL)) {
+        return true;
+    }
+    shown = ctl_text_printable(path, -1);
+    g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
+                "the name '%s' is not UTF-8, as the daemon's commands need it\n"
+                "Reach it by a symbolic link with another name.",
+                shown);
+    return false;
 }
 
 gsize ctl_text_width(const char *text)

@@ -17,6 +17,12 @@ const char *ctl_text_nearest(const char *word, const char *const *names, gsize n
  */
 char *ctl_text_printable(const char *text, gssize length);
 
+/*
+ * Whether @path can be said in a command, which is UTF-8 as all JSON is; else false with an error
+ * that says so.
+ */
+bool ctl_text_check_path(const char *path, GError **error);
+
 /* Columns that @text (valid UTF-8) takes on a terminal. */
 gsize ctl_text_width(const char *text);
 

@@ -267,6 +267,21 @@ class CreateTest(ImageTest):
         run('setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', ctl, 'info', self.image, env=env)
 
 
+class NameTest(ImageTest):
+    def test_name_that_is_not_text(self):
+        """It is said that it is this, and not that the image is not there."""
+        run(self.qemu_img, 'create', '-q', '-f', 'qcow2', self.image, '1M')
+        name = os.fsencode(self.dir) + b'/\xff\xfe.img'
+        os.rename(self.image, name)
+        for command in (['info', name], ['check', name], ['snapshot', name],
+                        ['create', '-f', 'qcow2', '-F', 'qcow2', '-b', name, self.image]):
+            with self.subTest(command=command[0]):
+                message = self.refused(*command, status=REFUSED)
+                self.assertIn('is not UTF-8', message)
+                self.assertIn('\\xff\\xfe.img', message)
+                self.assertFalse(os.path.exists(self.image))
+
+
 class InfoTest(ImageTest):
     def info(self, *args):
         return json.loads(self.ctl('info', '--output=json', *args, cwd=self.dir).stdout)
