@@ -134,6 +134,10 @@ static bool take_pair(QValue *root, const char **text, GError **error)
     g_autofree char *key = g_strndup(*text, len);
     g_autofree char *value = NULL;
 
+    if (len == 0 && **text == ',') {
+        refuse(error, "A parameter without a name: there is a comma too many");
+        return false;
+    }
     if ((*text)[len] != '=') {
         refuse(error, "Parameter '%.64s' lacks its value: write '%.64s=VALUE'", key, key);
         return false;
