@@ -3,18 +3,14 @@
  * Binding a context's thread to CPUs. Sets are of the fixed size that the C library has (1024); a
  * thread on a larger machine stays where it is.
  *
- * Who asks for one thing and waits for it is served soonest on its own CPU, for to wake another one
- * costs more than most requests. Who asks for many things at once is served faster by a CPU of the
- * server's own, where there is one to spare. How many events a wait brings tells the two apart.
+ * Who asks is served soonest on its own CPU, for to wake another one costs more than most requests.
+ * That goes for who asks for many things at once, too: a server on a CPU of its own gains less by
+ * working beside its client than the two spend on waking each other.
  */
 #include "aio/context-internal.h"
 
 #include <sched.h>
 #include <unistd.h>
-
-#define ADAPT_EVENTS 2048 /* looked at together */
-#define ADAPT_MANY   16   /* a bound thread is let go when a wait brings so many */
-#define ADAPT_FEW    4    /* and bound again when it brings fewer than these */
 
 struct AioBinding {
     AioContext *ctx;
@@ -45,10 +41,6 @@ static bool affinity_is_ours(AioContext *ctx)
 static void affinity_wanted(AioContext *ctx, cpu_set_t *wanted)
 {
     CPU_ZERO(wanted);
-    if (ctx->roaming) {
-        *wanted = ctx->free_cpus;
-        return;
-    }
     for (GSList *l = ctx->bindings; l; l = l->next) {
         const AioBinding *binding = l->data;
 
@@ -85,7 +77,6 @@ static void affinity_begin(AioContext *ctx)
     ctx->bindable = !ctx->polled && affinity_get(getpid(), &process) &&
                     affinity_get(0, &ctx->free_cpus) && CPU_EQUAL(&process, &ctx->free_cpus);
     ctx->cpus = ctx->free_cpus;
-    ctx->roaming = false;
 }
 
 AioBinding *aio_binding_new(unsigned first, unsigned step)
@@ -115,29 +106,6 @@ void aio_binding_free(AioBinding *binding)
     affinity_apply(ctx);
     ctx->bindable = ctx->bindable && ctx->bindings;
     g_free(binding);
-}
-
-void aio_affinity_adapt(AioContext *ctx)
-{
-    uint64_t events = ctx->events - ctx->events_seen;
-    bool crowded;
-
-    ctx->waits++;
-    if (events < ADAPT_EVENTS) {
-        return;
-    }
-    crowded = events >= ctx->waits * (ctx->roaming ? ADAPT_FEW : ADAPT_MANY);
-    ctx->events_seen = ctx->events;
-    ctx->waits = 0;
-    if (crowded != ctx->roaming) {
-        ctx->roaming = crowded;
-        affinity_apply(ctx);
-    }
-}
-
-bool aio_affinity_holds(const AioContext *ctx)
-{
-    return ctx->bindable && !ctx->roaming;
 }
 
 static AioContext *bound_context(void)

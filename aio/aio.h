@@ -193,8 +193,7 @@ typedef struct AioBinding AioBinding;
 /*
  * Keep the current context's thread to the CPUs @first, @first + @step, and so on; with several
  * bindings, to those of any. Of no effect where it may use none of them, where its affinity is not
- * that of the process, so that somebody else has chosen it, and under GLib. They are a preference:
- * where many requests come at once, the thread roams.
+ * that of the process, so that somebody else has chosen it, and under GLib.
  */
 AioBinding *aio_binding_new(unsigned first, unsigned step);
 

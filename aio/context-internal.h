@@ -67,12 +67,8 @@ struct AioContext {
     bool buffers_told;        /* that there is an end to it has been logged */
     uint64_t buffer_requests; /* that went to a buffer which the kernel keeps */
 
-    uint64_t events;  /* completions of the ring */
-    GSList *bindings; /* AioBinding */
-    bool bindable;    /* there are some, and nobody else has chosen where the thread runs */
-    bool roaming;     /* they do not hold now */
-    uint64_t waits;   /* since events was events_seen */
-    uint64_t events_seen;
+    GSList *bindings;    /* AioBinding */
+    bool bindable;       /* there are some, and nobody else has chosen where the thread runs */
     cpu_set_t free_cpus; /* where it may run without bindings */
     cpu_set_t cpus;      /* where it may run, if only we have a say */
 };
@@ -186,12 +182,6 @@ struct AioBuffer {
 AioBuffer *aio_buffer_find(AioContext *ctx, const struct iovec *iov, unsigned n);
 
 /* Bindings */
-
-/* Before each wait of a bindable context: see whether the bindings are to hold. */
-void aio_affinity_adapt(AioContext *ctx);
-
-/* Whether its bindings, of which there are some, hold now. */
-bool aio_affinity_holds(const AioContext *ctx);
 
 /* Let the calling thread, if a context's binding holds it, run anywhere again, until restored. */
 AioContext *aio_affinity_lift(void);

@@ -222,7 +222,7 @@ static void poll_adjust(AioContext *ctx, uint64_t waited_ns, uint64_t max)
         poll_shrink(ctx);
     } else if (ctx->poll_ns < max) {
         poll_grow(ctx, max);
-    } else if (!aio_affinity_holds(ctx) && ++ctx->poll_misses > POLL_MISSES_MAX) {
+    } else if (!ctx->bindable && ++ctx->poll_misses > POLL_MISSES_MAX) {
         poll_shrink(ctx);
     }
 }
@@ -310,9 +310,6 @@ static bool wait_for_events(AioContext *ctx, TurnKind kind, int64_t timeout_ns)
     bool progress = false;
     int64_t start;
 
-    if (ctx->bindable) {
-        aio_affinity_adapt(ctx);
-    }
     if (busy_wait(ctx, timeout_ns, &progress, &spent_ns) || kind == TURN_AWAIT) {
         return progress;
     }

@@ -615,7 +615,6 @@ static bool uring_dispatch(AioContext *ctx)
     struct io_uring_cqe *cqe;
     bool progress = n > 0;
 
-    ctx->events += n;
     /* Callbacks may enter the kernel and thereby add completions: those are for the next turn. */
     while (n-- > 0 && io_uring_peek_cqe(&s->ring, &cqe) == 0) {
         uint64_t user_data = cqe->user_data;
