@@ -158,10 +158,16 @@ static BlockRequestFlags durability(const NbdCall *call)
                : (BlockRequestFlags)0;
 }
 
+int co_fn nbd_call_co_write_part(const NbdCall *call, size_t at, size_t bytes)
+{
+    return blk_co_pwritev(call->ne->common.blk, call->request.offset + at,
+                          IOV_LOCAL(call->buffer + at, bytes), durability(call));
+}
+
 static int co_fn call_co_write(NbdCall *call)
 {
-    return blk_co_pwritev(call->ne->common.blk, call->request.offset,
-                          IOV_LOCAL(call->buffer, call->payload), durability(call));
+    return call->bulk ? nbd_bulk_co_write(call->bulk, call, call->helper)
+                      : nbd_call_co_write_part(call, 0, call->payload);
 }
 
 static int co_fn call_co_zero(NbdCall *call)

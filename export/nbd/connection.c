@@ -38,6 +38,9 @@
 #define CONN_HELP_NS_MAX G_GINT64_CONSTANT(300000)
 #define CONN_UNHELPED    64
 
+/* Of so many large writes one is looked at, how the node does it. */
+#define CONN_SAMPLE_EVERY 64
+
 struct NbdConnection {
     NbdQueue *queue;
     NbdExport *ne;
@@ -62,6 +65,10 @@ struct NbdConnection {
     size_t cost;    /* of their buffers */
 
     unsigned unhelped; /* so many large writes are not to be given to another context */
+    unsigned samples;  /* of large writes; see call_co_serve_bulk() */
+    bool copied;       /* the last of them was over before anything else could happen */
+    NbdBulk *bulk;
+    NbdCall *begun; /* while it has not been suspended */
 
     NbdCall *receiving; /* its payload is not complete yet */
     uint64_t skip;      /* bytes of payload that nobody wants */
@@ -104,6 +111,7 @@ static void conn_free(NbdConnection *conn)
     }
     g_free(conn->context_ids);
     g_free(conn->input);
+    nbd_bulk_free(conn->bulk);
     g_free(conn);
     export_request_end(&queue->common); /* the last that touches the queue */
 }
@@ -156,7 +164,8 @@ static void conn_close(NbdConnection *conn)
 
 static bool conn_is_over(const NbdConnection *conn)
 {
-    return conn->closed && conn->calls == 0 && !conn->reading && !conn->writing;
+    return conn->closed && conn->calls == 0 && !conn->reading && !conn->writing &&
+           !nbd_bulk_is_helped(conn->bulk);
 }
 
 /* ---- answers ---- */
@@ -344,6 +353,26 @@ static void co_fn call_co_serve_in(NbdCall *call, AioContext *helper)
     }
 }
 
+/*
+ * Serve a large write with the help of @helper: in pieces, where the node copies the data while we
+ * wait, which now and then one is measured for; whole by @helper, where it does not.
+ */
+static void co_fn call_co_serve_bulk(NbdCall *call, AioContext *helper)
+{
+    NbdConnection *conn = call->conn;
+
+    if (conn->samples++ % CONN_SAMPLE_EVERY == 0) {
+        nbd_call_co_serve(call);
+        conn->copied = conn->begun == call;
+    } else if (conn->copied) {
+        call->bulk = conn->bulk;
+        call->helper = helper;
+        nbd_call_co_serve(call);
+    } else {
+        call_co_serve_in(call, helper);
+    }
+}
+
 static void co_fn call_co_run(void *opaque)
 {
     NbdCall *call = opaque;
@@ -353,7 +382,7 @@ static void co_fn call_co_run(void *opaque)
 
     export_request_data_begin(queue);
     if (helper) {
-        call_co_serve_in(call, helper);
+        call_co_serve_bulk(call, helper);
     } else {
         nbd_call_co_serve(call);
     }
@@ -362,6 +391,15 @@ static void co_fn call_co_run(void *opaque)
     if (!conn->working) {
         aio_bh_schedule(conn->kick);
     }
+}
+
+static void call_begin(NbdCall *call)
+{
+    NbdConnection *conn = call->conn;
+
+    conn->begun = call;
+    coroutine_enter(coroutine_create(call_co_run, call));
+    conn->begun = NULL;
 }
 
 /* ---- requests ---- */
@@ -380,6 +418,7 @@ static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, s
     call->request = *request;
     call->payload = 0;
     call->received = 0;
+    call->bulk = NULL;
     call->cost = call->buffer_size;
     conn->calls++;
     conn->cost += call->cost;
@@ -412,7 +451,7 @@ static void conn_serve(NbdConnection *conn, const NbdRequest *request)
     if (call->payload) {
         conn->receiving = call;
     } else {
-        coroutine_enter(coroutine_create(call_co_run, call));
+        call_begin(call);
     }
 }
 
@@ -462,7 +501,7 @@ static bool conn_take_payload(NbdConnection *conn)
         call->received += bytes;
         if (call->received == call->payload) {
             conn->receiving = NULL;
-            coroutine_enter(coroutine_create(call_co_run, call));
+            call_begin(call);
         }
     }
     return !conn->skip && !conn->receiving;
@@ -828,6 +867,7 @@ void nbd_connection_begin(NbdQueue *queue, const NbdClient *client)
     conn->out_tail = &conn->out;
     conn->input = g_malloc(CONN_INPUT);
     conn->kick = aio_bh_new(ctx, conn_on_kick, conn);
+    conn->bulk = nbd_bulk_new(ctx, conn->kick);
     g_queue_push_tail_link(&queue->active, &conn->link);
     conn->tls = client->tls;
     if (!queue->running) {

@@ -7,6 +7,7 @@
  *   server.c      the socket: listens, accepts, counts clients; the exports by name
  *   handshake.c   a new client, from its greeting to the export that it chooses; main thread
  *   connection.c  the transmission: requests in, replies out; the context of one queue
+ *   bulk.c        large writes, done by several contexts
  *   pool.c        memory of requests, of one queue
  *   call.c        what each request means for the node
  *   status.c      metadata contexts: what BLOCK_STATUS tells
@@ -165,6 +166,30 @@ void nbd_pool_give(NbdPool *pool, NbdCall *call);
 void nbd_pool_begin(NbdPool *pool);
 void nbd_pool_stop(NbdPool *pool);
 
+/* Bulk: see bulk.c. The context of one connection, @home. */
+
+typedef struct NbdBulk NbdBulk;
+
+/* What is to be written of a call by several. */
+typedef struct NbdPieces {
+    size_t taken;     /* bytes, from the beginning, that somebody does or has done */
+    unsigned busy;    /* pieces that somebody does */
+    int ret;          /* 0, or the first error */
+    Coroutine *waits; /* for the last of them */
+} NbdPieces;
+
+/* @over is scheduled each time nobody helps any more. */
+NbdBulk *nbd_bulk_new(AioContext *home, AioBh *over);
+
+/* Nothing is written, and nobody helps. */
+void nbd_bulk_free(NbdBulk *bulk);
+
+/* Whether a coroutine in another context may still use @bulk. */
+bool nbd_bulk_is_helped(const NbdBulk *bulk);
+
+/* Write the payload of @call, with what help @helper gives in time. 0 or -errno. */
+int co_fn nbd_bulk_co_write(NbdBulk *bulk, NbdCall *call, AioContext *helper);
+
 /* Calls */
 
 #define NBD_CALL_CHUNKS 16 /* of one answer to a read, at most */
@@ -186,6 +211,9 @@ struct NbdCall {
     size_t payload;  /* bytes that come along */
     size_t received; /* of them are in the buffer */
     size_t cost;     /* bytes counted against the connection's limit */
+    NbdBulk *bulk;   /* that does it in pieces, with the help of @helper; or NULL */
+    AioContext *helper;
+    NbdPieces pieces;
 
     /* the answer */
     unsigned n_iov;
@@ -200,6 +228,9 @@ size_t nbd_call_buffer_bytes(const NbdTerms *terms, const NbdRequest *request);
 
 /* Serve the request and leave the answer in @call. */
 void co_fn nbd_call_co_serve(NbdCall *call);
+
+/* Write @bytes bytes of its payload, from @at on. 0 or -errno. Any context of the export. */
+int co_fn nbd_call_co_write_part(const NbdCall *call, size_t at, size_t bytes);
 
 /* Answer with an error, or success, alone. */
 void nbd_call_answer(NbdCall *call, NbdError error, const char *why);

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Life of the NBD server and of its exports (qsd-behaviour B1, B5, B6, B11)."""
 
+import errno
 import os
 import signal
 import socket
 import struct
+import tempfile
 import threading
 
 from wharf import *
@@ -350,17 +352,48 @@ class Exports(NbdTest):
             self.assertEqual(clients[(i + 1) % 4].error(FLUSH), 0)
             self.assertEqual(clients[(i + 2) % 4].read(i * 512, 512), data)
 
-    def bulk_writer(self):
-        """An export in two iothreads, and its only client."""
+    def bulk_writer(self, in_memory):
+        """An export in two iothreads, and its only client; in_memory: large writes are done in pieces."""
         for name in 't0', 't1':
             self.daemon.qmp.cmd('object-add', {'qom-type': 'iothread', 'id': name})
-        self.image = self.node(size=8 * MIB)
+        image = None
+        if in_memory:
+            directory = tempfile.TemporaryDirectory(dir='/dev/shm')
+            self.addCleanup(directory.cleanup)
+            image = os.path.join(directory.name, 'image')
+            with open(image, 'wb') as f:
+                f.truncate(8 * MIB)
+        self.image = self.node(image=image, size=8 * MIB)
         self.export(iothread=['t0', 't1'])
         return self.connected()
 
     def test_one_connection_writes_in_bulk(self):
         """Large writes one behind the other, between them small ones and reads of what was written."""
-        client = self.bulk_writer()
+        self.write_in_bulk(in_memory=False)
+
+    def test_one_connection_writes_in_bulk_to_memory(self):
+        self.write_in_bulk(in_memory=True)
+
+    def test_part_of_bulk_fails(self):
+        """Of several large writes in pieces that one fails in which a piece does."""
+        for name in 't0', 't1':
+            self.daemon.qmp.cmd('object-add', {'qom-type': 'iothread', 'id': name})
+        bad = 5 * MIB + 600 * 1024
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'blkdebug', 'node-name': 'n0', 'image': {'driver': 'memory', 'size': 8 * MIB},
+            'inject-error': [{'event': 'none', 'iotype': 'write', 'errno': errno.ENOSPC, 'sector': bad // 512}]})
+        self.export(iothread=['t0', 't1'])
+        client = self.connected()
+        data = os.urandom(8 * MIB)
+        for _ in range(5):
+            cookies = [client.send_request(WRITE, at, MIB, payload=data[at:at + MIB]) for at in range(0, 8 * MIB, MIB)]
+            answers = client.recv_answers(cookies)
+            self.assertEqual([answers[cookie][0] for cookie in cookies], [0] * 5 + [ENOSPC] + [0] * 2)
+        for at in (n * MIB for n in range(8) if n != 5):
+            self.assertEqual(client.read(at, MIB), data[at:at + MIB])
+
+    def write_in_bulk(self, in_memory):
+        client = self.bulk_writer(in_memory)
         for _ in range(2):
             data = os.urandom(8 * MIB)
             cookies = [client.send_request(WRITE, at, MIB, payload=data[at:at + MIB]) for at in range(0, 8 * MIB, MIB)]
@@ -370,7 +403,13 @@ class Exports(NbdTest):
                 self.assertEqual(client.read(at, MIB), data[at:at + MIB])
 
     def test_end_in_the_middle_of_bulk(self):
-        client = self.bulk_writer()
+        self.end_in_the_middle_of_bulk(in_memory=False)
+
+    def test_end_in_the_middle_of_bulk_to_memory(self):
+        self.end_in_the_middle_of_bulk(in_memory=True)
+
+    def end_in_the_middle_of_bulk(self, in_memory):
+        client = self.bulk_writer(in_memory)
         data = os.urandom(MIB)
         for way in 'hard', 'close', 'half', 'stop':
             cookies = [client.send_request(WRITE, i * MIB, MIB, payload=data) for i in range(8)]
