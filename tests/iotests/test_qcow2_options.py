@@ -209,6 +209,7 @@ class ReopenTest(Qcow2WriteTest):
     PLACES = {
         'inline': {},
         'read-only': {'read-only': True},
+        'buffered': {'read-only': True},
         'writable': {},
         'auto-read-only': {'read-only': False, 'auto-read-only': True},
     }
@@ -233,8 +234,9 @@ class ReopenTest(Qcow2WriteTest):
 
     def reopen(self, place, auto):
         options = [{'driver': 'qcow2', 'node-name': 'q', 'file': 'f', 'auto-read-only': auto}]
-        if place == 'read-only':
-            options.append({**self.file, 'read-only': False})
+        if place in ('read-only', 'buffered'):
+            direct = place == 'buffered'
+            options.append({**self.file, 'read-only': False, 'cache': {'direct': direct}})
         self.daemon.qmp.cmd('blockdev-reopen', {'options': options})
 
     def end(self, writable):

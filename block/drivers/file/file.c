@@ -8,6 +8,7 @@
  * not, direct or not), the new descriptor is prepared first, as `next`, together with the locks;
  * taking it into use is then a step that cannot fail.
  */
+#include <fcntl.h>
 #include <limits.h>
 #include <string.h>
 #include <unistd.h>
@@ -188,6 +189,22 @@ static bool includes(FileLockSet held, FileLockSet wanted)
     return !(wanted.perm & ~held.perm) && !(wanted.unshared & ~held.unshared);
 }
 
+static bool set_direct(int fd, bool direct)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags >= 0 && fcntl(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
+}
+
+/*
+ * Until it is taken into use, what is written through `next` (see file_fd_for_writing()) is aligned
+ * as the descriptor in use wants it.
+ */
+static bool defer_direct(FileState *s)
+{
+    return !s->next.direct || s->handle.direct || set_direct(s->next.fd, false);
+}
+
 /* Have `next` ready if the descriptor in use will not do, and only then. */
 static bool prepare_descriptor(FileChange *c)
 {
@@ -204,6 +221,11 @@ static bool prepare_descriptor(FileChange *c)
                                     could_keep ? NULL : &c->error)) {
             return could_keep; /* more than is needed does no harm, failing would */
         }
+    }
+    if (!defer_direct(s)) {
+        wharf_set_error_errno(&c->error, errno, "cannot change the flags of '%s'", s->path);
+        file_handle_close(&s->next);
+        return false;
     }
     if (!file_locks_copy(s->next.fd, s->locks, s->path, &c->error)) {
         file_handle_close(&s->next);
@@ -256,6 +278,9 @@ static void take_descriptor(FileState *s)
     int r;
 
     file_locks_release(s->handle.fd, &held, (FileLockSet){0});
+    if (s->next.direct && !set_direct(s->next.fd, true)) {
+        g_warning("cannot switch on direct I/O with '%s': %s", s->path, g_strerror(errno));
+    }
     r = file_handle_replace(&s->handle, &s->next);
     if (r < 0) {
         g_warning("cannot exchange the descriptor of '%s': %s", s->path, g_strerror(-r));
