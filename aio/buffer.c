@@ -190,10 +190,14 @@ static bool keep(AioBuffer *buffer, size_t bytes)
     return true;
 }
 
-/* The same, or further, so that it is not grown for each request. */
+/*
+ * The same, or further, so that it is not grown for each request. A huge page is kept whole anyway,
+ * so all of such a buffer is at once: grown later, within one page, it would drop out of what the
+ * kernel counts.
+ */
 static bool reach(AioBuffer *buffer, size_t bytes)
 {
-    size_t want = BUFFER_PAGE;
+    size_t want = buffer->huge ? buffer->bytes : BUFFER_PAGE;
 
     while (want < bytes) {
         want *= BUFFER_GROW;

@@ -410,7 +410,7 @@ static void co_fn co_test_huge(Fixture *f)
     char *map = aio_buffer_map(2 * SIZE);
     char *page = map + (-(uintptr_t)map % SIZE);
     AioBuffer *buffer = aio_buffer_new(page, MIB);
-    struct iovec iov = {page, PAGE};
+    struct iovec iov = {page, PAGE}, large = {page, MIB};
     size_t before = status_bytes("VmPin:");
 
     for (int huge = 0; huge < 2; huge++) {
@@ -421,6 +421,11 @@ static void co_fn co_test_huge(Fixture *f)
         if (buffer) {
             g_assert_cmpuint(f->ctx->buffers_kept, ==, huge ? SIZE : PAGE);
             g_assert_cmpuint(status_bytes("VmPin:") - before, <=, f->ctx->buffers_kept);
+        }
+        g_assert_cmpint(aio_co_pwritev(AIO_ENGINE_DIRECT, f->fd, &large, 1, 0, 0), ==, MIB);
+        if (buffer) {
+            g_assert_cmpuint(f->ctx->buffers_kept, ==, huge ? SIZE : MIB);
+            g_assert_cmpuint(status_bytes("VmPin:") - before, >=, MIB);
         }
     }
     aio_buffer_set_huge(buffer, false);
