@@ -16,10 +16,17 @@ def attach_doc(definition, doc):
             raise SchemaError(item.info, f"'{item.name}' of '{definition.name}' is not "
                                          'documented')
         item.doc = section.text()
+        _check_default(definition, item, section)
     for name, section in doc.members.items():
         raise SchemaError(section.info, f"'{definition.name}' has no '{name}'")
     _attach_features(definition, documented, doc)
     _check_sections(definition, doc)
+
+
+def _check_default(definition, item, section):
+    if getattr(item, 'has_default', False) and '(default:' in ' '.join(item.doc):
+        raise SchemaError(section.info, f"the schema itself tells the default of '{item.name}' of "
+                                        f"'{definition.name}'; leave it out of the text")
 
 
 def _documented(definition):

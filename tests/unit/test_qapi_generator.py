@@ -139,6 +139,9 @@ class TestDocs(GeneratorTest):
              "documentation of 'T' stands before struct 'S'"),
             (doc('S') + struct, "'m' of 'S' is not documented"),
             (doc('S', '@m:') + struct, "'m' of 'S' is not documented"),
+            (doc('S', '@m: HERE x (default: 3)') +
+             "{ 'struct': 'S', 'data': {\n  '*m': { 'type': 'int', 'default': 3 } } }",
+             "tells the default of 'm'"),
             (doc('S', '@m: x', '@n: y HERE') + struct.replace(' # HERE', ''), "'S' has no 'n'"),
             ('##\n# @S:\n#\n# @m: x\n#\n# Since: 1\n##\n' + struct.replace(' # HERE', ''),
              "'S' is not described"),
