@@ -132,11 +132,14 @@ class Introspection:
 def plain(lines):
     """Paragraphs of a doc comment as one string: a line a paragraph or item of a list."""
     text = ''
+    in_item = False
     for line in lines:
-        if not line.strip() or line.startswith((' ', '- ')):
+        in_item = line.startswith('- ') or (in_item and line.startswith('  '))
+        goes_on = in_item and not line.startswith('- ')
+        if not goes_on and (not line.strip() or line.startswith((' ', '- '))):
             text += '\n' + line
         else:
-            text += ('' if not text or text.endswith('\n') else ' ') + line
+            text += ('' if not text or text.endswith('\n') else ' ') + line.strip()
     return text
 
 

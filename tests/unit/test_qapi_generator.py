@@ -720,6 +720,8 @@ class TestIntrospection(GeneratorTest):
 
     def test_plain(self):
         self.assertEqual(introspect.plain(['a', 'b', '', 'c', '- d', '- e']), 'a b\nc\n- d\n- e')
+        self.assertEqual(introspect.plain(['a', '- b', '  c', '  d', '- e', '', '    f', '    g']),
+                         'a\n- b c d\n- e\n\n    f\n    g')
 
 
 class TestReference(GeneratorTest):
