@@ -109,7 +109,7 @@ static char *member_doc(const CtlMember *member)
     if (qvalue_type(value) == QVALUE_BOOL) {
         text = g_strdup(qvalue_get_bool(value) ? "on" : "off");
     } else if (qvalue_type(value) == QVALUE_STRING) {
-        text = g_strdup(qvalue_get_string(value, NULL));
+        text = g_strdup(*qvalue_get_string(value, NULL) ? qvalue_get_string(value, NULL) : "''");
     } else {
         text = qvalue_to_json_string(value);
     }

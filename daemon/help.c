@@ -5,7 +5,10 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "block/driver.h"
+#include "export/driver.h"
 #include "qapi/introspect.h"
+#include "util/error.h"
 
 static const char usage_text[] =
     "Usage: wharfd [OPTION]...\n"
@@ -61,17 +64,32 @@ char *help_version(void)
 /* An option whose value is described by a type of the schema. */
 typedef struct {
     const char *option;
-    const char *type; /* a union over kinds, or a plain struct */
-    const char *what; /* what its kinds are called; NULL for a struct */
+    const char *type;                   /* a union over kinds, or a plain struct */
+    const char *what;                   /* what its kinds are called; NULL for a struct */
+    bool (*is_built)(const char *kind); /* NULL: all are */
 } HelpTopic;
 
+static bool driver_is_built(const char *kind)
+{
+    BlockdevDriver driver;
+
+    return blockdev_driver_from_string(kind, &driver) && block_driver_find(driver);
+}
+
+static bool export_is_built(const char *kind)
+{
+    BlockExportType type;
+
+    return block_export_type_from_string(kind, &type) && export_driver_find(type);
+}
+
 static const HelpTopic topics[] = {
-    {"object", "ObjectOptions", "types of objects"},
-    {"blockdev", "BlockdevOptions", "block drivers"},
-    {"export", "BlockExportOptions", "types of exports"},
-    {"chardev", "ChardevOptions", "kinds of chardevs"},
-    {"monitor", "MonitorOptions", NULL},
-    {"nbd-server", "NbdServerOptions", NULL},
+    {"object", "ObjectOptions", "types of objects", NULL},
+    {"blockdev", "BlockdevOptions", "block drivers", driver_is_built},
+    {"export", "BlockExportOptions", "types of exports", export_is_built},
+    {"chardev", "ChardevOptions", "kinds of chardevs", NULL},
+    {"monitor", "MonitorOptions", NULL, NULL},
+    {"nbd-server", "NbdServerOptions", NULL, NULL},
 };
 
 /* The schema, and where the text goes. */
@@ -140,10 +158,10 @@ static char *value_text(const Help *help, const char *name)
     return g_str_equal(name, "bool") ? g_strdup("on|off") : g_strdup_printf("<%s>", name);
 }
 
-/* Append @doc, indented and broken at blanks. */
-static void append_wrapped(GString *text, const char *doc)
+/* Append a paragraph, indented and broken at blanks. */
+static void append_paragraph(GString *text, const char *paragraph)
 {
-    g_auto(GStrv) words = g_strsplit_set(doc, " \n", -1);
+    g_auto(GStrv) words = g_strsplit(paragraph, " ", -1);
     gsize column = 0;
 
     for (gsize i = 0; words[i]; i++) {
@@ -164,33 +182,53 @@ static void append_wrapped(GString *text, const char *doc)
     g_string_append(text, column > 0 ? "\n" : "");
 }
 
-static void append_default(GString *text, const QValue *member)
+/* Append @doc, of which each line is a paragraph. */
+static void append_doc(GString *text, const char *doc)
 {
-    const QValue *value = qvalue_object_get(member, "default");
-    g_autofree char *json = NULL;
+    g_auto(GStrv) paragraphs = g_strsplit(doc, "\n", -1);
 
-    if (!value) {
-        g_string_append(text, " (required)");
-        return;
-    }
-    switch (qvalue_type(value)) {
-    case QVALUE_NULL:
-        return;
-    case QVALUE_BOOL:
-        g_string_append(text, qvalue_get_bool(value) ? " (default: on)" : " (default: off)");
-        return;
-    case QVALUE_STRING:
-        g_string_append_printf(text, " (default: %s)", qvalue_get_string(value, NULL));
-        return;
-    default:
-        json = qvalue_to_json_string(value);
-        g_string_append_printf(text, " (default: %s)", json);
+    for (char **paragraph = paragraphs; *paragraph; paragraph++) {
+        append_paragraph(text, *paragraph);
     }
 }
 
-static void append_members(Help *help, const QValue *type, const char *prefix, unsigned depth);
+/* How the value that @member has without being given is written; NULL where the text says it. */
+static char *default_text(const QValue *member)
+{
+    const QValue *value = qvalue_object_get(member, "default");
 
-static void append_member(Help *help, const QValue *member, const char *prefix, unsigned depth)
+    switch (qvalue_type(value)) {
+    case QVALUE_NULL:
+        return NULL;
+    case QVALUE_BOOL:
+        return g_strdup(qvalue_get_bool(value) ? "on" : "off");
+    case QVALUE_STRING:
+        return g_strdup(*qvalue_get_string(value, NULL) ? qvalue_get_string(value, NULL) : "''");
+    default:
+        return qvalue_to_json_string(value);
+    }
+}
+
+/* Append in brackets whether @member must be given, where, and what it is if it is not. */
+static void append_condition(GString *text, const QValue *member, const char *where)
+{
+    bool required = !qvalue_object_get(member, "default");
+    g_autofree char *without = required ? g_strdup("required") : default_text(member);
+
+    if (without) {
+        g_string_append_printf(text, " (%s%s", required ? "" : "default: ", without);
+    }
+    if (where) {
+        g_string_append_printf(text, "%swith %s", without ? "; " : " (", where);
+    }
+    g_string_append(text, without || where ? ")" : "");
+}
+
+static void append_members(Help *help, const QValue *type, const char *prefix, const char *where,
+                           unsigned depth);
+
+static void append_member(Help *help, const QValue *member, const char *prefix, const char *where,
+                          unsigned depth)
 {
     const char *type_name = member_string(member, "type");
     const QValue *type = find_type(help, type_name);
@@ -199,26 +237,44 @@ static void append_member(Help *help, const QValue *member, const char *prefix, 
     g_autofree char *value = NULL;
 
     if (is_a(type, "object") && depth < MEMBER_DEPTH_MAX) {
-        append_members(help, type, inner, depth + 1);
+        append_members(help, type, inner, where, depth + 1);
         return;
     }
     value = value_text(help, type_name);
-    if (type_name[0] == '[') {
-        g_string_append_printf(help->text, "  %s.N=%s", name, value);
-    } else {
-        g_string_append_printf(help->text, "  %s=%s", name, value);
-    }
-    append_default(help->text, member);
+    g_string_append_printf(help->text, "  %s%s=%s", name, type_name[0] == '[' ? ".N" : "", value);
+    append_condition(help->text, member, where);
     g_string_append_c(help->text, '\n');
-    append_wrapped(help->text, member_string(member, "doc") ?: "");
+    append_doc(help->text, member_string(member, "doc") ?: "");
 }
 
-static void append_members(Help *help, const QValue *type, const char *prefix, unsigned depth)
+/* The members of @type itself but for @except (or NULL), which count @where (NULL: always). */
+static void append_own_members(Help *help, const QValue *type, const char *except,
+                               const char *prefix, const char *where, unsigned depth)
 {
     const QValue *members = qvalue_object_get(type, "members");
 
     for (gsize i = 0; members && i < qvalue_array_length(members); i++) {
-        append_member(help, qvalue_array_get(members, i), prefix, depth);
+        const QValue *member = qvalue_array_get(members, i);
+
+        if (g_strcmp0(member_string(member, "name"), except) != 0) {
+            append_member(help, member, prefix, where, depth);
+        }
+    }
+}
+
+/* The same, and those of all its branches, each with the kind that it belongs to. */
+static void append_members(Help *help, const QValue *type, const char *prefix, const char *where,
+                           unsigned depth)
+{
+    const QValue *variants = qvalue_object_get(type, "variants");
+
+    append_own_members(help, type, NULL, prefix, where, depth);
+    for (gsize i = 0; variants && i < qvalue_array_length(variants); i++) {
+        const QValue *variant = qvalue_array_get(variants, i);
+        g_autofree char *kind = g_strdup_printf("%s%s=%s", prefix, member_string(type, "tag"),
+                                                member_string(variant, "case"));
+
+        append_members(help, find_type(help, member_string(variant, "type")), prefix, kind, depth);
     }
 }
 
@@ -245,33 +301,38 @@ static void append_kinds(Help *help, const HelpTopic *topic, const QValue *type)
                            topic->what, topic->option);
     help->text->str[0] = g_ascii_toupper(help->text->str[0]);
     for (gsize i = 0; i < qvalue_array_length(variants); i++) {
-        g_string_append_printf(help->text, "  %s\n",
-                               member_string(qvalue_array_get(variants, i), "case"));
+        const char *kind = member_string(qvalue_array_get(variants, i), "case");
+        bool built = !topic->is_built || topic->is_built(kind);
+
+        g_string_append_printf(help->text, "  %s%s\n", kind, built ? "" : " (not in this build)");
     }
 }
 
-/* Write the answer. Returns false where @kind is none of the topic's. */
-static bool append_topic(Help *help, const HelpTopic *topic, const char *kind)
+/* Write the answer. Returns false with @error where @kind is none of the topic's. */
+static bool append_topic(Help *help, const HelpTopic *topic, const char *kind, GError **error)
 {
     const QValue *type = find_type(help, topic->type);
-    const QValue *variant = NULL;
+    const QValue *variant = kind ? find_variant(help, type, kind) : NULL;
+    const char *tag = member_string(type, "tag");
 
+    if (kind && !variant) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_INVALID_ARGUMENT,
+                    "there is no '%s'; '--%s help' lists those there are", kind, topic->option);
+        return false;
+    }
     if (topic->what && !kind) {
         append_kinds(help, topic, type);
         return true;
     }
-    if (kind) {
-        variant = find_variant(help, type, kind);
-        if (!variant) {
-            return false;
-        }
-    }
     g_string_append_printf(help->text, "Options of --%s%s%s:\n", topic->option, kind ? " " : "",
                            kind ?: "");
-    append_members(help, type, "", 0);
-    if (variant) {
-        append_members(help, variant, "", 0);
+    if (!kind) {
+        append_members(help, type, "", NULL, 0);
+        return true;
     }
+    g_string_append_printf(help->text, "  %s=%s\n", tag, kind);
+    append_own_members(help, type, tag, "", NULL, 0);
+    append_members(help, variant, "", NULL, 0);
     return true;
 }
 
@@ -296,7 +357,7 @@ static bool asks_for_help(const char *value, char **ret_kind)
     return true;
 }
 
-char *help_for_value(const char *option, const char *value)
+char *help_for_value(const char *option, const char *value, GError **error)
 {
     g_autoptr(QValue) entries = NULL;
     g_autofree char *kind = NULL;
@@ -314,10 +375,8 @@ char *help_for_value(const char *option, const char *value)
         if (g_str_equal(topic->option, option)) {
             entries = qapi_introspect(true);
             help = (Help){.entries = entries, .text = g_string_new(NULL)};
-            if (append_topic(&help, topic, topic->what ? kind : NULL)) {
-                return g_string_free(help.text, FALSE);
-            }
-            g_string_free(help.text, TRUE);
+            return g_string_free(help.text,
+                                 !append_topic(&help, topic, topic->what ? kind : NULL, error));
         }
     }
     return NULL;

@@ -7,15 +7,16 @@
 #ifndef WHARF_DAEMON_HELP_H
 #define WHARF_DAEMON_HELP_H
 
+#include <glib.h>
+
 /* The texts of --help and --version. The caller frees them. */
 char *help_usage(void);
 char *help_version(void);
 
 /*
  * If @value asks what it may be ("help", or "KIND,help" as in "--blockdev file,help"), the answer
- * for
- * --@option, which the caller frees; else NULL.
+ * for --@option, which the caller frees; else NULL. NULL with @error if there is no such kind.
  */
-char *help_for_value(const char *option, const char *value);
+char *help_for_value(const char *option, const char *value, GError **error);
 
 #endif

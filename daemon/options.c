@@ -166,25 +166,45 @@ static GArray *split(int argc, char **argv, GError **error)
 
 /* ---- questions ---- */
 
-/* What to print if the command line asks something; NULL if it does not. */
-static char *answer(const GArray *list)
+/* Say of an error with which value of which option it is. */
+static void name_given(GError **error, const Given *given)
 {
-    for (guint i = 0; i < list->len; i++) {
-        const Given *given = &g_array_index(list, Given, i);
-        char *text = NULL;
+    g_prefix_error(error, "--%s%s%s: ", given->spec->name, given->value ? " " : "",
+                   given->value ?: "");
+}
 
-        if (given->spec->id == OPT_HELP) {
-            return help_usage();
-        }
-        if (given->spec->id == OPT_VERSION) {
-            return help_version();
-        }
-        if (given->value) {
-            text = help_for_value(given->spec->name, given->value);
-        }
+/* What to print if @given asks something; NULL if it does not, or wrongly (@error). */
+static char *answer_one(const Given *given, GError **error)
+{
+    char *text;
+
+    if (given->spec->id == OPT_HELP) {
+        return help_usage();
+    }
+    if (given->spec->id == OPT_VERSION) {
+        return help_version();
+    }
+    text = given->value ? help_for_value(given->spec->name, given->value, error) : NULL;
+    if (!text) {
+        name_given(error, given);
+    }
+    return text;
+}
+
+/* The same for the whole command line; an answer goes before all that is wrong. */
+static char *answer(const GArray *list, GError **error)
+{
+    g_autoptr(GError) wrong = NULL;
+
+    for (guint i = 0; i < list->len; i++) {
+        char *text = answer_one(&g_array_index(list, Given, i), wrong ? NULL : &wrong);
+
         if (text) {
             return text;
         }
+    }
+    if (wrong) {
+        g_propagate_error(error, g_steal_pointer(&wrong));
     }
     return NULL;
 }
@@ -406,8 +426,13 @@ DaemonOptions *daemon_options_parse(int argc, char **argv, char **ret_answer, GE
 {
     g_autoptr(GArray) list = split(argc, argv, error);
     g_autoptr(DaemonOptions) options = NULL;
+    g_autoptr(GError) wrong = NULL;
 
-    *ret_answer = list ? answer(list) : NULL;
+    *ret_answer = list ? answer(list, &wrong) : NULL;
+    if (wrong) {
+        g_propagate_error(error, g_steal_pointer(&wrong));
+        return NULL;
+    }
     if (!list || *ret_answer) {
         return NULL;
     }
@@ -418,8 +443,7 @@ DaemonOptions *daemon_options_parse(int argc, char **argv, char **ret_answer, GE
         const Given *given = &g_array_index(list, Given, i);
 
         if (!read_given(options, given, error)) {
-            g_prefix_error(error, "--%s%s%s: ", given->spec->name, given->value ? " " : "",
-                           given->value ?: "");
+            name_given(error, given);
             return NULL;
         }
     }

@@ -81,14 +81,21 @@ class Forms(CommandLine):
                 ('--export', 'help', ('fuse', 'nbd')), ('--export', 'fuse,help', ('mountpoint=', 'growable=')),
                 ('--object', 'help', ('iothread',)), ('--object', 'iothread,help', ('poll-max-ns=',)),
                 ('--chardev', 'help', ('socket', 'stdio')), ('--chardev', 'socket,help', ('path=', 'wait=')),
-                ('--monitor', 'help', ('mode=', 'path=')), ('--nbd-server', 'help', ('addr',)),
+                ('--monitor', 'help', ('mode=', 'path=')),
+                ('--nbd-server', 'help', ('addr.type=inet|unix', 'addr.path=<str> (required; with addr.type=unix)',
+                                          'addr.ipv4=on|off (with addr.type=inet)')),
+                ('--blockdev', 'raw,help', ('driver=raw\n',)),
+                ('--blockdev', 'nbd,help', ('server.path=', 'server.port=', "export=<str> (default: '')")),
+                ('--export', 'fuse,help', ('follows from it:\n        - Statistics',)),
+                ('--export', 'help', ('fuse\n', 'vduse-blk (not in this build)\n')),
                 ('-T', 'help', ('debug',)), ('--blockdev', '?', ('file',))):
             with self.subTest((option, value)):
                 result = self.run_it(option, value)
                 self.assertEqual((result.returncode, result.stderr), (0, ''))
                 for word in words:
                     self.assertIn(word, result.stdout)
-        self.assert_refused('--blockdev', 'nope,help', words='--blockdev nope,help')
+        for option in ('--blockdev', '--object', '--export', '--chardev'):
+            self.assert_refused(option, 'nope,help', words=f"{option} nope,help: there is no 'nope'; '{option} help'")
 
     def test_values_are_checked_before_anything_happens(self):
         path = self.path('sock')

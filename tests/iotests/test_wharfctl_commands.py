@@ -112,6 +112,7 @@ class Commands(CtlTest):
         # Documentation and defaults come from the daemon, too.
         self.assertIn('(default: off)', export)
         self.assertIn("left at 'mountpoint'", export)
+        self.assertIn("export's name (default: '')", self.ctl('help', 'blockdev-add').stdout)
         for command in self.ctl_json('query-commands'):
             text = self.ctl('help', command['name']).stdout
             self.assertIn(f'wharfctl {command["name"]}', text)

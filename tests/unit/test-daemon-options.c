@@ -121,6 +121,8 @@ static void test_refused(void)
         {"--nbd-server addr.type=unix,addr.path=x,max-connections=-1", "max-connections"},
         {"--chardev stdio", "id"},
         {"--chardev socket,id=c", "exactly one"},
+        {"--blockdev nope,help --nope2 x", "--nope2"},
+        {"--object nope,help --blockdev nope,help", "--object nope,help: there is no 'nope'"},
         {"--blockdev null-co,node-name=n,size=x", "--blockdev null-co,node-name=n,size=x: "},
     };
 
@@ -134,6 +136,7 @@ static void test_answers(void)
     must_answer("-h", "Usage:");
     must_answer("-V", "wharfd ");
     must_answer("--blockdev broken= --help", "Usage:");
+    must_answer("--blockdev nope,help --object nope,help --help", "Usage:");
     must_answer("--blockdev help", "null-co");
     must_answer("--export fuse,help", "mountpoint=");
     must_answer("--monitor help", "socket-mode=");
