@@ -28,6 +28,7 @@ static BlockBackend *backend_new(BlockNode *node, const char *user)
     blk->link.data = blk;
     blk->unflushed_since = BLOCK_ALL_FLUSHED;
     g_mutex_init(&blk->gate_lock);
+    g_mutex_init(&blk->flush_lock);
     co_queue_init(&blk->gate_wait);
     return blk;
 }
@@ -51,6 +52,7 @@ static void co_fn backend_co_dispose(BlockBackend *blk)
     block_node_co_unref(blk->root.node);
     block_stats_clear(&blk->stats);
     g_mutex_clear(&blk->gate_lock);
+    g_mutex_clear(&blk->flush_lock);
     g_free(blk->user);
     g_aligned_free(blk);
 }
@@ -316,35 +318,97 @@ int co_fn blk_co_allocate(BlockBackend *blk, uint64_t offset, uint64_t bytes)
     return r;
 }
 
+/* Flush */
+
+typedef struct BackendFlush {
+    GList link;        /* in blk->flushes */
+    uint64_t since;    /* blk->unflushed_since, when it began */
+    uint64_t troubles; /* of the graph, then */
+} BackendFlush;
+
+void blk_client_init(BlockBackend *blk, BlockClient *client)
+{
+    g_mutex_lock(&blk->flush_lock);
+    *client = blk->anyone;
+    g_mutex_unlock(&blk->flush_lock);
+}
+
+static void flush_begin(BlockBackend *blk, BackendFlush *flush)
+{
+    g_mutex_lock(&blk->flush_lock);
+    *flush = (BackendFlush){.link.data = flush, .troubles = block_graph_troubles(blk->graph)};
+    flush->since = __atomic_exchange_n(&blk->unflushed_since, BLOCK_ALL_FLUSHED, __ATOMIC_SEQ_CST);
+    g_queue_push_tail_link(&blk->flushes, &flush->link);
+    g_mutex_unlock(&blk->flush_lock);
+}
+
+/* Since when writes are unflushed that @flush covers, those that an older one may not have lost. */
+static uint64_t flush_covers_since(const BackendFlush *flush)
+{
+    uint64_t since = flush->since;
+
+    for (const GList *l = flush->link.prev; l; l = l->prev) {
+        since = MIN(since, ((const BackendFlush *)l->data)->since);
+    }
+    return since;
+}
+
+/* Whether @client has still to be told of a loss. */
+static bool client_tell(BlockBackend *blk, BlockClient *client)
+{
+    bool news = client->told < blk->lost;
+
+    client->told = blk->lost;
+    blk->anyone.told = blk->lost;
+    return news;
+}
+
 /*
  * A flush that fails is told to one user, and storage may tell of it only once; but each of them
  * may have lost something by it. Those that have written nothing since they flushed have not.
  */
-static int co_fn backend_co_flush(BlockBackend *blk)
+static int flush_end(BlockBackend *blk, BackendFlush *flush, BlockClient *client, int r)
 {
-    uint64_t began = block_graph_troubles(blk->graph);
-    uint64_t since =
-        __atomic_exchange_n(&blk->unflushed_since, BLOCK_ALL_FLUSHED, __ATOMIC_SEQ_CST);
-    int r = block_node_co_flush(blk->root.node);
     uint64_t latest = block_node_trouble(blk->root.node).report;
+    bool lost;
 
-    if (r == 0 && since < latest) {
+    g_mutex_lock(&blk->flush_lock);
+    lost = flush_covers_since(flush) < latest;
+    if (lost) {
+        blk->lost = MAX(blk->lost, latest);
+    }
+    if ((r < 0 || lost) && flush->since != BLOCK_ALL_FLUSHED) {
+        /* Told; but not yet of what goes wrong when it is tried again. */
+        block_backend_set_unflushed(blk, MAX(flush->since, latest));
+    } else if (G_UNLIKELY(writes_directly(blk))) {
+        block_backend_set_unflushed(blk, flush->troubles);
+    }
+    if (client_tell(blk, client) && r == 0) {
         r = -EIO;
     }
-    if (r < 0 && since != BLOCK_ALL_FLUSHED) {
-        /* Told; but not yet of what goes wrong when it is tried again. */
-        block_backend_set_unflushed(blk, MAX(since, latest));
-    } else if (G_UNLIKELY(writes_directly(blk))) {
-        block_backend_set_unflushed(blk, began);
-    }
+    g_queue_unlink(&blk->flushes, &flush->link);
+    g_mutex_unlock(&blk->flush_lock);
     return r;
+}
+
+static int co_fn backend_co_flush(BlockBackend *blk, BlockClient *client)
+{
+    BackendFlush flush;
+
+    flush_begin(blk, &flush);
+    return flush_end(blk, &flush, client, block_node_co_flush(blk->root.node));
+}
+
+int co_fn blk_co_flush_for(BlockBackend *blk, BlockClient *client)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_FLUSH);
+
+    return request_end(&req, 0, 0, backend_co_flush(blk, client));
 }
 
 int co_fn blk_co_flush(BlockBackend *blk)
 {
-    BackendRequest req = request_co_begin(blk, BLOCK_OP_FLUSH);
-
-    return request_end(&req, 0, 0, backend_co_flush(blk));
+    return blk_co_flush_for(blk, &blk->anyone);
 }
 
 int co_fn blk_co_block_status(BlockBackend *blk, uint64_t offset, uint64_t bytes, uint64_t *pnum,

@@ -148,6 +148,20 @@ int co_fn blk_co_allocate(BlockBackend *blk, uint64_t offset, uint64_t bytes);
 int co_fn blk_co_flush(BlockBackend *blk);
 
 /*
+ * One of several clients of a backend, which knows of none who has written what, for a flush of one
+ * covers the writes of all. So each is told of a loss, once. Needs not be freed.
+ */
+typedef struct BlockClient {
+    uint64_t told; /* the backend's */
+} BlockClient;
+
+/* One who comes; he is told, too, of what nobody has been told yet. Any thread. */
+void blk_client_init(BlockBackend *blk, BlockClient *client);
+
+/* blk_co_flush() for one client; by itself it is for all that come without one. */
+int co_fn blk_co_flush_for(BlockBackend *blk, BlockClient *client);
+
+/*
  * What is known of the range from @offset on: *@status (bits) holds for the first *@pnum bytes, at
  * most @bytes. At the end of the node and beyond *@pnum is 0 and *@status is BLOCK_STATUS_EOF.
  */

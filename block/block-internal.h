@@ -201,6 +201,12 @@ struct BlockBackend {
     CoQueue gate_wait;
     bool gate_closed;
 
+    /* flush_lock */
+    GMutex flush_lock;
+    GQueue flushes;     /* BackendFlush *, under way, oldest first */
+    uint64_t lost;      /* the latest trouble that came after a write and before its flush */
+    BlockClient anyone; /* what at least one client has been told */
+
     /*
      * Atomic; graph->troubles before the first write that no flush has covered began, or before the
      * first one after the user was told of trouble. BLOCK_ALL_FLUSHED: there is none.

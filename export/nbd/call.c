@@ -192,12 +192,12 @@ static int co_fn call_co_trim(NbdCall *call)
     if (ret == -ENOTSUP) {
         ret = 0; /* it is advice */
     }
-    return ret == 0 && durability(call) ? blk_co_flush(blk) : ret;
+    return ret == 0 && durability(call) ? blk_co_flush_for(blk, call->client) : ret;
 }
 
 static int co_fn call_co_flush(NbdCall *call)
 {
-    return call->ne->common.writable ? blk_co_flush(call->ne->common.blk) : 0;
+    return call->ne->common.writable ? blk_co_flush_for(call->ne->common.blk, call->client) : 0;
 }
 
 static int co_fn call_co_cache(NbdCall *call)

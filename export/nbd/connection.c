@@ -47,6 +47,7 @@ struct NbdConnection {
     NbdSeat *seat;
     NbdTerms terms;
     uint32_t *context_ids;
+    BlockClient client;
     GList link; /* in queue->active */
 
     int fd;
@@ -415,6 +416,7 @@ static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, s
     call->ne = conn->ne;
     call->terms = &conn->terms;
     call->context_ids = conn->context_ids;
+    call->client = &conn->client;
     call->request = *request;
     call->payload = 0;
     call->received = 0;
@@ -863,6 +865,7 @@ void nbd_connection_begin(NbdQueue *queue, const NbdClient *client)
     conn->fd = client->fd;
     conn->terms = client->terms;
     conn->context_ids = client->context_ids;
+    blk_client_init(conn->ne->common.blk, &conn->client);
     conn->link.data = conn;
     conn->out_tail = &conn->out;
     conn->input = g_malloc(CONN_INPUT);

@@ -207,6 +207,7 @@ struct NbdCall {
     NbdExport *ne;
     const NbdTerms *terms;
     const uint32_t *context_ids;
+    BlockClient *client; /* whom a flush is to tell of losses */
     NbdRequest request;
     size_t payload;  /* bytes that come along */
     size_t received; /* of them are in the buffer */

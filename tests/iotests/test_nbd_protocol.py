@@ -242,6 +242,19 @@ class Transmission(NbdTest):
             self.assertEqual(client.error(FLUSH), 0)
             self.assertEqual(client.error(FLUSH, flags=FUA), 0)
 
+    def test_each_client_hears_of_a_lost_write(self):
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'blkdebug', 'node-name': 'lossy',
+            'image': {'driver': 'file', 'filename': self.make_file('lossy.img', MIB)},
+            'inject-error': [{'event': 'none', 'iotype': 'flush', 'errno': EIO, 'once': True}]})
+        self.export('lossy', 'e2')
+        clients = [self.connected('lossy') for _ in range(2)]
+        for client in clients:
+            self.assertEqual(client.error(WRITE, 0, 512, payload=bytes(512)), 0)
+        self.assertEqual([client.error(FLUSH) for client in clients], [EIO, EIO])
+        self.assertEqual([client.error(FLUSH) for client in clients], [0, 0])
+        self.assertEqual(self.connected('lossy').error(FLUSH), 0)
+
     def test_largest(self):
         self.node('big', size=40 * MIB)
         self.export('big', 'e2')

@@ -432,6 +432,48 @@ static void co_fn test_flush_error_after(GraphRig *rig)
     }
 }
 
+/* Of several clients of one backend each hears of it, once, for a flush covers what all write. */
+static void co_fn test_flush_error_for_each_client(GraphRig *rig)
+{
+    BlockBackend *blk = co_set_up(rig, FLUSH_FAILS_ONCE);
+    BlockClient first, second, late, later;
+
+    blk_client_init(blk, &first);
+    blk_client_init(blk, &second);
+    g_assert_cmpint(co_write(blk), ==, 0);
+    g_assert_cmpint(blk_co_flush_for(blk, &first), ==, -ENOSPC);
+    g_assert_cmpint(blk_co_flush_for(blk, &first), ==, 0);
+    blk_client_init(blk, &late);
+    g_assert_cmpint(blk_co_flush_for(blk, &late), ==, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, 0);
+    g_assert_cmpint(co_write(blk), ==, 0);
+    g_assert_cmpint(blk_co_flush_for(blk, &second), ==, -EIO);
+    g_assert_cmpint(blk_co_flush_for(blk, &second), ==, 0);
+    blk_client_init(blk, &later);
+    g_assert_cmpint(blk_co_flush_for(blk, &later), ==, 0);
+    co_tear_down(rig, blk);
+}
+
+/* Of what nobody was told the next one is, for he may be one of them who has come back. */
+static void co_fn test_flush_error_for_later_client(GraphRig *rig)
+{
+    BlockBackend *blk = co_set_up(rig, FLUSH_FAILS_ONCE);
+    BlockBackend *other = co_use_d(rig);
+    BlockClient first, late;
+
+    blk_client_init(other, &first);
+    g_assert_cmpint(co_write(other), ==, 0);
+    g_assert_cmpint(co_write(blk), ==, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, -ENOSPC);
+    blk_client_init(other, &late);
+    g_assert_cmpint(blk_co_flush_for(other, &late), ==, -EIO);
+    g_assert_cmpint(blk_co_flush_for(other, &late), ==, 0);
+    g_assert_cmpint(blk_co_flush_for(other, &first), ==, -EIO);
+    g_assert_cmpint(blk_co_flush_for(other, &first), ==, 0);
+    block_backend_co_free(other);
+    co_tear_down(rig, blk);
+}
+
 /* A command that flushes takes nothing from those who write. */
 static void co_fn test_flush_error_of_command(GraphRig *rig)
 {
@@ -475,6 +517,8 @@ int main(int argc, char **argv)
         {"permissions", test_permissions},
         {"flush-error/for-each", test_flush_error_for_each},
         {"flush-error/after", test_flush_error_after},
+        {"flush-error/for-each-client", test_flush_error_for_each_client},
+        {"flush-error/for-later-client", test_flush_error_for_later_client},
         {"flush-error/of-command", test_flush_error_of_command},
     };
 
