@@ -225,9 +225,10 @@ typedef struct BackendRequest {
     BlockOp op;
     int64_t start_ns;
     uint64_t troubles; /* of the graph, when it began */
+    bool stable;       /* a write that needs no flush afterwards */
 } BackendRequest;
 
-static BackendRequest co_fn request_co_begin(BlockBackend *blk, BlockOp op)
+static BackendRequest co_fn request_co_begin(BlockBackend *blk, BlockOp op, BlockRequestFlags flags)
 {
     int64_t start_ns = block_stats_clock();
 
@@ -237,6 +238,7 @@ static BackendRequest co_fn request_co_begin(BlockBackend *blk, BlockOp op)
         .op = op,
         .start_ns = start_ns,
         .troubles = block_graph_troubles(blk->graph),
+        .stable = flags & BLOCK_REQ_FUA,
     };
 }
 
@@ -255,7 +257,9 @@ static int request_end(const BackendRequest *req, uint64_t bytes, int refused, i
         block_stats_done(own, req->op, bytes, req->start_ns, end_ns, result);
         block_stats_done(node, req->op, bytes, req->start_ns, end_ns, result);
         if (req->op == BLOCK_OP_WRITE || req->op == BLOCK_OP_UNMAP) {
-            block_backend_set_unflushed(req->blk, req->troubles);
+            if (!req->stable) {
+                block_backend_set_unflushed(req->blk, req->troubles);
+            }
             block_notify_written(req->blk);
         }
     }
@@ -266,7 +270,7 @@ static int request_end(const BackendRequest *req, uint64_t bytes, int refused, i
 int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                         BlockRequestFlags flags)
 {
-    BackendRequest req = request_co_begin(blk, BLOCK_OP_READ);
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_READ, 0);
     int refused = check_range(blk, offset, iov->bytes);
     int r = refused < 0 ? 0 : block_node_co_preadv(blk->root.node, offset, iov, flags);
 
@@ -276,7 +280,7 @@ int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
 int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                          BlockRequestFlags flags)
 {
-    BackendRequest req = request_co_begin(blk, BLOCK_OP_WRITE);
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_WRITE, flags);
     int refused = check_write(blk, offset, iov->bytes, flags);
     int r = refused < 0 ? 0 : block_node_co_pwritev(blk->root.node, offset, iov, flags);
 
@@ -286,7 +290,7 @@ int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov
 int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t bytes,
                                BlockRequestFlags flags)
 {
-    BackendRequest req = request_co_begin(blk, BLOCK_OP_WRITE);
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_WRITE, flags);
     int refused = check_write(blk, offset, bytes, flags);
     int r = refused < 0 ? 0 : block_node_co_pwrite_zeroes(blk->root.node, offset, bytes, flags);
 
@@ -295,7 +299,7 @@ int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t byte
 
 int co_fn blk_co_pdiscard(BlockBackend *blk, uint64_t offset, uint64_t bytes)
 {
-    BackendRequest req = request_co_begin(blk, BLOCK_OP_UNMAP);
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_UNMAP, 0);
     int refused = check_write(blk, offset, bytes, 0);
     int r = refused < 0 ? 0 : block_node_co_pdiscard(blk->root.node, offset, bytes);
 
@@ -401,7 +405,7 @@ static int co_fn backend_co_flush(BlockBackend *blk, BlockClient *client)
 
 int co_fn blk_co_flush_for(BlockBackend *blk, BlockClient *client)
 {
-    BackendRequest req = request_co_begin(blk, BLOCK_OP_FLUSH);
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_FLUSH, 0);
 
     return request_end(&req, 0, 0, backend_co_flush(blk, client));
 }

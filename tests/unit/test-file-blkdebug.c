@@ -432,6 +432,21 @@ static void co_fn test_flush_error_after(GraphRig *rig)
     }
 }
 
+/* What was stable before it was acknowledged is not lost by anybody's flush. */
+static void co_fn test_flush_error_after_fua(GraphRig *rig)
+{
+    BlockBackend *blk = co_set_up(rig, FLUSH_FAILS_ONCE);
+    BlockBackend *stable = co_use_d(rig);
+
+    graph_rig_co_write(stable, 0, 512, 1, BLOCK_REQ_FUA);
+    g_assert_cmpint(blk_co_pwrite_zeroes(stable, 512, 512, BLOCK_REQ_FUA), ==, 0);
+    g_assert_cmpint(co_write(blk), ==, 0);
+    g_assert_cmpint(blk_co_flush(blk), ==, -ENOSPC);
+    g_assert_cmpint(blk_co_flush(stable), ==, 0);
+    block_backend_co_free(stable);
+    co_tear_down(rig, blk);
+}
+
 /* Of several clients of one backend each hears of it, once, for a flush covers what all write. */
 static void co_fn test_flush_error_for_each_client(GraphRig *rig)
 {
@@ -517,6 +532,7 @@ int main(int argc, char **argv)
         {"permissions", test_permissions},
         {"flush-error/for-each", test_flush_error_for_each},
         {"flush-error/after", test_flush_error_after},
+        {"flush-error/after-fua", test_flush_error_after_fua},
         {"flush-error/for-each-client", test_flush_error_for_each_client},
         {"flush-error/for-later-client", test_flush_error_for_later_client},
         {"flush-error/of-command", test_flush_error_of_command},
