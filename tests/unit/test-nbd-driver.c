@@ -8,10 +8,12 @@
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "block/driver.h"
+#include "block/drivers/nbd/connection.h"
 #include "tests/unit/block-fixture.h"
 #include "util/socket.h"
 
@@ -236,6 +238,25 @@ static void server_cut(Server *s)
         shutdown(s->client, SHUT_RDWR);
     }
     g_mutex_unlock(&s->lock);
+}
+
+/* Something that no client has asked for. */
+static void server_send(Server *s, const void *data, size_t bytes)
+{
+    g_mutex_lock(&s->lock);
+    g_assert_true(write_full(s->client, data, bytes));
+    g_mutex_unlock(&s->lock);
+}
+
+/* A client of our own. */
+static int socket_to(const Server *s)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(address.sun_path, s->path, sizeof(address.sun_path));
+    g_assert_no_errno(connect(fd, (struct sockaddr *)&address, sizeof(address)));
+    return fd;
 }
 
 static void server_begin(Server *s)
@@ -813,6 +834,66 @@ static void test_close(void)
     }
 }
 
+/* ---- one connection ---- */
+
+typedef struct Direct {
+    int fd;
+    NbdConnection *connection;
+    int result;
+    bool done;
+} Direct;
+
+static void co_fn co_direct_open(void *opaque)
+{
+    Direct *d = opaque;
+    g_autoptr(GError) error = NULL;
+
+    d->connection = nbd_connection_co_open(d->fd, NULL, -1, "", G_MAXINT64, 0, &error);
+    g_assert_no_error(error);
+}
+
+static void co_fn co_direct_read(void *opaque)
+{
+    Direct *d = opaque;
+    char buffer[512];
+
+    d->result = nbd_connection_co_pread(d->connection, 0, buffer, sizeof(buffer));
+    d->done = true;
+}
+
+static void co_fn co_direct_close(void *opaque)
+{
+    Direct *d = opaque;
+
+    nbd_connection_co_close(d->connection, 0);
+}
+
+/* The event loop tells of something to receive that is there no more, or was received already. */
+static void test_nothing_has_come(void)
+{
+    int64_t until = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+    Server *server = server_new();
+    Direct d = {.fd = socket_to(server), .result = 1};
+    Fixture *f = fixture_new();
+    char byte;
+
+    fixture_run(f, co_direct_open, &d);
+    fixture_settle(f);
+    server_send(server, "x", 1);
+    g_assert_cmpint(recv(d.fd, &byte, 1, MSG_DONTWAIT), ==, 1);
+    fixture_settle(f);
+    aio_co_enter(f->main, co_direct_read, &d);
+    while (!d.done) {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        aio_context_poll(f->main, false);
+    }
+    g_assert_cmpint(d.result, ==, 0);
+    fixture_run(f, co_direct_close, &d);
+    fixture_free(f);
+    server_end(server);
+    server_free(server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -832,5 +913,6 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/lent/and-cut", test_lent_and_cut);
     g_test_add_func("/nbd/given-up", test_given_up);
     g_test_add_func("/nbd/close", test_close);
+    g_test_add_func("/nbd/nothing-has-come", test_nothing_has_come);
     return g_test_run();
 }

@@ -24,7 +24,7 @@ struct NbdConnection {
     /* Away. */
     AioWatch *away_watch; /* NULL: at home */
     AioTimer *away_timer;
-    bool was_away; /* since something last came at home */
+    bool probed;   /* the busy-wait has just seen that something has come */
     char *failure; /* why it cannot go on, or NULL */
 
     GQueue commands; /* NbdCommand *, that were not answered yet */
@@ -207,23 +207,6 @@ static void connection_update(NbdConnection *c)
     }
 }
 
-static void connection_notify(NbdConnection *c, short revents)
-{
-    short wanted = wanted_events(c);
-    int r = 0;
-
-    c->heard_ns = aio_now_ns();
-    if ((wanted & POLLIN) && (revents & ~POLLOUT)) {
-        r = nbd_aio_notify_read(c->nbd);
-    } else if (wanted & POLLOUT) {
-        r = nbd_aio_notify_write(c->nbd);
-    }
-    if (r < 0 && !c->failure) {
-        c->failure = last_error();
-    }
-    connection_update(c);
-}
-
 /* Whether there is something to receive, or will never be. */
 static bool has_come(const NbdConnection *c)
 {
@@ -233,15 +216,35 @@ static bool has_come(const NbdConnection *c)
 }
 
 /*
- * What the watch at home has seen may have been received elsewhere since. libnbd must not be told
- * of it then: it would wait for that reply, and send nothing before it has come.
+ * What a watch has seen come may have been received since: elsewhere; and io_uring reports what the
+ * sender tells of only after it was to be had. libnbd must not be told of it then: it would wait
+ * for that reply, and send nothing before it has come, which is never if nothing is under way.
  */
-static bool is_stale(NbdConnection *c, short revents)
+static bool is_readable(NbdConnection *c, short revents)
 {
-    bool was_away = c->was_away;
+    bool probed = c->probed;
 
-    c->was_away = false;
-    return was_away && (revents & ~POLLOUT) && !has_come(c);
+    c->probed = false;
+    return (revents & ~POLLOUT) && (probed || has_come(c));
+}
+
+static void connection_notify(NbdConnection *c, short revents)
+{
+    short wanted = wanted_events(c);
+    int r = 0;
+
+    if ((wanted & POLLIN) && is_readable(c, revents)) {
+        r = nbd_aio_notify_read(c->nbd);
+    } else if ((wanted & POLLOUT) && (revents & ~POLLIN)) {
+        r = nbd_aio_notify_write(c->nbd);
+    } else {
+        return;
+    }
+    c->heard_ns = aio_now_ns();
+    if (r < 0 && !c->failure) {
+        c->failure = last_error();
+    }
+    connection_update(c);
 }
 
 static void on_ready(void *opaque, short revents)
@@ -253,9 +256,7 @@ static void on_ready(void *opaque, short revents)
         aio_watch_set_events(c->watch, 0);
         return;
     }
-    if (!is_stale(c, revents)) {
-        connection_notify(c, revents);
-    }
+    connection_notify(c, revents);
 }
 
 static void on_ready_away(void *opaque, short revents)
@@ -266,9 +267,10 @@ static void on_ready_away(void *opaque, short revents)
 /* In the busy-wait of the context where it is. */
 static bool probe_away(void *opaque)
 {
-    const NbdConnection *c = opaque;
+    NbdConnection *c = opaque;
 
-    return wanted_events(c) == POLLIN && has_come(c);
+    c->probed = wanted_events(c) == POLLIN && has_come(c);
+    return c->probed;
 }
 
 static void on_away_for_long(void *opaque)
@@ -280,7 +282,6 @@ void nbd_connection_go_away(NbdConnection *c, int64_t until_ns)
 {
     AioContext *ctx = aio_context_current();
 
-    c->was_away = true;
     c->away_watch = aio_watch_new(ctx, c->watch_fd, 0, on_ready_away, probe_away, c);
     c->away_timer = aio_timer_new(ctx, on_away_for_long, c);
     aio_timer_arm(c->away_timer, until_ns);
