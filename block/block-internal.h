@@ -246,6 +246,8 @@ void block_graph_unlock_change(BlockGraph *graph);
 unsigned block_graph_new_visit(BlockGraph *graph);
 /* Append what can be reached from @node and was not yet visited, children before parents. */
 void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order);
+/* Whether @child is the backing file of its parent. */
+bool block_child_is_backing(const BlockChild *child);
 /* A node whose backing file @node is, or NULL. */
 const BlockNode *block_node_overlay(const BlockNode *node);
 /* All that can be reached from @node, each once, those below first. */

@@ -170,12 +170,17 @@ bool block_child_any_sibling(const BlockChild *child, bool (*fn)(BlockNode *sibl
     return false;
 }
 
+bool block_child_is_backing(const BlockChild *child)
+{
+    return child->parent && g_str_equal(child->name, "backing");
+}
+
 const BlockNode *block_node_overlay(const BlockNode *node)
 {
     for (unsigned i = 0; i < node->parents->len; i++) {
         const BlockChild *edge = g_ptr_array_index(node->parents, i);
 
-        if (edge->parent && g_str_equal(edge->name, "backing")) {
+        if (block_child_is_backing(edge)) {
             return edge->parent;
         }
     }

@@ -251,22 +251,55 @@ static void co_fn perm_co_abort(GPtrArray *order)
     }
 }
 
+/* An overlay that is in use although its backing file @node is written to; or NULL. */
+static const BlockNode *perm_find_overlay(const BlockNode *node)
+{
+    for (unsigned i = 0; (node->perm & BLOCK_PERM_WRITE) && i < node->parents->len; i++) {
+        const BlockChild *edge = upper_edge(node, i);
+
+        if (block_child_is_backing(edge) && (edge->perm & BLOCK_PERM_CONSISTENT_READ)) {
+            return edge->parent;
+        }
+    }
+    return NULL;
+}
+
+static void perm_take(BlockNode *node)
+{
+    for (unsigned i = 0; i < node->parents->len; i++) {
+        BlockChild *edge = upper_edge(node, i);
+
+        __atomic_store_n(&edge->perm, edge->new_perm, __ATOMIC_SEQ_CST);
+        edge->shared = edge->new_shared;
+        if (edge->new_perm & CHANGES) {
+            block_child_begin_to_count(edge);
+        }
+    }
+    node->perm = node->new_perm;
+    node->shared = node->new_shared;
+}
+
+/* The same. What is allowed and yet seldom meant is said. */
+static void perm_take_and_tell(BlockNode *node)
+{
+    bool told = perm_find_overlay(node);
+    const BlockNode *overlay;
+
+    perm_take(node);
+    overlay = told ? NULL : perm_find_overlay(node);
+    if (overlay) {
+        g_warning("block node '%s' is written to while overlay '%s' is in use, which shows what it "
+                  "lacks itself from there: each write may change that, too",
+                  node->name, overlay->name);
+    }
+}
+
 static void co_fn perm_co_commit(GPtrArray *order)
 {
     for (unsigned i = order->len; i-- > 0;) {
         BlockNode *node = g_ptr_array_index(order, i);
 
-        for (unsigned j = 0; j < node->parents->len; j++) {
-            BlockChild *edge = upper_edge(node, j);
-
-            __atomic_store_n(&edge->perm, edge->new_perm, __ATOMIC_SEQ_CST);
-            edge->shared = edge->new_shared;
-            if (edge->new_perm & CHANGES) {
-                block_child_begin_to_count(edge);
-            }
-        }
-        node->perm = node->new_perm;
-        node->shared = node->new_shared;
+        perm_take_and_tell(node);
         if (node->perm_checked && node->drv->co_set_perm) {
             node->drv->co_set_perm(node, node->perm, node->shared);
         }

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import subprocess
 
 from wharf import *
 from wharf import tools
@@ -144,6 +145,26 @@ class Adding(ExportTest):
         self.add_refused('below', 'write', node_name='below', writable=True)
         self.add(node_name='below')
         self.assertEqual(sorted(self.ids()), ['e0', 'e1'])
+
+    def test_backing_file_written_below_its_overlay(self):
+        """Allowed, but it changes what the overlay shows: the log says so, once each time."""
+        self.node('base')
+        subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', self.path('top.qcow2'), str(MIB)], check=True)
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'qcow2', 'node-name': 'top', 'backing': 'base',
+            'file': {'driver': 'file', 'filename': self.path('top.qcow2')}})
+        base = {'id': 'e1', 'node_name': 'base', 'mountpoint': self.mountpoint('m1')}
+        self.add(node_name='top', writable=True)
+        self.add(**base)
+        self.delete('e1')
+        self.assertNotIn('overlay', self.daemon.log())
+        for order in ([base], [{'node_name': 'top'}, base], [base, {'node_name': 'top'}]):
+            for options in order:
+                self.add(**{'writable': True, **options})
+            self.daemon.wait_log("block node 'base' is written to while overlay 'top' is in use")
+            for export in self.ids():
+                self.delete(export)
+        self.assertEqual(self.daemon.log().count("while overlay 'top' is in use"), 3)
 
     def test_inactive_nodes(self):
         self.node('n1', active=False)
