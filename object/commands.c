@@ -32,33 +32,41 @@ static QomPlace qom_find_object(ObjectRegistry *registry, const char *id)
     return (QomPlace){object ? QOM_OBJECT : QOM_NOTHING, object};
 }
 
+/* The parts of @path between its slashes; how many there are in a row means nothing. */
+static GPtrArray *qom_split(const char *path)
+{
+    GPtrArray *parts = g_ptr_array_new_with_free_func(g_free);
+    g_auto(GStrv) all = g_strsplit(path, "/", -1);
+
+    for (char **part = all; *part; part++) {
+        if (**part) {
+            g_ptr_array_add(parts, g_strdup(*part));
+        }
+    }
+    return parts;
+}
+
 static QomPlace qom_resolve(ObjectRegistry *registry, const char *path)
 {
-    const char *rest = path;
+    g_autoptr(GPtrArray) parts = qom_split(path);
+    bool absolute = *path == '/';
+    bool in_objects = parts->len > 0 && g_str_equal(parts->pdata[0], OBJECTS);
 
-    if (g_str_equal(path, "/")) {
+    if (parts->len == 0 && absolute) {
         return (QomPlace){QOM_ROOT};
     }
-    if (*rest == '/') {
-        rest++;
-    }
-    if (g_str_has_prefix(rest, OBJECTS "/")) {
-        return qom_find_object(registry, rest + strlen(OBJECTS "/"));
-    }
-    if (g_str_equal(rest, OBJECTS)) {
+    if (parts->len == 1 && in_objects) {
         return (QomPlace){QOM_OBJECTS};
     }
-    return *path == '/' ? (QomPlace){QOM_NOTHING} : qom_find_object(registry, path);
+    if ((parts->len == 1 && !absolute) || (parts->len == 2 && in_objects)) {
+        return qom_find_object(registry, parts->pdata[parts->len - 1]);
+    }
+    return (QomPlace){QOM_NOTHING};
 }
 
 /* The same; fails where nothing is. */
 static bool qom_lookup(ObjectRegistry *registry, const char *path, QomPlace *place, GError **error)
 {
-    if (!*path) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
-                    "the path is empty; '/objects' lists all objects");
-        return false;
-    }
     *place = qom_resolve(registry, path);
     if (place->kind == QOM_NOTHING) {
         g_set_error(error, WHARF_ERROR, WHARF_ERROR_DEVICE_NOT_FOUND,
@@ -145,6 +153,11 @@ GPtrArray *qmp_qom_list(QapiCall *call, const char *path, GError **error)
     GPtrArray *list;
     QomPlace place;
 
+    if (!*path) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_GENERIC,
+                    "the path is empty; '/objects' lists all objects");
+        return NULL;
+    }
     if (!qom_lookup(call->self, path, &place, error)) {
         return NULL;
     }

@@ -438,16 +438,18 @@ class Session(Parity):
                 {'id': 't5', 'thread-pool-min': 1, 'thread-pool-max': 2},
                 {'id': 't6', 'nonsense': 1}):
             self.command('object-add', {'qom-type': 'iothread', **arguments})
-        for path in ('/objects', '/objects/t0', 't0', '/objects/missing', 'missing'):
+        for path in ('/objects', '//objects/', '/objects//t0/', '/objects/t0', 't0', 't0/', '/objects/missing',
+                     'missing', '/objects/t0/missing', ''):
             self.command('qom-list', path=path)
         for path, name in (('/objects/t3', 'poll-max-ns'), ('t3', 'poll-grow'),
                            ('/objects/t3', 'nonsense'), ('/objects/missing', 'poll-grow'),
-                           ('/objects/t3', 'type')):
+                           ('/objects/t3', 'type'), ('', 'type'), ('//', 'type')):
             self.command('qom-get', path=path, property=name)
         for path, name, value in (('/objects/t3', 'poll-max-ns', 1000),
                                   ('/objects/t3', 'poll-max-ns', -5),
                                   ('/objects/t3', 'poll-max-ns', 'x'),
-                                  ('/objects/t3', 'nonsense', 1), ('missing', 'poll-max-ns', 1)):
+                                  ('/objects/t3', 'nonsense', 1), ('missing', 'poll-max-ns', 1),
+                                  ('', 'poll-max-ns', 1)):
             self.command('qom-set', path=path, property=name, value=value)
         self.command('qom-list-types', implements='nonsense')
         for name in ('t0', 't0', 't1', 't3', 't5', 'missing', ''):
