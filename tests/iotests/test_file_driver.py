@@ -8,6 +8,7 @@ import shutil
 
 from wharf import *
 from wharf import fs as fs_module
+from wharf import nbd
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -307,6 +308,29 @@ class Durability(DriverTest):
             self.add(daemon, image, **options)
             mnt = self.export(daemon, export=f'e{i}', writethrough=True)
             self.writes_through(daemon, device, mnt)
+            daemon.quit()
+
+    def test_fua_over_nbd(self):
+        """Small ones, and large ones in a row, with which several iothreads may help."""
+        device = self.loop_device()
+        path = self.path('nbd')
+        for i, options in enumerate(self.ENGINES):
+            daemon = self.wharfd('--object', 'iothread,id=t0', '--object', 'iothread,id=t1',
+                                 '--nbd-server', f'addr.type=unix,addr.path={path}')
+            self.add(daemon, device, driver='host_device', **options)
+            daemon.qmp.cmd('block-export-add', {'type': 'nbd', 'id': f'e{i}', 'node-name': 'n0', 'writable': True,
+                                                'iothread': ['t0', 't1']})
+            with nbd.RawClient(path) as client:
+                client.go('n0', structured=True)
+                for size, n in (512, 1), (4096, 1), (MIB, 8):
+                    for _ in range(3):
+                        before = self.flushes(device)
+                        cookies = [client.send_request(nbd.WRITE, j * MIB, size, nbd.FUA, os.urandom(size))
+                                   for j in range(n)]
+                        answers = client.recv_answers(cookies)
+                        self.assertEqual([answers[c][0] for c in cookies], [0] * n)
+                        self.assertGreaterEqual(self.flushes(device), before + 1, (options, size))
+                    client.error(nbd.FLUSH)
             daemon.quit()
 
     def test_flush(self):

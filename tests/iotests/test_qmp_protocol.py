@@ -421,6 +421,18 @@ class MonitorObjects(Qmp):
         self.qmp.cmd('chardev-remove', id='c')
 
 
+class Secrets(Qmp):
+    def test_nobody_is_told(self):
+        self.qmp.cmd('object-add', {'qom-type': 'secret', 'id': 's', 'data': 'hush'})
+        self.qmp.cmd('qom-list', path='/objects/s')
+        for command, more in (('qom-get', {}), ('qom-set', {'value': 'x'})):
+            with self.assertRaises(QmpError) as caught:
+                self.qmp.cmd(command, path='/objects/s', property='data', **more)
+            self.assertEqual(caught.exception.cls, G)
+            self.assertNotIn('hush', caught.exception.desc)
+        self.assertNotIn('hush', self.daemon.log())
+
+
 class Ending(Qmp):
     def test_quit_answers_then_closes(self):
         other = self.daemon.qmp_client()
