@@ -47,7 +47,7 @@ void nbd_call_answer(NbdCall *call, NbdError error, const char *why)
                  NULL, 0);
 }
 
-static void answer_result(NbdCall *call, int ret)
+void nbd_call_answer_result(NbdCall *call, int ret)
 {
     if (ret == -ENOTSUP && !(call->request.flags & NBD_CMD_FLAG_FAST_ZERO)) {
         ret = -EIO; /* clients expect ENOTSUP there alone */
@@ -139,7 +139,7 @@ static void co_fn call_co_read(NbdCall *call)
                             IOV_LOCAL(call->buffer, length), 0);
     }
     if (ret < 0 || length == 0) {
-        answer_result(call, ret);
+        nbd_call_answer_result(call, ret);
     } else if (call->terms->structured) {
         answer_chunks(call);
     } else {
@@ -150,12 +150,14 @@ static void co_fn call_co_read(NbdCall *call)
 
 /* ---- what changes ---- */
 
-/* Whether it must be on stable storage before it is answered. */
+bool nbd_call_is_durable(const NbdCall *call)
+{
+    return call->request.flags & NBD_CMD_FLAG_FUA || call->ne->common.writethrough;
+}
+
 static BlockRequestFlags durability(const NbdCall *call)
 {
-    return call->request.flags & NBD_CMD_FLAG_FUA || call->ne->common.writethrough
-               ? BLOCK_REQ_FUA
-               : (BlockRequestFlags)0;
+    return nbd_call_is_durable(call) ? BLOCK_REQ_FUA : (BlockRequestFlags)0;
 }
 
 int co_fn nbd_call_co_write_part(const NbdCall *call, size_t at, size_t bytes)
@@ -259,10 +261,10 @@ void nbd_call_co_serve(NbdCall *call)
         nbd_status_co_serve(call);
         break;
     case NBD_CMD_FLUSH:
-        answer_result(call, call_co_flush(call));
+        nbd_call_answer_result(call, call_co_flush(call));
         break;
     default:
-        answer_result(call, call_co_change(call));
+        nbd_call_answer_result(call, call_co_change(call));
         break;
     }
 }

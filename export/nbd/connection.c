@@ -66,8 +66,9 @@ struct NbdConnection {
     size_t cost;    /* of their buffers */
 
     unsigned unhelped; /* so many large writes are not to be given to another context */
-    unsigned samples;  /* of large writes; see call_co_serve_bulk() */
+    unsigned samples;  /* of large writes; see call_co_run() */
     bool copied;       /* the last of them was over before anything else could happen */
+    bool many_cpus;    /* one for the client, one for the queue's context, and more */
     NbdBulk *bulk;
     NbdCall *begun; /* while it has not been suspended */
 
@@ -91,6 +92,7 @@ struct NbdConnection {
 };
 
 static void conn_work(NbdConnection *conn, bool readable);
+static void conn_answered(NbdConnection *conn, NbdCall *call);
 
 /* ---- life ---- */
 
@@ -138,6 +140,28 @@ static void conn_drop_output(NbdConnection *conn)
     conn->out_sent = 0;
 }
 
+/* Answer a streamed request, or one that was cut short. */
+static void call_answer_streamed(NbdCall *call)
+{
+    if (call->cut) {
+        nbd_call_answer(call, NBD_ESHUTDOWN, "the export is being shut down");
+    } else {
+        nbd_call_answer_result(call, call->pieces.ret);
+    }
+}
+
+/* The request whose payload is coming ends with what has come of it. */
+static void conn_cut_payload(NbdConnection *conn)
+{
+    NbdCall *call = g_steal_pointer(&conn->receiving);
+
+    nbd_stream_cut(call);
+    if (!call->pieces.busy) {
+        call_answer_streamed(call);
+        conn_answered(conn, call);
+    }
+}
+
 /* Requests run on, and nobody learns of it. The connection is freed with the last of them. */
 static void conn_close(NbdConnection *conn)
 {
@@ -156,7 +180,7 @@ static void conn_close(NbdConnection *conn)
         aio_co_wake(g_steal_pointer(&conn->reader_waits));
     }
     if (conn->receiving) {
-        conn_release(conn, g_steal_pointer(&conn->receiving));
+        conn_cut_payload(conn);
     }
     if (!conn->writing) {
         conn_drop_output(conn);
@@ -339,6 +363,18 @@ static AioContext *call_helper(const NbdCall *call)
     return conn_find_helper(conn);
 }
 
+/*
+ * Whether its payload is to be written while it comes: where the node copies what is written while
+ * we wait. With CPUs to spare for another context it is better shared with that one.
+ */
+static bool call_is_streamed(const NbdCall *call)
+{
+    NbdConnection *conn = call->conn;
+
+    return conn->copied && !call->sampled && !nbd_call_is_durable(call) &&
+           !(conn->many_cpus && conn_find_helper(conn));
+}
+
 /* Serve it in @helper. If that is slow to begin, as on a busy machine, do without for a while. */
 static void co_fn call_co_serve_in(NbdCall *call, AioContext *helper)
 {
@@ -356,16 +392,13 @@ static void co_fn call_co_serve_in(NbdCall *call, AioContext *helper)
 
 /*
  * Serve a large write with the help of @helper: in pieces, where the node copies the data while we
- * wait, which now and then one is measured for; whole by @helper, where it does not.
+ * wait; whole by @helper, where it does not.
  */
 static void co_fn call_co_serve_bulk(NbdCall *call, AioContext *helper)
 {
     NbdConnection *conn = call->conn;
 
-    if (conn->samples++ % CONN_SAMPLE_EVERY == 0) {
-        nbd_call_co_serve(call);
-        conn->copied = conn->begun == call;
-    } else if (conn->copied) {
+    if (conn->copied) {
         call->bulk = conn->bulk;
         call->helper = helper;
         nbd_call_co_serve(call);
@@ -374,12 +407,22 @@ static void co_fn call_co_serve_bulk(NbdCall *call, AioContext *helper)
     }
 }
 
+static void call_end(NbdCall *call)
+{
+    NbdConnection *conn = call->conn;
+
+    conn_answered(conn, call);
+    if (!conn->working) {
+        aio_bh_schedule(conn->kick);
+    }
+}
+
 static void co_fn call_co_run(void *opaque)
 {
     NbdCall *call = opaque;
     NbdConnection *conn = call->conn;
     ExportQueue *queue = &conn->queue->common;
-    AioContext *helper = call_helper(call);
+    AioContext *helper = call->sampled ? NULL : call_helper(call);
 
     export_request_data_begin(queue);
     if (helper) {
@@ -387,20 +430,49 @@ static void co_fn call_co_run(void *opaque)
     } else {
         nbd_call_co_serve(call);
     }
+    if (call->sampled) {
+        conn->copied = conn->begun == call;
+    }
     export_request_data_end(queue);
-    conn_answered(conn, call);
-    if (!conn->working) {
-        aio_bh_schedule(conn->kick);
+    call_end(call);
+}
+
+/* While the rest of the payload comes nothing is in flight. */
+static void co_fn call_co_stream(void *opaque)
+{
+    NbdCall *call = opaque;
+    NbdConnection *conn = call->conn;
+    ExportQueue *queue = &conn->queue->common;
+
+    export_request_data_begin(queue);
+    nbd_stream_co_write(call);
+    conn->copied &= conn->begun == call;
+    export_request_data_end(queue);
+    if (call->received == call->payload) {
+        call_answer_streamed(call);
+        call_end(call);
     }
 }
 
-static void call_begin(NbdCall *call)
+static void call_enter(NbdCall *call, void co_fn (*entry)(void *opaque))
 {
     NbdConnection *conn = call->conn;
 
     conn->begun = call;
-    coroutine_enter(coroutine_create(call_co_run, call));
+    coroutine_enter(coroutine_create(entry, call));
     conn->begun = NULL;
+}
+
+/* Some of its payload has come, or all there is. */
+static void call_go_on(NbdCall *call)
+{
+    if (!call->streamed) {
+        if (call->received == call->payload) {
+            call_enter(call, call_co_run);
+        }
+    } else if (nbd_stream_is_ready(call)) {
+        call_enter(call, call_co_stream);
+    }
 }
 
 /* ---- requests ---- */
@@ -421,6 +493,10 @@ static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, s
     call->payload = 0;
     call->received = 0;
     call->bulk = NULL;
+    call->sampled = false;
+    call->streamed = false;
+    call->cut = false;
+    call->pieces = (NbdPieces){0};
     call->cost = call->buffer_size;
     conn->calls++;
     conn->cost += call->cost;
@@ -450,10 +526,14 @@ static void conn_serve(NbdConnection *conn, const NbdRequest *request)
         return;
     }
     call->payload = nbd_wire_payload(&conn->terms, request);
+    if (request->type == NBD_CMD_WRITE && call->payload >= CONN_BULK) {
+        call->sampled = conn->samples++ % CONN_SAMPLE_EVERY == 0;
+        call->streamed = call_is_streamed(call);
+    }
     if (call->payload) {
         conn->receiving = call;
     } else {
-        call_begin(call);
+        call_go_on(call);
     }
 }
 
@@ -503,8 +583,8 @@ static bool conn_take_payload(NbdConnection *conn)
         call->received += bytes;
         if (call->received == call->payload) {
             conn->receiving = NULL;
-            call_begin(call);
         }
+        call_go_on(call);
     }
     return !conn->skip && !conn->receiving;
 }
@@ -643,7 +723,8 @@ static bool conn_receive(NbdConnection *conn)
     if (call) {
         call->received += MIN((size_t)bytes, payload);
     }
-    return (size_t)bytes == wanted;
+    /* While a piece is written the client sends more. */
+    return (size_t)bytes == wanted || (call && call->streamed);
 }
 
 /*
@@ -824,7 +905,7 @@ static void conn_on_ready(void *opaque, short revents)
     }
     if (conn->probed) {
         conn->probed = false;
-        readable = false;
+        readable = conn->receiving && conn->receiving->streamed;
     }
     conn_work(conn, readable);
 }
@@ -869,6 +950,7 @@ void nbd_connection_begin(NbdQueue *queue, const NbdClient *client)
     conn->link.data = conn;
     conn->out_tail = &conn->out;
     conn->input = g_malloc(CONN_INPUT);
+    conn->many_cpus = g_get_num_processors() > 2;
     conn->kick = aio_bh_new(ctx, conn_on_kick, conn);
     conn->bulk = nbd_bulk_new(ctx, conn->kick);
     g_queue_push_tail_link(&queue->active, &conn->link);
@@ -900,11 +982,8 @@ static void conn_stop(NbdConnection *conn)
 {
     conn->refusing = true;
     if (conn->receiving) {
-        NbdCall *call = g_steal_pointer(&conn->receiving);
-
-        conn_refuse(conn, &call->request, NBD_ESHUTDOWN, "the export is being shut down");
-        conn->skip = call->payload - call->received;
-        conn_release(conn, call);
+        conn->skip = conn->receiving->payload - conn->receiving->received;
+        conn_cut_payload(conn);
     }
     conn_work(conn, true);
 }

@@ -8,6 +8,7 @@
  *   handshake.c   a new client, from its greeting to the export that it chooses; main thread
  *   connection.c  the transmission: requests in, replies out; the context of one queue
  *   bulk.c        large writes, done by several contexts
+ *   stream.c      large writes, done while they come in
  *   pool.c        memory of requests, of one queue
  *   call.c        what each request means for the node
  *   status.c      metadata contexts: what BLOCK_STATUS tells
@@ -170,7 +171,7 @@ void nbd_pool_stop(NbdPool *pool);
 
 typedef struct NbdBulk NbdBulk;
 
-/* What is to be written of a call by several. */
+/* What is to be written of a call in pieces. */
 typedef struct NbdPieces {
     size_t taken;     /* bytes, from the beginning, that somebody does or has done */
     unsigned busy;    /* pieces that somebody does */
@@ -189,6 +190,17 @@ bool nbd_bulk_is_helped(const NbdBulk *bulk);
 
 /* Write the payload of @call, with what help @helper gives in time. 0 or -errno. */
 int co_fn nbd_bulk_co_write(NbdBulk *bulk, NbdCall *call, AioContext *helper);
+
+/* Streams: see stream.c. The connection's context. */
+
+/* Whether something is to be done of @call, a part of whose payload has come or all of it. */
+bool nbd_stream_is_ready(const NbdCall *call);
+
+/* Write what has come of it, and whatever comes meanwhile. The result is in call->pieces.ret. */
+void co_fn nbd_stream_co_write(NbdCall *call);
+
+/* No more of its payload will come, and no further piece is begun. */
+void nbd_stream_cut(NbdCall *call);
 
 /* Calls */
 
@@ -214,6 +226,9 @@ struct NbdCall {
     size_t cost;     /* bytes counted against the connection's limit */
     NbdBulk *bulk;   /* that does it in pieces, with the help of @helper; or NULL */
     AioContext *helper;
+    bool sampled;  /* what the node does about it is looked at */
+    bool streamed; /* see stream.c */
+    bool cut;      /* its payload ends in the middle, for the export does */
     NbdPieces pieces;
 
     /* the answer */
@@ -230,8 +245,14 @@ size_t nbd_call_buffer_bytes(const NbdTerms *terms, const NbdRequest *request);
 /* Serve the request and leave the answer in @call. */
 void co_fn nbd_call_co_serve(NbdCall *call);
 
+/* Whether it must be on stable storage before it is answered. */
+bool nbd_call_is_durable(const NbdCall *call);
+
 /* Write @bytes bytes of its payload, from @at on. 0 or -errno. Any context of the export. */
 int co_fn nbd_call_co_write_part(const NbdCall *call, size_t at, size_t bytes);
+
+/* Answer with what came of it: @ret, 0 or -errno. */
+void nbd_call_answer_result(NbdCall *call, int ret);
 
 /* Answer with an error, or success, alone. */
 void nbd_call_answer(NbdCall *call, NbdError error, const char *why);

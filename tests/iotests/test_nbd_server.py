@@ -394,9 +394,9 @@ class Exports(NbdTest):
 
     def write_in_bulk(self, in_memory):
         client = self.bulk_writer(in_memory)
-        for _ in range(2):
+        for flags in 0, 0, FUA, 0:
             data = os.urandom(8 * MIB)
-            cookies = [client.send_request(WRITE, at, MIB, payload=data[at:at + MIB]) for at in range(0, 8 * MIB, MIB)]
+            cookies = [client.send_request(WRITE, at, MIB, flags, data[at:at + MIB]) for at in range(0, 8 * MIB, MIB)]
             cookies += [client.send_request(WRITE, 0, 512, payload=b'x' * 512), client.send_request(FLUSH)]
             self.assertEqual({error for error, _ in client.recv_answers(cookies).values()}, {0})
             for at in range(MIB, 8 * MIB, MIB):

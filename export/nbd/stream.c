@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Large writes whose payload is written while the rest of it comes in, for nodes that copy the data
+ * while the caller waits. The client goes on filling its socket meanwhile, which holds much less
+ * than one payload, and what is written is still in the cache.
+ *
+ * A client that leaves in the middle of a payload has written a part of it, then, or one whose
+ * export ends in it. That is as good as any other outcome of a write without an answer.
+ */
+#include "export/nbd/nbd-internal.h"
+
+/*
+ * Pieces end at multiples of so much of the node, so that no cluster is written in two parts, and
+ * are not much larger than what comes at once.
+ */
+#define STREAM_ALIGN (64 * 1024)
+#define STREAM_PIECE (256 * 1024)
+
+/* How much may be written now. */
+static size_t stream_bytes(const NbdCall *call)
+{
+    uint64_t from = call->request.offset + call->pieces.taken;
+    uint64_t end = call->request.offset + call->received;
+
+    if (call->pieces.ret < 0 || call->cut) {
+        return 0;
+    }
+    if (call->received < call->payload) {
+        end -= end % MAX(STREAM_ALIGN, call->ne->face.preferred_block);
+    }
+    return end > from ? MIN(end - from, STREAM_PIECE) : 0;
+}
+
+bool nbd_stream_is_ready(const NbdCall *call)
+{
+    return !call->pieces.busy && (call->received == call->payload || stream_bytes(call) > 0);
+}
+
+void nbd_stream_cut(NbdCall *call)
+{
+    call->cut = true;
+    call->payload = call->received;
+}
+
+void nbd_stream_co_write(NbdCall *call)
+{
+    size_t bytes;
+
+    call->pieces.busy = 1;
+    while ((bytes = stream_bytes(call)) > 0) {
+        int ret = nbd_call_co_write_part(call, call->pieces.taken, bytes);
+
+        call->pieces.taken += bytes;
+        call->pieces.ret = call->pieces.ret < 0 ? call->pieces.ret : ret;
+    }
+    call->pieces.busy = 0;
+}
