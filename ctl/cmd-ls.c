@@ -123,16 +123,24 @@ static char *describe_place(const QValue *row)
     return g_strdup(ctl_json_string(row, "mountpoint"));
 }
 
+/* Whether it may be written; or that it comes to its end, perhaps waiting for its storage. */
+static const char *describe_mode(const QValue *row)
+{
+    if (ctl_json_bool(row, "shutting-down", false)) {
+        return g_strcmp0(ctl_json_string(row, "ending"), "flush") == 0 ? "flushing" : "ending";
+    }
+    return ctl_json_bool(row, "writable", false) ? "rw" : "ro";
+}
+
 static void print_row(CtlTable *table, const QValue *row)
 {
     g_autofree char *place = describe_place(row);
     g_autofree char *size =
         qvalue_object_has(row, "size") ? ctl_text_size(ctl_json_uint(row, "size", 0)) : NULL;
-    const char *mode = ctl_json_bool(row, "writable", false) ? "rw" : "ro";
     const char *const cells[] = {
         ctl_json_string(row, "id"),
         ctl_json_string(row, "type"),
-        ctl_json_bool(row, "shutting-down", false) ? "ending" : mode,
+        describe_mode(row),
         size,
         ctl_json_string(row, "image"),
         place,

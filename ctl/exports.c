@@ -77,6 +77,22 @@ static bool is_end_of(const QValue *event, const char *id)
            g_strcmp0(ctl_json_string(ctl_json_object(event, "data"), "id"), id) == 0;
 }
 
+/* What the end of the export @id waits for, in words. */
+static const char *describe_ending(CtlClient *client, const char *id)
+{
+    g_autoptr(QValue) exports = ctl_exports_query(client, NULL);
+    const QValue *export = exports ? ctl_exports_find(exports, "id", id) : NULL;
+    const char *step = export ? ctl_json_string(export, "ending") : NULL;
+
+    if (g_strcmp0(step, "flush") == 0) {
+        return "what was written is being flushed, which its storage takes so long for";
+    }
+    if (g_strcmp0(step, "requests") == 0) {
+        return "requests are still in flight";
+    }
+    return "it is not done with";
+}
+
 bool ctl_exports_wait_end(CtlClient *client, const char *id, unsigned seconds, GError **error)
 {
     gint64 deadline = g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
@@ -91,9 +107,9 @@ bool ctl_exports_wait_end(CtlClient *client, const char *id, unsigned seconds, G
         }
         if (!event) {
             g_set_error(error, CTL_ERROR, CTL_ERROR_FAILED,
-                        "the export '%s' has not ended within %u seconds: requests are still in "
-                        "flight; 'wharfctl ls' shows it until they are done",
-                        id, seconds);
+                        "the export '%s' has not ended within %u seconds: %s; 'wharfctl ls' shows "
+                        "it until that is over",
+                        id, seconds, describe_ending(client, id));
             return false;
         }
         if (is_end_of(event, id)) {

@@ -165,6 +165,7 @@ struct Export {
     bool cut;                    /* what was in flight has been cut off */
     bool unwanted;               /* it is not to come into service; set while it starts */
     BlockExportEndReason reason; /* why it is shutting down */
+    BlockExportEndStep ending;   /* how far that has come */
     int64_t deadline_ns;         /* when a shutdown stops waiting and cuts off; 0: at once */
     GSList *waiters;             /* ExportWaiter *, told of every change of state */
 };

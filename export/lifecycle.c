@@ -224,13 +224,33 @@ static void co_fn export_co_flush(Export *exp)
     }
 }
 
+char *export_describe_ending(const Export *exp)
+{
+    unsigned n = export_requests(exp);
+
+    switch (exp->ending) {
+    case BLOCK_EXPORT_END_STEP_CLIENTS:
+        return g_strdup("it is being taken away from its clients");
+    case BLOCK_EXPORT_END_STEP_REQUESTS:
+        return g_strdup_printf("%u request%s in flight to node '%s'", n, n == 1 ? "" : "s",
+                               exp->node_name);
+    case BLOCK_EXPORT_END_STEP_FLUSH:
+        return g_strdup_printf("node '%s' is being flushed", exp->node_name);
+    default:
+        return g_strdup("what it has held is given back");
+    }
+}
+
 static void co_fn export_co_shut_down(void *opaque)
 {
     g_autoptr(Export) exp = opaque;
 
     exp->driver->co_withdraw(exp);
+    exp->ending = BLOCK_EXPORT_END_STEP_REQUESTS;
     export_co_quiesce(exp);
+    exp->ending = BLOCK_EXPORT_END_STEP_FLUSH;
     export_co_flush(exp);
+    exp->ending = BLOCK_EXPORT_END_STEP_RELEASE;
     exp->driver->co_end(exp);
     block_backend_co_free(g_steal_pointer(&exp->blk));
     export_registry_forget(exp->registry, exp);

@@ -53,6 +53,9 @@ bool co_fn export_co_wait_started(Export *exp, int64_t deadline_ns);
 /* Tell those who wait that the state has changed. */
 void export_set_state(Export *exp, ExportState state);
 
+/* What a shutdown waits for, in words: "node 'n0' is being flushed". A new string. */
+char *export_describe_ending(const Export *exp);
+
 /* Requests in flight, over all queues: all, or those that read or change data. */
 unsigned export_requests(const Export *exp);
 unsigned export_data_requests(const Export *exp);

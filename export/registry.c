@@ -420,9 +420,16 @@ static bool export_check_removable(Export *exp, BlockExportRemoveMode mode, GErr
 {
     unsigned busy = export_data_requests(exp);
 
+    if (exp->state == EXPORT_STARTING) {
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE, "export '%s' is still being added",
+                    exp->id);
+        return false;
+    }
     if (exp->state != EXPORT_RUNNING) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE, "export '%s' is %s", exp->id,
-                    exp->state == EXPORT_STARTING ? "still being added" : "shutting down already");
+        g_autofree char *step = export_describe_ending(exp);
+
+        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                    "export '%s' is shutting down already: %s", exp->id, step);
         return false;
     }
     if (mode == BLOCK_EXPORT_REMOVE_MODE_SAFE && busy) {
@@ -432,6 +439,17 @@ static bool export_check_removable(Export *exp, BlockExportRemoveMode mode, GErr
         return false;
     }
     return true;
+}
+
+static void co_fn export_co_await_deleted(Export *exp, int64_t deadline_ns)
+{
+    g_autofree char *step = NULL;
+
+    if (export_co_wait_end(exp, deadline_ns) == EXPORT_GONE || aio_now_ns() < deadline_ns) {
+        return;
+    }
+    step = export_describe_ending(exp);
+    g_message("%s: its end takes long: %s", exp->user, step);
 }
 
 bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExportRemoveMode mode,
@@ -453,7 +471,8 @@ bool export_registry_co_del(ExportRegistry *registry, const char *id, BlockExpor
     if (exp->state == EXPORT_RUNNING) {
         export_shut_down(exp, BLOCK_EXPORT_END_REASON_DELETED, hard ? 0 : registry->del_wait_ns);
     }
-    export_co_wait_end(exp, hard ? aio_now_ns() + registry->del_wait_ns : INT64_MAX);
+    /* A safe one gives requests that came at the last moment their time first. */
+    export_co_await_deleted(exp, aio_now_ns() + (hard ? 1 : 2) * registry->del_wait_ns);
     return true;
 }
 
@@ -523,8 +542,9 @@ static void export_warn_stuck(const Export *exp)
     if (exp->state == EXPORT_STARTING) {
         g_warning("%s: adding it does not end; giving up on it", exp->user);
     } else {
-        g_warning("%s: %u requests to its node do not end; giving up on them", exp->user,
-                  export_requests(exp));
+        g_autofree char *step = export_describe_ending(exp);
+
+        g_warning("%s: its end takes too long: %s; giving up on it", exp->user, step);
     }
 }
 
@@ -668,6 +688,8 @@ static BlockExportInfo *export_info(Export *exp)
     info->type = exp->driver->type;
     info->node_name = g_strdup(exp->node_name);
     info->shutting_down = exp->state == EXPORT_SHUTTING_DOWN;
+    info->has_ending = info->shutting_down;
+    info->ending = exp->ending;
     info->writable = exp->writable;
     info->writethrough = exp->writethrough;
     info->iothreads = g_ptr_array_new_with_free_func(g_free);

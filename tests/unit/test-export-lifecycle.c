@@ -410,6 +410,15 @@ static void co_fn body_bookkeeping(GraphRig *rig)
     co_clear_stage(rig);
 }
 
+static void assert_ending(BlockExportEndStep step)
+{
+    g_autoptr(GPtrArray) list = export_registry_query(stage->registry);
+    const BlockExportInfo *info = g_ptr_array_index(list, 0);
+
+    g_assert_true(info->shutting_down && info->has_ending);
+    g_assert_cmpint(info->ending, ==, step);
+}
+
 /* A hard deletion returns at once; the export is listed until its requests have ended. */
 static void co_fn body_hard(GraphRig *rig)
 {
@@ -426,7 +435,9 @@ static void co_fn body_hard(GraphRig *rig)
     list = export_registry_query(stage->registry);
     g_assert_cmpuint(list->len, ==, 1);
     g_assert_true(((BlockExportInfo *)g_ptr_array_index(list, 0))->shutting_down);
-    co_del_refused("e0", BLOCK_EXPORT_REMOVE_MODE_HARD, "shutting down");
+    assert_ending(BLOCK_EXPORT_END_STEP_REQUESTS);
+    co_del_refused("e0", BLOCK_EXPORT_REMOVE_MODE_HARD,
+                   "shutting down already: 1 request in flight");
     co_del_refused("e0", BLOCK_EXPORT_REMOVE_MODE_SAFE, "shutting down");
     g_assert_false(co_add("e0", &error));
     g_assert_error(error, WHARF_ERROR, WHARF_ERROR_EXISTS);
@@ -440,8 +451,8 @@ static void co_fn body_hard(GraphRig *rig)
     co_clear_stage(rig);
 }
 
-/* Nor does it wait without limit for the last flush of its node. */
-static void co_fn body_hard_with_hung_flush(GraphRig *rig)
+/* Nor does any deletion wait without limit for the last flush of its node. */
+static void co_fn co_del_with_hung_flush(GraphRig *rig, BlockExportRemoveMode mode)
 {
     g_autoptr(GError) error = NULL;
     Export *exp;
@@ -455,15 +466,26 @@ static void co_fn body_hard_with_hung_flush(GraphRig *rig)
     exp = g_hash_table_lookup(stage->registry->by_id, "e0");
     graph_rig_co_write(exp->blk, 0, 512, 1, 0);
     script_hold(SCRIPT_FLUSH);
-    co_del_ok("e0", BLOCK_EXPORT_REMOVE_MODE_HARD);
+    co_del_ok("e0", mode);
     g_assert_cmpuint(export_registry_count(stage->registry), ==, 1);
-    g_assert_cmpint(exp->state, ==, EXPORT_SHUTTING_DOWN);
+    assert_ending(BLOCK_EXPORT_END_STEP_FLUSH);
+    co_del_refused("e0", BLOCK_EXPORT_REMOVE_MODE_HARD, "node 'n1' is being flushed");
     script_release(SCRIPT_FLUSH);
     while (export_registry_count(stage->registry)) {
         aio_co_sleep_ns(1 * MS);
     }
     graph_rig_co_del(rig, "n1");
     co_clear_stage(rig);
+}
+
+static void co_fn body_hard_with_hung_flush(GraphRig *rig)
+{
+    co_del_with_hung_flush(rig, BLOCK_EXPORT_REMOVE_MODE_HARD);
+}
+
+static void co_fn body_safe_with_hung_flush(GraphRig *rig)
+{
+    co_del_with_hung_flush(rig, BLOCK_EXPORT_REMOVE_MODE_SAFE);
 }
 
 /* Waiting ends at the deadline: then what is in flight is cut off. */
@@ -785,6 +807,7 @@ int main(int argc, char **argv)
     ADD("bookkeeping", body_bookkeeping);
     ADD("hard", body_hard);
     ADD("hard-with-hung-flush", body_hard_with_hung_flush);
+    ADD("safe-with-hung-flush", body_safe_with_hung_flush);
     ADD("deadline", body_deadline);
     ADD("lost", body_lost);
     ADD("lost-at-start", body_lost_at_start);
