@@ -584,8 +584,8 @@ static unsigned reopen_count_read_only(const Reopen *r)
  */
 static bool co_fn reopen_co_follow(Reopen *r, unsigned read_only_before, GError **error)
 {
-    reopen_adjust_flags(r, NULL);
-    return reopen_count_read_only(r) == read_only_before || reopen_co_update_perms(r, error);
+    return reopen_adjust_flags(r, error) &&
+           (reopen_count_read_only(r) == read_only_before || reopen_co_update_perms(r, error));
 }
 
 /* Taking up what others have changed */
