@@ -23,6 +23,7 @@
 static struct {
     int syncs;      /* fdatasync(), fsync() and writes with RWF_DSYNC */
     int sync_error; /* what syncs fail with from now on, or 0 */
+    int held;       /* 1: the next write with RWF_DSYNC makes it 2, and fails when it is 0 again */
 } hooks;
 
 static int hooked_sync(int fd, long number)
@@ -54,6 +55,12 @@ ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t offset, int flags
 
     if (!(flags & RWF_DSYNC) || written < 0) {
         return written;
+    }
+    if (g_atomic_int_compare_and_exchange(&hooks.held, 1, 2)) {
+        while (g_atomic_int_get(&hooks.held)) {
+            g_usleep(100);
+        }
+        error = EIO;
     }
     g_atomic_int_inc(&hooks.syncs);
     if (error) {
@@ -753,6 +760,65 @@ static void co_fn test_sync_error_with_direct_for_each(GraphRig *rig)
     }
 }
 
+typedef struct Syncing {
+    BlockBackend *blk;
+    BlockRequestFlags flags; /* FUA: a write at 4096, else a flush */
+    int result;              /* 1: not there yet */
+} Syncing;
+
+static void co_fn co_sync(void *opaque)
+{
+    Syncing *syncing = opaque;
+    g_autofree char *buffer = g_malloc0(4096);
+
+    syncing->result =
+        syncing->flags & BLOCK_REQ_FUA
+            ? blk_co_pwritev(syncing->blk, 4096, IOV_LOCAL(buffer, 4096), syncing->flags)
+            : blk_co_flush(syncing->blk);
+}
+
+/*
+ * The kernel tells one of several syncs that run at the same time what it could not write, perhaps
+ * what another was to make durable. @flags: of that one.
+ */
+static void co_fn co_sync_beside_one_that_fails(GraphRig *rig, BlockRequestFlags flags)
+{
+    BlockBackend *blk = graph_rig_co_use(co_add(rig, "f0", ""), READ_WRITE);
+    Syncing fails = {blk, BLOCK_REQ_FUA, 1}, other = {blk, flags, 1};
+
+    graph_rig_co_write(blk, 0, 4096, 1, 0);
+    g_atomic_int_set(&hooks.held, 1);
+    aio_co_enter(rig->ctx, co_sync, &fails);
+    while (g_atomic_int_get(&hooks.held) != 2) {
+        aio_co_sleep_ns(1000000);
+    }
+    g_atomic_int_set(&hooks.syncs, 0);
+    aio_co_enter(rig->ctx, co_sync, &other);
+    while (g_atomic_int_get(&hooks.syncs) == 0) {
+        aio_co_sleep_ns(1000000);
+    }
+    aio_co_sleep_ns(1000000);
+    g_assert_cmpint(other.result, ==, 1);
+    g_atomic_int_set(&hooks.held, 0);
+    while (fails.result == 1 || other.result == 1) {
+        aio_co_sleep_ns(1000000);
+    }
+    g_assert_cmpint(fails.result, ==, -EIO);
+    g_assert_cmpint(other.result, ==, -EIO);
+    block_backend_co_free(blk);
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*data may be lost*");
+    graph_rig_co_del(rig, "f0");
+    g_test_assert_expected_messages();
+}
+
+static void co_fn test_sync_beside_one_that_fails(GraphRig *rig)
+{
+    if (hooks_see(rig)) {
+        co_sync_beside_one_that_fails(rig, 0);
+        co_sync_beside_one_that_fails(rig, BLOCK_REQ_FUA);
+    }
+}
+
 /* Neither is the tail of a file that direct I/O cannot write whole. */
 static void co_fn test_sync_error_of_direct_tail(GraphRig *rig)
 {
@@ -894,6 +960,7 @@ static const TestCase cases[] = {
     {"every-fua-write-is-synced", test_every_fua_write_is_synced},
     {"no-flush-never-syncs", test_no_flush_never_syncs},
     {"sync-error-is-kept", test_sync_error_is_kept},
+    {"sync-beside-one-that-fails", test_sync_beside_one_that_fails},
     {"sync-error-of-direct-tail", test_sync_error_of_direct_tail},
     {"sync-error-with-direct-for-each", test_sync_error_with_direct_for_each},
     {"exchange-under-load", test_exchange_under_load},

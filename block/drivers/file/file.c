@@ -123,6 +123,7 @@ static bool co_fn open_kind(BlockNode *node, const BlockdevOptions *opts, FileKi
     s->shared = BLOCK_PERM_ALL;
     file_handle_init(&s->next);
     file_extent_cache_init(&s->extents);
+    file_syncs_init(&s->syncs);
     block_node_set_supported_flags(
         node, BLOCK_REQ_FUA | BLOCK_REQ_WRITE_UNCHANGED,
         BLOCK_REQ_MAY_UNMAP | BLOCK_REQ_NO_FALLBACK | BLOCK_REQ_WRITE_UNCHANGED, BLOCK_REQ_ZERO);
@@ -154,6 +155,7 @@ static void co_fn file_co_close(BlockNode *node)
 
     file_co_run_worker(s, close_worker, s);
     file_extent_cache_clear(&s->extents);
+    file_syncs_clear(&s->syncs);
     g_free(s->path);
 }
 

@@ -96,63 +96,39 @@ static int co_fn write_plainly(FileState *s, uint64_t offset, const IoVector *io
 }
 
 /*
- * The kernel tells a descriptor of a failed sync once, but it is of concern to each user of the
- * node; and the first one is kept for ever (see sync_error). Returns what callers are to be told.
+ * Write and sync in one step. 1: that is not to be had here; nothing is synced, but perhaps
+ * written. A failure leaves open which half failed, and a failed sync must not be forgotten; so the
+ * first is tried again by itself. If it fails the same way, that was it.
  */
-static int remember_sync_error(FileState *s, int r)
+static int co_fn write_and_sync(FileState *s, uint64_t offset, const IoVector *iov)
 {
-    int none = 0;
+    FileSync sync;
+    int first, again;
 
-    if (r == -EAGAIN) {
-        return r;
+    file_sync_begin(s, &sync);
+    first = write_plainly(s, offset, iov, RWF_DSYNC);
+    if (first == 0) {
+        file_sync_end(s, &sync, 0);
+        return file_sync_co_settle(s, &sync, file_keeps_cached(s));
     }
-    block_node_report_flush_error(s->node);
-    if (s->handle.direct && !atomic_load(&s->tail_cached)) {
-        return r;
+    if (first == -EOPNOTSUPP) {
+        file_sync_end(s, &sync, 0);
+        return 1;
     }
-    atomic_compare_exchange_strong(&s->sync_error, &none, r);
-    return r;
+    again = write_plainly(s, offset, iov, 0);
+    file_sync_end(s, &sync, again == first ? 0 : first);
+    return again < 0 ? again : first;
 }
 
-int co_fn file_sync(FileState *s)
-{
-    int r = atomic_load_explicit(&s->sync_error, memory_order_relaxed);
-
-    if (r < 0) {
-        return r;
-    }
-    r = aio_co_fsync(s->engine, s->handle.fd, true);
-    if (r == -EAGAIN) {
-        r = aio_co_fsync(file_worker_engine(s), s->handle.fd, true);
-    }
-    return r < 0 ? remember_sync_error(s, r) : 0;
-}
-
-int co_fn file_co_flush(BlockNode *node)
-{
-    return file_sync(block_node_state(node));
-}
-
-/*
- * Write and sync. In one step where that is known to work; a failure of it leaves open which half
- * failed, and a failed sync must not be forgotten, so then the halves are done one by one.
- */
 static int co_fn write_durably(FileState *s, uint64_t offset, const IoVector *iov)
 {
-    int first = s->handle.local ? write_plainly(s, offset, iov, RWF_DSYNC) : -EOPNOTSUPP;
-    int r;
+    int r = s->handle.local ? write_and_sync(s, offset, iov) : 1;
 
-    if (first == 0) {
-        return 0;
-    }
-    r = write_plainly(s, offset, iov, 0);
-    if (r < 0) {
+    if (r <= 0) {
         return r;
     }
-    if (first != -EOPNOTSUPP) {
-        return remember_sync_error(s, first);
-    }
-    return file_sync(s);
+    r = write_plainly(s, offset, iov, 0);
+    return r < 0 ? r : file_sync(s);
 }
 
 static int co_fn write_within(BlockNode *node, uint64_t offset, const IoVector *iov,
@@ -199,7 +175,7 @@ static int write_tail(void *opaque)
         }
     }
     if (r == 0 && t->sync && fdatasync(buffered.fd) < 0) {
-        r = remember_sync_error(t->s, -errno);
+        r = file_sync_failed(t->s, -errno);
     }
     file_handle_close(&buffered);
     return r;

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "aio/aio.h"
+#include "aio/lock.h"
 #include "block/driver.h"
 #include "block/drivers/file/extents.h"
 #include "block/drivers/file/handle.h"
@@ -23,6 +24,22 @@ typedef enum FileMethod {
     FILE_METHOD_DISCARD, /* devices only */
     FILE_METHOD__MAX,
 } FileMethod;
+
+/* Syncs, and writes that are synced in the same step, of one descriptor. */
+typedef struct FileSyncs {
+    GMutex lock;
+    CoQueue ended;     /* one has */
+    GQueue under_way;  /* FileSync *, oldest first */
+    uint64_t begun;    /* counted */
+    uint64_t failures; /* counted */
+    int error;         /* of the last that failed */
+} FileSyncs;
+
+typedef struct FileSync {
+    GList link; /* in under_way */
+    uint64_t number;
+    uint64_t failures; /* when it began */
+} FileSync;
 
 typedef struct FileState {
     /* Fixed while requests run. What handle.fd leads to may change under them: see handle.h. */
@@ -44,6 +61,7 @@ typedef struct FileState {
      */
     atomic_int sync_error;
     atomic_bool tail_cached;
+    FileSyncs syncs;
     atomic_uint_fast64_t discards_ok, discards_failed, discarded_bytes;
 
     /* Control coroutines only. */
@@ -115,6 +133,27 @@ int file_method_result(FileState *s, FileMethod method, int r);
 
 /* Count a discard of @bytes that ended with @r, for query-blockstats. Returns @r. */
 int file_count_discard(FileState *s, uint64_t bytes, int r);
+
+/* Whether what is written goes through the page cache, or some of it has gone there. */
+static inline bool file_keeps_cached(FileState *s)
+{
+    return !s->handle.direct || atomic_load(&s->tail_cached);
+}
+
+void file_syncs_init(FileSyncs *syncs);
+void file_syncs_clear(FileSyncs *syncs);
+
+/*
+ * Around each step that asks the kernel to make something durable, and before anybody is told that
+ * it is: what others had done meanwhile; with @wait, when those have ended, too, that had begun.
+ * 0, or the error of one that has failed. (@error: 0, or what the sync has failed with.)
+ */
+void file_sync_begin(FileState *s, FileSync *sync);
+void file_sync_end(FileState *s, FileSync *sync, int error);
+int co_fn file_sync_co_settle(FileState *s, const FileSync *sync, bool wait);
+
+/* A sync of the file has failed with @error, which is returned. Any thread. */
+int file_sync_failed(FileState *s, int error);
 
 /*
  * Sync the data behind @s's descriptor and remember failure (see sync_error). For control
