@@ -537,7 +537,7 @@ static int co_fn backend_co_resize(BlockBackend *blk, uint64_t size, PreallocMod
     int r;
 
     co_rwlock_rdlock(lock);
-    longer = size >= (uint64_t)block_node_length(blk->root.node);
+    longer = (flags & BLOCK_REQ_GROW_ONLY) || size >= (uint64_t)block_node_length(blk->root.node);
     if (longer) {
         r = backend_co_grow(blk, size, prealloc, flags, error);
     } else {

@@ -35,6 +35,7 @@ typedef enum {
     BLOCK_REQ_WRITE_UNCHANGED = 16,  /* does not change the content: WRITE_UNCHANGED suffices */
     BLOCK_REQ_ZERO = 32,             /* truncate: what is added must read as zeros */
     BLOCK_REQ_WRITE_COMPRESSED = 64, /* write: compressed, by nodes that can */
+    BLOCK_REQ_GROW_ONLY = 128,       /* truncate: do nothing where the node is longer */
 } BlockRequestFlags;
 
 /* What block status says of a range. */

@@ -331,8 +331,6 @@ int co_fn block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint6
 int co_fn block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes);
 int co_fn block_child_co_allocate(BlockChild *child, uint64_t offset, uint64_t bytes);
 int co_fn block_child_co_flush(BlockChild *child);
-/* A flag of truncate: do nothing where the child is that long already, or longer. */
-#define BLOCK_REQ_GROW_ONLY ((BlockRequestFlags)(1 << 16))
 int co_fn block_child_co_truncate(BlockChild *child, uint64_t size, PreallocMode prealloc,
                                   BlockRequestFlags flags, GError **error);
 int co_fn block_child_co_block_status(BlockChild *child, uint64_t offset, uint64_t bytes,

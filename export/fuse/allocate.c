@@ -18,9 +18,9 @@ static int co_fn fuse_co_grow(FuseExport *fe, uint64_t end, PreallocMode preallo
     if (end <= *length) {
         return 0;
     }
-    ret = fuse_co_resize_locked(fe, end, prealloc);
+    ret = fuse_co_grow_locked(fe, end, prealloc);
     if (ret == -ENOTSUP && prealloc != PREALLOC_MODE_OFF) {
-        ret = fuse_co_resize_locked(fe, end, PREALLOC_MODE_OFF);
+        ret = fuse_co_grow_locked(fe, end, PREALLOC_MODE_OFF);
     }
     return ret;
 }

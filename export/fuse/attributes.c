@@ -321,9 +321,7 @@ int fuse_co_setattr(FuseCall *call)
         return ret;
     }
     if (in->valid & FATTR_SIZE) {
-        CO_MUTEX_GUARD(&fe->resize_lock);
-
-        ret = fuse_co_resize_locked(fe, in->size, PREALLOC_MODE_OFF);
+        ret = fuse_co_truncate(fe, in->size);
         if (ret < 0) {
             return ret;
         }
@@ -352,9 +350,7 @@ static int co_fn fuse_co_open_truncate(FuseExport *fe)
     if (!fe->growable) {
         return 0;
     }
-    CO_MUTEX_GUARD(&fe->resize_lock);
-
-    ret = fuse_co_resize_locked(fe, 0, PREALLOC_MODE_OFF);
+    ret = fuse_co_truncate(fe, 0);
     /* With the write-back cache the kernel takes the file for empty if the open succeeds. */
     return ret == -ENOTSUP && fe->cache != FUSE_EXPORT_CACHE_WRITEBACK ? 0 : ret;
 }

@@ -247,8 +247,11 @@ void fuse_told_of_change(FuseExport *fe);
 /* Attributes of a new export. */
 void fuse_attributes_init(FuseExport *fe);
 
-/* Set the length; the client has asked for it. resize_lock is held. */
-int co_fn fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc);
+/* Make the node @size bytes long, if it is shorter. resize_lock is held. */
+int co_fn fuse_co_grow_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc);
+
+/* Set the length, as a client has asked for. */
+int co_fn fuse_co_truncate(FuseExport *fe, uint64_t size);
 
 /* Passthrough */
 

@@ -36,11 +36,13 @@ int fuse_co_read(FuseCall *call)
 }
 
 /*
- * The length that the node can have: the next one above, so that nothing is lost. What is between
- * the two reads as zeros.
+ * Set the length that the node can have: the next one above, so that nothing is lost. What is
+ * between the two reads as zeros. @flags: as for blk_co_truncate().
  */
-static int co_fn co_resize_rounded(BlockBackend *blk, uint64_t size, PreallocMode prealloc)
+static int co_fn co_resize_rounded(FuseExport *fe, uint64_t size, PreallocMode prealloc,
+                                   BlockRequestFlags flags)
 {
+    BlockBackend *blk = fuse_blk(fe);
     uint64_t before = blk_length(blk);
     uint64_t rounded;
     BlockLimits limits;
@@ -49,14 +51,18 @@ static int co_fn co_resize_rounded(BlockBackend *blk, uint64_t size, PreallocMod
     blk_limits(blk, &limits);
     rounded =
         (size + limits.length_alignment - 1) / limits.length_alignment * limits.length_alignment;
-    ret = blk_co_truncate(blk, rounded, prealloc, BLOCK_REQ_ZERO, NULL);
-    if (ret < 0 || size >= MIN(rounded, before)) {
+    ret = blk_co_truncate(blk, rounded, prealloc, BLOCK_REQ_ZERO | flags, NULL);
+    if (ret < 0) {
         return ret;
+    }
+    if ((flags & BLOCK_REQ_GROW_ONLY) || size >= MIN(rounded, before)) {
+        return 0;
     }
     return blk_co_pwrite_zeroes(blk, size, MIN(rounded, before) - size, 0);
 }
 
-int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
+static int co_fn co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc,
+                                  BlockRequestFlags flags)
 {
     int64_t before = blk_length(fuse_blk(fe));
     int ret;
@@ -65,7 +71,7 @@ int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
         return -EFBIG;
     }
     __atomic_store_n(&fe->resized, true, __ATOMIC_RELAXED);
-    ret = co_resize_rounded(fuse_blk(fe), size, prealloc);
+    ret = co_resize_rounded(fe, size, prealloc, flags);
     if (blk_length(fuse_blk(fe)) == before) {
         __atomic_store_n(&fe->resized, false, __ATOMIC_RELAXED); /* of that nobody is told */
     }
@@ -74,6 +80,18 @@ int fuse_co_resize_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
         fuse_touch(fe);
     }
     return ret;
+}
+
+int fuse_co_grow_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
+{
+    return co_resize_locked(fe, size, prealloc, BLOCK_REQ_GROW_ONLY);
+}
+
+int fuse_co_truncate(FuseExport *fe, uint64_t size)
+{
+    CO_MUTEX_GUARD(&fe->resize_lock);
+
+    return co_resize_locked(fe, size, PREALLOC_MODE_OFF, 0);
 }
 
 /*
@@ -92,7 +110,7 @@ static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *by
         return 0;
     }
     if (fe->growable) {
-        ret = fuse_co_resize_locked(fe, offset + *bytes, PREALLOC_MODE_OFF);
+        ret = fuse_co_grow_locked(fe, offset + *bytes, PREALLOC_MODE_OFF);
         if (ret != -ENOTSUP) {
             return ret;
         }
