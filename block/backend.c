@@ -549,12 +549,30 @@ static int co_fn backend_co_resize(BlockBackend *blk, uint64_t size, PreallocMod
     return r;
 }
 
+/* What an overlay shows behind the end of its backing file is not to change by the way. */
+static bool check_no_overlay(BlockNode *node, uint64_t size, GError **error)
+{
+    const BlockNode *overlay = block_node_overlay(node);
+
+    if (!overlay || size == (uint64_t)block_node_length(node)) {
+        return true;
+    }
+    g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
+                "block node '%s' cannot change its length while it is the backing file of block "
+                "node '%s'; delete that one first",
+                node->name, overlay->name);
+    return false;
+}
+
 static int co_fn backend_co_truncate_in_main(BlockBackend *blk, uint64_t size,
                                              PreallocMode prealloc, BlockRequestFlags flags,
                                              GError **error)
 {
     int r;
 
+    if (!check_no_overlay(blk->root.node, size, error)) {
+        return -EBUSY;
+    }
     if (!backend_co_take_resize(blk, error)) {
         return -EPERM;
     }

@@ -180,7 +180,8 @@ int co_fn blk_co_allocation_depth(BlockBackend *blk, uint64_t offset, uint64_t b
 /*
  * Set the exact length. What is added reads as zeros with BLOCK_REQ_ZERO, else as the driver likes.
  * Holds RESIZE for the moment, where the backend does not hold it for good; a conflict with another
- * user is -EPERM. Waits for overlapping requests. @error (may be NULL) gets the reason in words.
+ * user is -EPERM. The length of a backing file cannot be changed: -EBUSY. Waits for overlapping
+ * requests. @error (may be NULL) gets the reason in words.
  */
 int co_fn blk_co_truncate(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
                           BlockRequestFlags flags, GError **error);

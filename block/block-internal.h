@@ -248,7 +248,7 @@ unsigned block_graph_new_visit(BlockGraph *graph);
 void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order);
 /* Whether @child is the backing file of its parent. */
 bool block_child_is_backing(const BlockChild *child);
-/* A node whose backing file @node is, or NULL. */
+/* A node whose backing file @node is, itself or through filters, or NULL. Main thread. */
 const BlockNode *block_node_overlay(const BlockNode *node);
 /* All that can be reached from @node, each once, those below first. */
 GPtrArray *block_node_all_below(BlockNode *node);

@@ -48,20 +48,6 @@ static BlockNode *find_node(BlockGraph *graph, const char *device, const char *n
     return NULL;
 }
 
-/* What an overlay shows behind the end of its backing file is not to change by the way. */
-static bool check_resizable(BlockNode *node, GError **error)
-{
-    const BlockNode *overlay = block_node_overlay(node);
-
-    if (overlay) {
-        g_set_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE,
-                    "block node '%s' cannot change its length while it is the backing file of "
-                    "block node '%s'; delete that one first",
-                    block_node_name(node), block_node_name(overlay));
-    }
-    return !overlay;
-}
-
 static bool co_fn resize(BlockNode *node, uint64_t size, GError **error)
 {
     BlockBackend *blk = block_backend_co_new(node, "block_resize", 0, BLOCK_PERM_ALL, error);
@@ -84,7 +70,7 @@ bool co_fn qmp_block_resize(QapiCall *call, const char *device, const char *node
     if (!node || !block_graph_begin_command(call->self, error)) {
         return false;
     }
-    ok = check_resizable(node, error) && resize(node, size, error);
+    ok = resize(node, size, error);
     block_graph_end_command(call->self);
     return ok;
 }

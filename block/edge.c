@@ -179,9 +179,16 @@ const BlockNode *block_node_overlay(const BlockNode *node)
 {
     for (unsigned i = 0; i < node->parents->len; i++) {
         const BlockChild *edge = g_ptr_array_index(node->parents, i);
+        const BlockNode *overlay = NULL;
 
         if (block_child_is_backing(edge)) {
             return edge->parent;
+        }
+        if (edge->parent && edge->parent->drv->is_filter) {
+            overlay = block_node_overlay(edge->parent);
+        }
+        if (overlay) {
+            return overlay;
         }
     }
     return NULL;

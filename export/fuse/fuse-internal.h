@@ -90,6 +90,7 @@ typedef struct FuseExport {
     uint64_t cache_filled;     /* atomic: bytes that the page cache has got since it was dropped */
     uint64_t cache_asked;      /* atomic: questions of reads since the last write */
     CoMutex resize_lock;       /* from looking at the length to having changed it */
+    bool refusal_logged; /* resize_lock */
 
     /* main thread */
     bool unmounted;

@@ -35,6 +35,16 @@ int fuse_co_read(FuseCall *call)
     return 0;
 }
 
+/* Whoever is refused sees an errno only; the log says why. Once: a client may go on trying. */
+static void log_refusal(FuseExport *fe, int err, const GError *why)
+{
+    if ((err == EBUSY || err == EPERM) && !fe->refusal_logged) {
+        fe->refusal_logged = true;
+        g_message("%s: a client cannot change the length of '%s': %s", fe->common.user,
+                  fe->mount.path ? fe->mount.path : "", why->message);
+    }
+}
+
 /*
  * Set the length that the node can have: the next one above, so that nothing is lost. What is
  * between the two reads as zeros. @flags: as for blk_co_truncate().
@@ -44,6 +54,7 @@ static int co_fn co_resize_rounded(FuseExport *fe, uint64_t size, PreallocMode p
 {
     BlockBackend *blk = fuse_blk(fe);
     uint64_t before = blk_length(blk);
+    g_autoptr(GError) why = NULL;
     uint64_t rounded;
     BlockLimits limits;
     int ret;
@@ -51,8 +62,9 @@ static int co_fn co_resize_rounded(FuseExport *fe, uint64_t size, PreallocMode p
     blk_limits(blk, &limits);
     rounded =
         (size + limits.length_alignment - 1) / limits.length_alignment * limits.length_alignment;
-    ret = blk_co_truncate(blk, rounded, prealloc, BLOCK_REQ_ZERO | flags, NULL);
+    ret = blk_co_truncate(blk, rounded, prealloc, BLOCK_REQ_ZERO | flags, &why);
     if (ret < 0) {
+        log_refusal(fe, -ret, why);
         return ret;
     }
     if ((flags & BLOCK_REQ_GROW_ONLY) || size >= MIN(rounded, before)) {

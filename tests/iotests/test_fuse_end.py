@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The end of an exported file."""
 
+import errno
 import os
 import threading
 
 import test_fuse_file
 from wharf import *
+
+MIB = 1 << 20
 
 
 class EndTest(test_fuse_file.FileTest):
@@ -55,6 +58,47 @@ class Growing(EndTest):
         """By writes to places of their own: neither cuts off what the other has written."""
         self.image = self.make_file('empty.img')
         self.assertEqual(self.two_write(os.O_WRONLY, lambda i, n: 8 * (2 * n + i)), b''.join(self.LINES))
+
+
+class BackingFile(EndTest):
+    """An overlay is to go on showing what it shows behind the end of its backing file."""
+
+    def setUp(self):
+        super().setUp()
+        self.make_file('overlay.qcow2', 0)
+        self.daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': 'g',
+                                             'filename': self.path('overlay.qcow2')})
+        self.daemon.qmp.cmd('blockdev-create', {'job-id': 'j', 'options': {
+            'driver': 'qcow2', 'file': 'g', 'size': MIB, 'backing-file': self.image, 'backing-fmt': 'raw'}})
+        wait_until(lambda: self.daemon.qmp.cmd('query-jobs')[0]['status'] == 'concluded', what='the job')
+
+    def overlay(self):
+        self.daemon.qmp.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'o', 'file': 'g', 'backing': 'n0'})
+
+    def test_keeps_its_length(self):
+        self.export()
+        self.overlay()
+        fd = self.open()
+        for size in (5, self.SIZE + 5):
+            self.refuses(errno.EBUSY, 'ftruncate', fd, size)
+        self.refuses(errno.EBUSY, 'open', self.mnt, os.O_WRONLY | os.O_TRUNC)
+        self.refuses(errno.EBUSY, 'fallocate', fd, 0, self.SIZE, 5)
+        self.refuses(errno.EBUSY, 'pwrite', fd, b'x', self.SIZE)
+        self.assertEqual(self.daemon.log().count("backing file of block node 'o'"), 1)
+
+    def test_may_be_told_what_it_is(self):
+        self.export()
+        self.overlay()
+        self.worker.truncate(self.mnt, self.SIZE)
+        self.assertEqual(self.size(), self.SIZE)
+
+    def test_changes_without_an_overlay(self):
+        self.export()
+        self.overlay()
+        self.refuses(errno.EBUSY, 'truncate', self.mnt, 5)
+        self.daemon.qmp.cmd('blockdev-del', {'node-name': 'o'})
+        self.worker.truncate(self.mnt, 5)
+        self.assertEqual(self.size(), 5)
 
 
 if __name__ == '__main__':
