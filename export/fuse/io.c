@@ -106,8 +106,41 @@ int fuse_co_truncate(FuseExport *fe, uint64_t size)
     return co_resize_locked(fe, size, PREALLOC_MODE_OFF, 0);
 }
 
+/* Make the node as long as it can be between @from and @to, which is too long. 0 or -errno. */
+static int co_fn co_grow_to_limit_locked(FuseExport *fe, uint64_t from, uint64_t to)
+{
+    bool grown = false;
+
+    while (to - from > 1) {
+        uint64_t middle = from + (to - from) / 2;
+        int ret = fuse_co_grow_locked(fe, middle, PREALLOC_MODE_OFF);
+
+        if (ret == 0) {
+            from = middle;
+            grown = true;
+        } else if (ret == -EFBIG) {
+            to = middle;
+        } else {
+            return ret;
+        }
+    }
+    return grown ? 0 : -EFBIG;
+}
+
+/* Make the node long enough for a write, or for the beginning of it. 0 or -errno. */
+static int co_fn co_grow_for_locked(FuseExport *fe, uint64_t offset, uint64_t bytes)
+{
+    int ret = fe->growable ? fuse_co_grow_locked(fe, offset + bytes, PREALLOC_MODE_OFF) : -ENOTSUP;
+
+    if (ret == -EFBIG) {
+        ret = co_grow_to_limit_locked(fe, MAX(offset, (uint64_t)blk_length(fuse_blk(fe))),
+                                      offset + bytes);
+    }
+    return ret == -ENOTSUP ? -ENOSPC : ret;
+}
+
 /*
- * Make room for a write past the end, or make it shorter where there can be none. If the write then
+ * Make room for a write past the end, or make it shorter where there is less. If the write then
  * fails, the new length stays: what others have written there meanwhile must not be cut off.
  */
 static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *bytes)
@@ -121,16 +154,12 @@ static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *by
     if (offset + *bytes <= length) {
         return 0;
     }
-    if (fe->growable) {
-        ret = fuse_co_grow_locked(fe, offset + *bytes, PREALLOC_MODE_OFF);
-        if (ret != -ENOTSUP) {
-            return ret;
-        }
-    }
+    ret = co_grow_for_locked(fe, offset, *bytes);
+    length = blk_length(fuse_blk(fe));
     if (offset >= length) {
-        return -ENOSPC;
+        return ret < 0 ? ret : -EIO;
     }
-    *bytes = length - offset;
+    *bytes = MIN(*bytes, length - offset);
     return 0;
 }
 

@@ -60,6 +60,45 @@ class Growing(EndTest):
         self.assertEqual(self.two_write(os.O_WRONLY, lambda i, n: 8 * (2 * n + i)), b''.join(self.LINES))
 
 
+class Limits(EndTest):
+    """What fits is written; only a write of which nothing does fails."""
+
+    def check(self, limit):
+        fd = self.open()
+        self.assertEqual(self.worker.pwrite(fd, b'x' * 1000, limit - 10), 10)
+        self.refuses(errno.EFBIG, 'pwrite', fd, b'x', limit)
+        self.assertEqual(self.worker.pread(fd, 1000, limit - 20), bytes(10) + b'x' * 10)
+        self.worker.ftruncate(fd, 5)
+        self.assertEqual(self.worker.pwrite(fd, b'y' * (2 * MIB), limit - MIB - 512), MIB + 512)
+        self.assertEqual(self.worker.fstat(fd).st_size, limit)
+        self.worker.ftruncate(fd, 5)
+
+    def test_of_the_file_system(self):
+        directory, _ = self.ext4()
+        image = os.path.join(directory, 'disk.img')
+        limit = (1 << 32) * os.statvfs(directory).f_bsize - os.statvfs(directory).f_bsize
+        with open(image, 'wb') as f:
+            f.truncate(limit)
+            with self.assertRaises(OSError):
+                f.truncate(limit + 1)
+            f.truncate(5)
+        self.export(image)
+        self.check(limit)
+
+    def test_of_qcow2(self):
+        """As many clusters of 512 bytes as the largest L1 table can name."""
+        limit = 4 * MIB * 64 * 512
+        self.daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': 'f', 'filename': self.make_file('q', 0)})
+        self.daemon.qmp.cmd('blockdev-create', {'job-id': 'j', 'options': {
+            'driver': 'qcow2', 'file': 'f', 'size': limit - 100 * 512, 'cluster-size': 512}})
+        wait_until(lambda: self.daemon.qmp.cmd('query-jobs')[0]['status'] == 'concluded', what='the job')
+        self.export(node={'driver': 'qcow2', 'file': 'f'})
+        fd = self.open()
+        self.assertEqual(self.worker.pwrite(fd, b'x' * 1000, limit - 10), 10)
+        self.refuses(errno.EFBIG, 'pwrite', fd, b'x', limit)
+        self.assertEqual(self.worker.fstat(fd).st_size, limit)
+
+
 class BackingFile(EndTest):
     """An overlay is to go on showing what it shows behind the end of its backing file."""
 
@@ -84,6 +123,8 @@ class BackingFile(EndTest):
         self.refuses(errno.EBUSY, 'open', self.mnt, os.O_WRONLY | os.O_TRUNC)
         self.refuses(errno.EBUSY, 'fallocate', fd, 0, self.SIZE, 5)
         self.refuses(errno.EBUSY, 'pwrite', fd, b'x', self.SIZE)
+        self.assertEqual(self.worker.pwrite(fd, b'x' * 10, self.SIZE - 4), 4)
+        self.assertEqual(self.image_bytes(), self.content[:-4] + b'xxxx')
         self.assertEqual(self.daemon.log().count("backing file of block node 'o'"), 1)
 
     def test_may_be_told_what_it_is(self):
