@@ -447,6 +447,11 @@ int64_t co_fn blk_co_allocated_size(BlockBackend *blk)
     return r;
 }
 
+CoMutex *blk_append_lock(BlockBackend *blk)
+{
+    return &blk->root.node->append_lock;
+}
+
 int64_t blk_length(BlockBackend *blk)
 {
     return block_node_length(blk->root.node);

@@ -23,6 +23,7 @@
 #ifndef WHARF_BLOCK_BACKEND_H
 #define WHARF_BLOCK_BACKEND_H
 
+#include "aio/lock.h"
 #include "block/block.h"
 #include "util/iov.h"
 
@@ -185,6 +186,12 @@ int co_fn blk_co_allocation_depth(BlockBackend *blk, uint64_t offset, uint64_t b
  */
 int co_fn blk_co_truncate(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
                           BlockRequestFlags flags, GError **error);
+
+/*
+ * The node's lock of those who append: held from looking for the end to having moved it, lest two
+ * backends' writes go to the same place. Outside of other locks of the node.
+ */
+CoMutex *blk_append_lock(BlockBackend *blk);
 
 /* The exact length of the node in bytes. */
 int64_t blk_length(BlockBackend *blk);

@@ -98,6 +98,7 @@ struct BlockNode {
     CoMutex serial;                     /* for BLOCK_SERIAL drivers */
     CoMutex grow_lock;                  /* one write at a time makes the node longer */
     CoRwlock resize_lock;               /* written to make it shorter; change_lock is given back */
+    CoMutex append_lock;                /* see blk_append_lock() */
     CoMutex image_lock;                 /* one snapshot command or check at a time; before drains */
     GMutex limits_lock;
 

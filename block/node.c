@@ -57,6 +57,7 @@ static BlockNode *node_new(BlockGraph *graph, const BlockDriver *drv, const char
     co_mutex_init(&node->serial);
     co_mutex_init(&node->grow_lock);
     co_rwlock_init(&node->resize_lock);
+    co_mutex_init(&node->append_lock);
     co_mutex_init(&node->image_lock);
     g_mutex_init(&node->limits_lock);
     g_mutex_init(&node->tracked_lock);

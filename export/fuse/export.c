@@ -626,6 +626,7 @@ static bool co_fn fuse_export_co_start(Export *exp, const BlockExportOptions *op
         return false;
     }
     fe->length_told = blk_length(exp->blk);
+    fuse_end_init(fe);
     if (!fuse_co_mount(fe, options, error)) {
         fuse_passthrough_co_end(fe);
         return false;

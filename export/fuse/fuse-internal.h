@@ -7,8 +7,8 @@
  *   helper.c, records.c
  *   init.c                   what is agreed on with the kernel
  *   dispatch.c               from the bytes of a request to its operation
- *   io.c, allocate.c,        operations: what a request means for the node; know nothing of how
- *   attributes.c             requests travel
+ *   io.c, append.c,          operations: what a request means for the node; know nothing of how
+ *   allocate.c, attributes.c requests travel
  *   channel.c                transport "dev": requests and replies through /dev/fuse
  *   uring.c, connection.c    transport "io-uring": through the kernel's ring queues
  *   passthrough.c            what the kernel does without us, and how we learn of it
@@ -59,6 +59,14 @@ typedef struct FusePassthrough {
     unsigned users; /* open files */
 } FusePassthrough;
 
+/*
+ * Where the file ends; resize_lock. See append.c.
+ */
+typedef struct FuseEnd {
+    int64_t length; /* of the node, as far as it is our clients' doing or we have noticed others' */
+    int64_t low, high; /* what the kernel may take for it since others have moved it; none: 1, 0 */
+} FuseEnd;
+
 typedef struct FuseExport {
     Export common;
 
@@ -90,6 +98,7 @@ typedef struct FuseExport {
     uint64_t cache_filled;     /* atomic: bytes that the page cache has got since it was dropped */
     uint64_t cache_asked;      /* atomic: questions of reads since the last write */
     CoMutex resize_lock;       /* from looking at the length to having changed it */
+    FuseEnd end;
     bool refusal_logged; /* resize_lock */
 
     /* main thread */
@@ -251,8 +260,17 @@ void fuse_attributes_init(FuseExport *fe);
 /* Make the node @size bytes long, if it is shorter. resize_lock is held. */
 int co_fn fuse_co_grow_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc);
 
-/* Set the length, as a client has asked for. */
+/* Set the length, as a client has asked for, whose kernel takes it for the length from then on. */
 int co_fn fuse_co_truncate(FuseExport *fe, uint64_t size);
+
+/* Begin to keep account of the end. */
+void fuse_end_init(FuseExport *fe);
+/* Our clients have made the node @length bytes long. resize_lock is held for these three. */
+void fuse_end_moved(FuseExport *fe, int64_t length);
+/* The kernel knows the length: its client has set it. */
+void fuse_end_known(FuseExport *fe);
+/* Where a write of @bytes bytes goes that is to append and that the kernel has sent to @offset. */
+uint64_t fuse_end_place(FuseExport *fe, uint64_t offset, uint64_t bytes);
 
 /* Passthrough */
 

@@ -67,6 +67,7 @@ static int co_fn co_resize_rounded(FuseExport *fe, uint64_t size, PreallocMode p
         log_refusal(fe, -ret, why);
         return ret;
     }
+    fuse_end_moved(fe, rounded);
     if ((flags & BLOCK_REQ_GROW_ONLY) || size >= MIN(rounded, before)) {
         return 0;
     }
@@ -101,9 +102,15 @@ int fuse_co_grow_locked(FuseExport *fe, uint64_t size, PreallocMode prealloc)
 
 int fuse_co_truncate(FuseExport *fe, uint64_t size)
 {
+    int ret;
+
     CO_MUTEX_GUARD(&fe->resize_lock);
 
-    return co_resize_locked(fe, size, PREALLOC_MODE_OFF, 0);
+    ret = co_resize_locked(fe, size, PREALLOC_MODE_OFF, 0);
+    if (ret == 0) {
+        fuse_end_known(fe);
+    }
+    return ret;
 }
 
 /* Make the node as long as it can be between @from and @to, which is too long. 0 or -errno. */
@@ -143,14 +150,11 @@ static int co_fn co_grow_for_locked(FuseExport *fe, uint64_t offset, uint64_t by
  * Make room for a write past the end, or make it shorter where there is less. If the write then
  * fails, the new length stays: what others have written there meanwhile must not be cut off.
  */
-static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *bytes)
+static int co_fn co_make_room_locked(FuseExport *fe, uint64_t offset, uint64_t *bytes)
 {
-    uint64_t length;
+    uint64_t length = blk_length(fuse_blk(fe));
     int ret;
 
-    CO_MUTEX_GUARD(&fe->resize_lock);
-
-    length = blk_length(fuse_blk(fe));
     if (offset + *bytes <= length) {
         return 0;
     }
@@ -163,11 +167,42 @@ static int co_fn fuse_co_make_room(FuseExport *fe, uint64_t offset, uint64_t *by
     return 0;
 }
 
+/* Whether the write is to go to the end, which it may have been sent to in vain. */
+static bool is_append(const FuseExport *fe, const struct fuse_write_in *in)
+{
+    return (in->flags & O_APPEND) && !(in->write_flags & FUSE_WRITE_CACHE) &&
+           fe->cache != FUSE_EXPORT_CACHE_WRITEBACK; /* there nobody else moves the end */
+}
+
+/* Find the place of the write, and make room there. */
+static int co_fn fuse_co_prepare_write(FuseExport *fe, const struct fuse_write_in *in,
+                                       uint64_t *offset, uint64_t *bytes)
+{
+    CO_MUTEX_GUARD(&fe->resize_lock);
+
+    if (is_append(fe, in)) {
+        CO_MUTEX_GUARD(blk_append_lock(fuse_blk(fe)));
+
+        *offset = fuse_end_place(fe, in->offset, *bytes);
+        return *offset > INT64_MAX - *bytes ? -EFBIG : co_make_room_locked(fe, *offset, bytes);
+    }
+    return co_make_room_locked(fe, *offset, bytes);
+}
+
 /* Whether the write is to be on stable storage before it is answered. */
 static bool is_synchronous(const FuseExport *fe, const struct fuse_write_in *in)
 {
     /* Of the open file or of the call itself; for direct I/O no FSYNC follows. */
     return fe->common.writethrough || (in->flags & (O_DSYNC | O_SYNC));
+}
+
+/* What has been written elsewhere than the kernel knows must not stay in its page cache there. */
+static void write_was_moved(FuseCall *call)
+{
+    if (call->fe->cache == FUSE_EXPORT_CACHE_PAGE) {
+        fuse_told_of_change(call->fe);
+        fuse_channel_void_attributes(call->queue);
+    }
 }
 
 int fuse_co_write(FuseCall *call)
@@ -176,7 +211,7 @@ int fuse_co_write(FuseCall *call)
     FuseExport *fe = call->fe;
     BlockBackend *blk = fuse_blk(fe);
     BlockRequestFlags flags = is_synchronous(fe, in) ? BLOCK_REQ_FUA : 0;
-    uint64_t bytes = in->size;
+    uint64_t offset = in->offset, bytes = in->size;
     int ret;
 
     if (in->size != call->payload_bytes) {
@@ -190,14 +225,14 @@ int fuse_co_write(FuseCall *call)
     }
     /* Again if the node was made shorter under the request. */
     do {
-        if (in->offset + bytes > (uint64_t)blk_length(blk)) {
-            ret = fuse_co_make_room(fe, in->offset, &bytes);
+        if (offset + bytes > (uint64_t)blk_length(blk) || is_append(fe, in)) {
+            ret = fuse_co_prepare_write(fe, in, &offset, &bytes);
             if (ret < 0) {
                 return ret;
             }
         }
-        ret = bytes ? blk_co_pwritev(blk, in->offset, IOV_LOCAL(call->payload, bytes), flags) : 0;
-    } while (fuse_was_shortened(fe, ret, in->offset + bytes));
+        ret = bytes ? blk_co_pwritev(blk, offset, IOV_LOCAL(call->payload, bytes), flags) : 0;
+    } while (fuse_was_shortened(fe, ret, offset + bytes));
 
     if (ret < 0) {
         return ret;
@@ -205,6 +240,9 @@ int fuse_co_write(FuseCall *call)
     if (bytes < in->size && (in->write_flags & FUSE_WRITE_CACHE) &&
         fe->cache == FUSE_EXPORT_CACHE_WRITEBACK) {
         return -ENOSPC; /* the kernel looks at nothing else: what is missing would just be lost */
+    }
+    if (G_UNLIKELY(offset != in->offset)) {
+        write_was_moved(call);
     }
     fuse_touch(fe);
     fuse_cache_filled(fe, bytes);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The end of an exported file."""
+"""The end of an exported file: appending where others move it, limits, and who may not move it."""
 
 import errno
 import os
@@ -9,6 +9,7 @@ import test_fuse_file
 from wharf import *
 
 MIB = 1 << 20
+APPEND = os.O_WRONLY | os.O_APPEND
 
 
 class EndTest(test_fuse_file.FileTest):
@@ -58,6 +59,123 @@ class Growing(EndTest):
         """By writes to places of their own: neither cuts off what the other has written."""
         self.image = self.make_file('empty.img')
         self.assertEqual(self.two_write(os.O_WRONLY, lambda i, n: 8 * (2 * n + i)), b''.join(self.LINES))
+
+
+class Append(EndTest):
+    """The kernel takes the end from what it has last heard of the length."""
+
+    def setUp(self):
+        super().setUp()
+        self.image = self.make_file('log.img', content=b'begin ')
+
+    def test_after_another_client(self):
+        self.export_twice()
+        fd = self.open(APPEND)
+        self.worker.write(fd, b'one ')
+        self.worker.write_at(self.other, len(b'begin one '), b'OTHER ')
+        for text in (b'two ', b'three '):
+            self.assertEqual(self.worker.write(fd, text), len(text))
+        self.assertEqual(self.image_bytes(), b'begin one OTHER two three ')
+        self.assertEqual(self.worker.read_file(self.mnt), b'begin one OTHER two three ')
+        self.assertEqual(self.size(), len(b'begin one OTHER two three '))
+
+    def test_in_turns(self):
+        self.export_twice()
+        fds = [self.open(APPEND), self.worker.open(self.other, APPEND)]
+        want = b'begin '
+        for i in range(20):
+            text = b'%d ' % i
+            self.worker.write(fds[i // 3 % 2], text)
+            want += text
+            if i % 5 == 0:
+                self.worker.fstat(fds[i % 2])
+        self.assertEqual(self.image_bytes(), want)
+        for path in (self.mnt, self.other):
+            self.assertEqual(self.worker.read_file(path), want)
+
+    def test_after_a_resize(self):
+        """Longer, and shorter: no hole either."""
+        self.export()
+        fd = self.open(APPEND)
+        self.worker.write(fd, b'one ')
+        self.resize(20)
+        self.worker.write(fd, b'two ')
+        self.worker.write(fd, b'three ')
+        self.assertEqual(self.image_bytes(), b'begin one '.ljust(20, b'\0') + b'two three ')
+        self.resize(5)
+        self.worker.write(fd, b'!')
+        self.worker.write(fd, b'?')
+        self.assertEqual(self.image_bytes(), b'begin!?')
+
+    def test_of_more_than_a_request(self):
+        self.export()
+        fd = self.open(APPEND)
+        self.worker.write(fd, b'one ')
+        self.resize(5000)
+        data = bytes(i * 13 % 251 for i in range(3 * MIB + 17))
+        self.assertEqual(self.worker.write(fd, data), len(data))
+        self.assertEqual(self.image_bytes(), b'begin one '.ljust(5000, b'\0') + data)
+
+    def test_cut_by_the_client_itself(self):
+        """Then the kernel knows."""
+        self.export()
+        fd = self.open(APPEND)
+        self.worker.write(fd, b'one ')
+        self.resize(20)
+        self.worker.ftruncate(fd, 3)
+        self.worker.write(fd, b'in')
+        self.resize(30)
+        self.worker.close(self.open(os.O_WRONLY | os.O_TRUNC))
+        self.worker.write(fd, b'new')
+        self.assertEqual(self.image_bytes(), b'new')
+
+    def test_positions_stay(self):
+        """Of writes that do not append."""
+        self.export_twice()
+        fd = self.open(os.O_WRONLY)
+        self.resize(20)
+        self.worker.pwrite(fd, b'B', 0)
+        self.worker.pwrite(fd, b'old end', 6)
+        self.assertEqual(self.image_bytes(), b'Begin old end'.ljust(20, b'\0'))
+
+    def test_two_at_once(self):
+        """Nothing is lost, and none is torn."""
+        content = self.two_write(APPEND, lambda i, n: 0)
+        self.assertEqual(sorted(content[len(b'begin '):].splitlines(keepends=True)), sorted(self.LINES))
+
+
+class CachedAppend(Append):
+    """The kernel has put the data where it took the end to be, into pages that it then has to drop."""
+
+    def add(self, **options):
+        super().add(**{'cache': 'page', **options})
+
+    def export_twice(self, **options):
+        super().export_twice(**{'cache': 'page', **options})
+
+    def test_two_at_once(self):
+        """Nothing is lost; but lines across the end of a page come in two writes."""
+        content = self.two_write(APPEND, lambda i, n: 0)
+        self.assertEqual(sorted(content), sorted(b'begin ' + b''.join(self.LINES)))
+
+
+class NotGrowable(EndTest):
+    def test_appends_find_the_true_end(self):
+        """There is no room, wherever the kernel takes the end to be."""
+        self.export(growable=False)
+        fd = self.open(APPEND)
+        self.refuses(errno.ENOSPC, 'write', fd, b'x')
+        self.resize(self.SIZE + 100)
+        self.refuses(errno.ENOSPC, 'write', fd, b'x')
+        self.assertEqual(self.image_bytes(), self.content + bytes(100))
+
+    def test_truncating_opens_begin_anew(self):
+        """For these appends, the kernel counts from the beginning."""
+        self.export(growable=False)
+        fd = self.open(APPEND | os.O_TRUNC)
+        self.worker.write(fd, b'new ')
+        self.worker.write(fd, b'text')
+        self.assertEqual(self.image_bytes(), b'new text' + self.content[8:])
 
 
 class Limits(EndTest):
