@@ -2,7 +2,7 @@
 /*
  * Memory for requests. A call and its buffer are one mapping, of one of a few sizes; the ones used
  * last are the first to be used again, for they are in the cache. What is too large for a class is
- * mapped for the one request.
+ * mapped for the one request. Free calls that a second long nobody has had a use for are unmapped.
  */
 #include <sys/mman.h>
 
@@ -19,7 +19,7 @@ static const struct {
     {0, 256},
     {16 * 1024, 256},
     {128 * 1024, 64},
-    {1024 * 1024, 16},
+    {1024 * 1024, 64},
 };
 
 #define POOL_CLASSES  G_N_ELEMENTS(classes)
@@ -29,10 +29,11 @@ G_STATIC_ASSERT(sizeof(NbdCall) <= POOL_PAGE);
 
 struct NbdPool {
     AioContext *ctx;
-    AioTimer *timer; /* while it runs */
-    bool used;       /* since the timer looked */
-    NbdCall *free[POOL_CLASSES];
+    AioTimer *timer;             /* while it runs */
+    bool armed;                  /* so is the timer */
+    NbdCall *free[POOL_CLASSES]; /* the one used last first */
     unsigned n_free[POOL_CLASSES];
+    unsigned spare[POOL_CLASSES]; /* so many have been free ever since the timer looked */
 };
 
 NbdPool *nbd_pool_new(AioContext *ctx)
@@ -49,17 +50,22 @@ static void call_unmap(NbdCall *call)
     munmap(call, POOL_PAGE + call->buffer_size);
 }
 
-static void pool_trim(NbdPool *pool)
+/* Unmap all free calls of class @i but the first @n. */
+static void pool_keep(NbdPool *pool, unsigned i, unsigned n)
 {
-    for (unsigned i = 0; i < POOL_CLASSES; i++) {
-        while (pool->free[i]) {
-            NbdCall *call = pool->free[i];
+    NbdCall **at = &pool->free[i];
 
-            pool->free[i] = call->next;
-            call_unmap(call);
-        }
-        pool->n_free[i] = 0;
+    for (unsigned k = 0; k < n; k++) {
+        at = &(*at)->next;
     }
+    while (*at) {
+        NbdCall *call = *at;
+
+        *at = call->next;
+        call_unmap(call);
+    }
+    pool->n_free[i] = n;
+    pool->spare[i] = n;
 }
 
 void nbd_pool_free(NbdPool *pool)
@@ -71,37 +77,40 @@ void nbd_pool_free(NbdPool *pool)
     g_free(pool);
 }
 
+/* Have the timer look a while from now. */
+static void pool_arm(NbdPool *pool)
+{
+    aio_timer_arm(pool->timer, aio_now_ns() + POOL_TRIM_NS);
+    pool->armed = true;
+}
+
 static void on_timer(void *opaque)
 {
     NbdPool *pool = opaque;
+    unsigned left = 0;
 
-    if (pool->used) {
-        pool->used = false;
-        aio_timer_arm(pool->timer, aio_now_ns() + POOL_TRIM_NS);
-    } else {
-        pool_trim(pool);
+    for (unsigned i = 0; i < POOL_CLASSES; i++) {
+        pool_keep(pool, i, pool->n_free[i] - pool->spare[i]);
+        left += pool->n_free[i];
+    }
+    pool->armed = false;
+    if (left) {
+        pool_arm(pool);
     }
 }
 
 void nbd_pool_begin(NbdPool *pool)
 {
     pool->timer = aio_timer_new(pool->ctx, on_timer, pool);
-    pool->used = false;
+    pool->armed = false;
 }
 
 void nbd_pool_stop(NbdPool *pool)
 {
     g_clear_pointer(&pool->timer, aio_timer_free);
-    pool_trim(pool);
-}
-
-/* Have the timer look soon. */
-static void pool_touch(NbdPool *pool)
-{
-    if (!pool->used) {
-        aio_timer_arm(pool->timer, aio_now_ns() + POOL_TRIM_NS);
+    for (unsigned i = 0; i < POOL_CLASSES; i++) {
+        pool_keep(pool, i, 0);
     }
-    pool->used = true;
 }
 
 static NbdCall *call_map(const NbdPool *pool, unsigned size_class, size_t bytes)
@@ -134,6 +143,7 @@ NbdCall *nbd_pool_take(NbdPool *pool, size_t bytes)
     if (call) {
         pool->free[i] = call->next;
         pool->n_free[i]--;
+        pool->spare[i] = MIN(pool->spare[i], pool->n_free[i]);
     } else {
         call = call_map(pool, i, bytes);
         if (!call) {
@@ -156,7 +166,9 @@ void nbd_pool_give(NbdPool *pool, NbdCall *call)
         call_unmap(call);
         return;
     }
-    pool_touch(pool);
+    if (!pool->armed) {
+        pool_arm(pool);
+    }
     call->next = pool->free[i];
     pool->free[i] = call;
     pool->n_free[i]++;

@@ -622,6 +622,60 @@ static void test_stream_that_ends(void)
     }
 }
 
+/* Take @n large buffers, and mark them. Returns how many had been marked before. */
+static unsigned take_marked(NbdPool *pool, NbdCall **calls, unsigned n)
+{
+    unsigned marked = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        calls[i] = nbd_pool_take(pool, MIB);
+        marked += calls[i]->buffer[MIB / 2] == 'm';
+        calls[i]->buffer[MIB / 2] = 'm';
+    }
+    return marked;
+}
+
+static void give_all(NbdPool *pool, NbdCall **calls, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        nbd_pool_give(pool, calls[i]);
+    }
+}
+
+static void co_fn co_use_pool(void *opaque)
+{
+    NbdFixture *f = opaque;
+    NbdPool *pool = nbd_fixture_queue(f)->pool;
+    int64_t end_ns = aio_now_ns() + 2500 * G_GINT64_CONSTANT(1000000);
+    NbdCall *calls[40];
+
+    g_assert_cmpuint(take_marked(pool, calls, 40), ==, 0);
+    give_all(pool, calls, 40);
+    g_assert_cmpuint(take_marked(pool, calls, 40), ==, 40);
+    give_all(pool, calls, 40);
+    while (aio_now_ns() < end_ns) {
+        g_assert_cmpuint(take_marked(pool, calls, 3), ==, 3);
+        give_all(pool, calls, 3);
+        aio_co_sleep_ns(10 * G_GINT64_CONSTANT(1000000));
+    }
+    g_assert_cmpuint(take_marked(pool, calls, 40), ==, 3);
+    give_all(pool, calls, 40);
+    export_request_end(&nbd_fixture_queue(f)->common);
+}
+
+/* As many large buffers as clients use in turns are kept; those that nobody uses are not. */
+static void test_pool(void)
+{
+    NbdFixture *f = nbd_fixture_new(MEMORY, true);
+
+    export_request_begin(&nbd_fixture_queue(f)->common);
+    aio_co_enter(f->ctx, co_use_pool, f);
+    while (nbd_fixture_queue(f)->common.requests) {
+        aio_context_poll(f->ctx, true);
+    }
+    nbd_fixture_free(f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -644,5 +698,6 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/connection/stream/stop-in-piece", test_stream_stop_in_piece);
     g_test_add_func("/nbd/connection/stream/held-up", test_stream_held_up);
     g_test_add_func("/nbd/connection/stream/ends", test_stream_that_ends);
+    g_test_add_func("/nbd/connection/pool", test_pool);
     return g_test_run();
 }
