@@ -44,7 +44,8 @@ struct FuseRequest {
     FuseRequest *next;  /* in the list of free or active ones */
     FuseRequest **link; /* what points to an active one */
     const FuseOperation *operation;
-    bool answered;   /* cut off */
+    bool answered;   /* before its end: cut off, or its client was killed */
+    bool slow;       /* the timer has seen it */
     size_t bytes;    /* of the message */
     int ret;         /* of the operation, once it has ended */
     AioBuffer *kept; /* for data; NULL: made while the queue was stopped */
@@ -158,21 +159,6 @@ static void channel_resume(FuseChannel *channel)
     }
 }
 
-static void channel_trim(void *opaque)
-{
-    FuseChannel *channel = opaque;
-
-    if (!channel->used) {
-        channel_free_requests(channel);
-    }
-    channel->used = false;
-    /* If there was no memory for any buffer, no request that ends will do it. */
-    channel_resume(channel);
-    if (channel->n_requests) {
-        aio_timer_arm(channel->trim_timer, aio_now_ns() + CHANNEL_TRIM_NS);
-    }
-}
-
 /* Answers */
 
 /* Failures mean that the kernel has given up the request or the connection: nobody waits any more.
@@ -244,6 +230,47 @@ static void request_answer(FuseRequest *req, int ret)
     channel_write(channel, header, header->len);
 }
 
+/*
+ * A client that is killed waits for its answer all the same, once we have the request. Where that
+ * changes nothing, it gets one, for nobody is to see it, and the request runs on in its buffer. Not
+ * a write: it could arrive after what others have written since. The kernel would tell of signals
+ * (INTERRUPT), but of any, also of those that a program goes on after, and of the first one only.
+ */
+static void request_release_killed(FuseRequest *req)
+{
+    if (req->answered || !(req->operation->flags & FUSE_OPERATION_HARMLESS)) {
+        return;
+    }
+    if (req->slow && fuse_client_is_killed(req->call.in->pid)) {
+        request_answer(req, -EINTR);
+        req->answered = true;
+    }
+    req->slow = true;
+}
+
+static void channel_release_killed(FuseChannel *channel)
+{
+    for (FuseRequest *req = channel->active; req; req = req->next) {
+        request_release_killed(req);
+    }
+}
+
+static void channel_trim(void *opaque)
+{
+    FuseChannel *channel = opaque;
+
+    if (!channel->used) {
+        channel_free_requests(channel);
+    }
+    channel->used = false;
+    channel_release_killed(channel);
+    /* If there was no memory for any buffer, no request that ends will do it. */
+    channel_resume(channel);
+    if (channel->n_requests) {
+        aio_timer_arm(channel->trim_timer, aio_now_ns() + CHANNEL_TRIM_NS);
+    }
+}
+
 /* Requests */
 
 /* Its operation has ended with req->ret. */
@@ -286,7 +313,7 @@ static void request_begin(FuseRequest *req)
     FuseExport *fe = (FuseExport *)queue->common.exp;
     int err;
 
-    req->answered = false;
+    req->answered = req->slow = false;
     req->operation =
         fuse_call_parse(&req->call, fe, request_message(req), req->bytes, request_data(req), &err);
     if (!req->operation) {
@@ -476,6 +503,9 @@ void fuse_channel_begin(FuseQueue *queue)
     AioContext *ctx = queue->common.ctx;
 
     channel->trim_timer = aio_timer_new(ctx, channel_trim, channel);
+    if (channel->active) {
+        aio_timer_arm(channel->trim_timer, aio_now_ns() + CHANNEL_TRIM_NS);
+    }
     /* Beside rings, what comes here is rare. */
     channel->watch = aio_watch_new(ctx, channel->fd, POLLIN, channel_ready,
                                    queue->uring ? NULL : channel_probe, queue);

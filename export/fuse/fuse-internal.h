@@ -9,7 +9,7 @@
  *   dispatch.c               from the bytes of a request to its operation
  *   io.c, append.c,          operations: what a request means for the node; know nothing of how
  *   allocate.c, attributes.c requests travel
- *   channel.c                transport "dev": requests and replies through /dev/fuse
+ *   channel.c, client.c      transport "dev": requests and replies through /dev/fuse
  *   uring.c, connection.c    transport "io-uring": through the kernel's ring queues
  *   passthrough.c            what the kernel does without us, and how we learn of it
  *   export.c                 the export driver, which ties them together
@@ -137,6 +137,7 @@ typedef enum {
     FUSE_OPERATION_DATA = 1,     /* reads or changes data: in flight, it keeps a deletion away */
     FUSE_OPERATION_PAYLOAD = 2,  /* data follows the arguments */
     FUSE_OPERATION_NO_REPLY = 4, /* the kernel wants no answer */
+    FUSE_OPERATION_HARMLESS = 8, /* changes nothing: it may be answered before it has ended */
 } FuseOperationFlags;
 
 typedef struct FuseOperation {
@@ -298,6 +299,15 @@ void fuse_passthrough_release(FuseCall *call);
 /* Learn what writes that we have not seen have made of length and times. */
 void co_fn fuse_passthrough_co_look(FuseExport *fe);
 
+/*
+ * Whether the thread with this number, of the kernel's request, has been killed and stays only as
+ * long as it gets no answer. Any thread.
+ */
+bool fuse_client_is_killed(uint32_t pid);
+
+/* The same from the line /proc/PID/stat. */
+bool fuse_client_stat_is_killed(const char *line);
+
 /* Transport "dev" */
 
 typedef struct FuseRequest FuseRequest;
@@ -307,7 +317,7 @@ typedef struct FuseChannel {
 
     /* the queue's context; when stopped and idle, the main thread */
     AioWatch *watch;
-    AioTimer *trim_timer; /* gives idle buffers back */
+    AioTimer *trim_timer; /* gives idle buffers and killed clients back */
     bool used;            /* since the timer looked */
     bool paused;          /* all buffers are taken: nothing is read until one is free */
     FuseRequest *free;

@@ -388,6 +388,29 @@ static void test_parse_parts(void)
     g_assert_cmpint(err, ==, -ENOSYS);
 }
 
+static void test_killed(void)
+{
+#define AFTER_PENDING " 0 4096 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+    /* what a reader looks like, and the same killed, and on its way out */
+    g_assert_false(fuse_client_stat_is_killed(
+        "7 (dd) D 1 7 7 0 -1 4194304 90 0 0 0 0 0 0 0 20 0 1 0 8 2 3 9 1 1 0 0 0 0" AFTER_PENDING));
+    g_assert_true(fuse_client_stat_is_killed("7 (dd) D 1 7 7 0 -1 4194304 90 0 0 0 0 0 0 0 20 0 1 "
+                                             "0 8 2 3 9 1 1 0 0 0 256" AFTER_PENDING));
+    g_assert_true(fuse_client_stat_is_killed("7 (dd) D 1 7 7 0 -1 4195332 90 0 0 0 0 0 0 0 20 0 1 "
+                                             "0 8 2 3 9 1 1 0 0 0 0" AFTER_PENDING));
+    /* another signal; a name that looks like the rest; nothing of use */
+    g_assert_false(fuse_client_stat_is_killed("7 (dd) D 1 7 7 0 -1 4194304 90 0 0 0 0 0 0 0 20 0 1 "
+                                              "0 8 2 3 9 1 1 0 0 0 16384" AFTER_PENDING));
+    g_assert_true(fuse_client_stat_is_killed("7 (a) S 1 7) D 1 7 7 0 -1 0 90 0 0 0 0 0 0 0 20 0 1 "
+                                             "0 8 2 3 9 1 1 0 0 0 256" AFTER_PENDING));
+    g_assert_false(fuse_client_stat_is_killed(""));
+    g_assert_false(fuse_client_stat_is_killed("7 (dd) D 1 7"));
+    g_assert_false(fuse_client_stat_is_killed("7 (dd)"));
+    g_assert_false(fuse_client_is_killed(0));
+    g_assert_false(fuse_client_is_killed(getpid()));
+    g_assert_false(fuse_client_is_killed(G_MAXUINT32));
+}
+
 static void test_cpus(void)
 {
     g_assert_cmpuint(fuse_uring_parse_cpus("0\n"), ==, 1);
@@ -441,6 +464,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/parse/short", test_parse_short);
     g_test_add_func("/fuse/parse/parts", test_parse_parts);
     g_test_add_func("/fuse/init/uring", test_init_uring);
+    g_test_add_func("/fuse/client/killed", test_killed);
     g_test_add_func("/fuse/uring/cpus", test_cpus);
     return g_test_run();
 }
