@@ -716,7 +716,9 @@ static void co_fn body_backing_permissions(GraphRig *rig)
     g_clear_error(&error);
     g_assert_null(
         block_backend_co_new(q, "the reader", BLOCK_PERM_CONSISTENT_READ, others, &error));
+    g_test_expect_message(NULL, G_LOG_LEVEL_WARNING, "*'base' is written to while overlay 'q'*");
     block_backend_co_free(graph_rig_co_use(q, BLOCK_PERM_CONSISTENT_READ));
+    g_test_assert_expected_messages();
     block_backend_co_free(writer);
 }
 
