@@ -661,31 +661,52 @@ static void co_fn co_calm(void *opaque)
     __atomic_sub_fetch(calm->left, 1, __ATOMIC_RELEASE);
 }
 
-static void rig_be_calm(Rig *rig, AioContext *ctx, unsigned requests, size_t also)
+/* @depth of them at a time, in @ctx. */
+static void rig_be_calm_at_depth(Rig *rig, AioContext *ctx, unsigned depth, unsigned requests,
+                                 size_t also)
 {
-    unsigned left = 1;
+    unsigned left = depth;
     Calm calm = {rig, requests, also, &left};
 
-    aio_co_enter(ctx, co_calm, &calm);
+    for (unsigned i = 0; i < depth; i++) {
+        aio_co_enter(ctx, co_calm, &calm);
+    }
     rig_await(rig, &left);
 }
 
+static void rig_be_calm(Rig *rig, AioContext *ctx, unsigned requests, size_t also)
+{
+    rig_be_calm_at_depth(rig, ctx, 1, requests, also);
+}
+
 /* They are carried out where they come from, without the node's own thread. */
-static void test_lent(void)
+static void assert_lent(const char *options, unsigned depth)
 {
     int64_t until = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
     int64_t spent;
     Rig rig;
 
-    rig_init(&rig, "");
+    rig_init(&rig, options);
     fixture_start_threads(rig.f);
     do { /* where the machine is busy, not always */
         g_assert_cmpint(g_get_monotonic_time(), <, until);
         spent = home_time();
-        rig_be_calm(&rig, fixture_thread(rig.f, 0), CALM_REQUESTS, 0);
+        rig_be_calm_at_depth(&rig, fixture_thread(rig.f, 0), depth, CALM_REQUESTS, 0);
         spent = home_time() - spent;
     } while (spent > CALM_REQUESTS * 1000);
     rig_clear(&rig);
+}
+
+static void test_lent(void)
+{
+    assert_lent("", 1);
+}
+
+/* Also those of one context that come while others of it are under way. */
+static void test_lent_and_shared(void)
+{
+    assert_lent("", 2);
+    assert_lent("", 8);
 }
 
 /* What the thread of the node has seen come may have been received by others since. */
@@ -907,6 +928,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/silence", test_silence);
     g_test_add_func("/nbd/threads", test_threads);
     g_test_add_func("/nbd/lent/calm", test_lent);
+    g_test_add_func("/nbd/lent/and-shared", test_lent_and_shared);
     g_test_add_func("/nbd/lent/and-back", test_lent_and_back);
     g_test_add_func("/nbd/lent/to-several", test_lent_to_several);
     g_test_add_func("/nbd/lent/and-forgotten", test_lent_and_forgotten);

@@ -31,10 +31,13 @@
 /* How long goodbyes may take. */
 #define CLOSE_MAX_NS SECOND_NS
 
-/* So many requests in a row must come one by one for the connection to be lent. */
+/* So many requests in a row must be calm for the connection to be lent. */
 #define LEND_AFTER 16
 
-/* No loan lasts longer; others may wait for it. */
+/* So many at a time of one context still are. With more, two threads are better than one. */
+#define LEND_DEPTH 8
+
+/* No loan lasts longer from its last request on; others may wait for it. */
 #define LEND_MAX_NS (SECOND_NS / 1000)
 
 /* So soon after it was lent somebody looks whether it is idle, and may have ended. */
@@ -47,7 +50,7 @@
 typedef enum NbdWhereabouts {
     NBD_HOME,
     NBD_SPARE,     /* nowhere: who needs it takes it */
-    NBD_LENT,      /* with a request, in its context */
+    NBD_LENT,      /* with requests, in their context */
     NBD_RETURNING, /* on its way home */
 } NbdWhereabouts;
 
@@ -68,8 +71,9 @@ struct NbdClient {
     gint giving_up; /* atomic: nothing is waited for any more */
     gint read_only; /* atomic: what the last server said */
 
-    GMutex lock;                /* of these two */
+    GMutex lock;                /* of these */
     NbdWhereabouts whereabouts; /* of the connection */
+    AioContext *lent_to;        /* while it is */
     bool wanted;                /* at home, when it comes back */
 
     /* Home. */
@@ -77,7 +81,8 @@ struct NbdClient {
     int64_t connected_ns;      /* since when */
     int64_t wait_until_ns;     /* without one, requests wait until then */
     uint64_t forgotten;        /* writes, perhaps, that no flush has told of yet */
-    unsigned calm;             /* requests in a row that came one by one */
+    unsigned calm;             /* requests in a row that were */
+    AioContext *last_caller;   /* of the last request; perhaps it has ended since */
     AioTimer *look_timer;      /* while it may be lent */
     CoQueue waiting;           /* requests, for a connection */
     AioTimer *wait_timer;      /* for wait_until_ns */
@@ -220,8 +225,9 @@ static void client_end_waits(NbdClient *c)
 /* ---- lending ---- */
 
 /*
- * To go home and back costs two wake-ups, more than a small request. So while requests come one by
- * one, the connection goes to them instead.
+ * To go home and back costs two wake-ups, more than a small request. So while requests are calm,
+ * which is that they come one by one, or few at a time from one context, the connection goes to
+ * them instead.
  */
 
 /* Only from home does it go from there, so that it is there stays true until we let it go. */
@@ -262,14 +268,27 @@ static bool client_fetch(NbdClient *c, bool wanted)
     return home;
 }
 
+/*
+ * Whether a request in context @here may have it there. That it is there already stays true until
+ * the caller returns to its loop. Under the lock.
+ */
+static bool client_may_borrow(const NbdClient *c, const AioContext *here)
+{
+    return c->whereabouts == NBD_SPARE ||
+           (c->whereabouts == NBD_LENT && c->lent_to == here && !c->wanted &&
+            nbd_connection_load(c->connection) < LEND_DEPTH);
+}
+
 /* Any thread but home: the connection, in the current context, for a request that follows. */
 static NbdConnection *client_borrow(NbdClient *c)
 {
+    AioContext *here = aio_context_current();
     NbdConnection *connection = NULL;
 
     g_mutex_lock(&c->lock);
-    if (c->whereabouts == NBD_SPARE) {
+    if (client_may_borrow(c, here)) {
         c->whereabouts = NBD_LENT;
+        c->lent_to = here;
         connection = c->connection;
     }
     g_mutex_unlock(&c->lock);
@@ -468,23 +487,40 @@ static NbdConnection *co_fn client_co_get_connection(NbdClient *c, int64_t give_
     }
 }
 
+/* A request of @caller is about to be sent. */
+static void client_count_calm(NbdClient *c, AioContext *caller)
+{
+    unsigned load = nbd_connection_load(c->connection);
+    bool is_calm = load == 0 || (load < LEND_DEPTH && caller == c->last_caller);
+
+    c->calm = is_calm ? c->calm + 1 : 0;
+    c->last_caller = caller;
+}
+
+/* What is to be done in the client's home, for whom. */
+typedef struct NbdJob {
+    NbdClientWork *work;
+    void *opaque;
+    AioContext *caller;
+    bool lost; /* an attempt has been made that ended with the connection */
+} NbdJob;
+
 /* With @connection, at home. */
-static int co_fn client_co_work(NbdClient *c, NbdConnection *connection, NbdClientWork *work,
-                                void *opaque)
+static int co_fn client_co_work(NbdClient *c, NbdConnection *connection, const NbdJob *job)
 {
     int r;
 
-    c->calm = nbd_connection_is_idle(connection) ? c->calm + 1 : 0;
-    r = work(connection, opaque);
+    client_count_calm(c, job->caller);
+    r = job->work(connection, job->opaque);
     client_lend(c);
     return r;
 }
 
-/* In the client's home. @lost: an attempt has been made that ended with the connection. */
-static int co_fn client_co_run_here(NbdClient *c, NbdClientWork *work, void *opaque, bool lost)
+/* In the client's home. */
+static int co_fn client_co_run_here(NbdClient *c, const NbdJob *job)
 {
     /* From the first loss on, for this request. */
-    int64_t give_up_ns = lost ? c->wait_until_ns : G_MAXINT64;
+    int64_t give_up_ns = job->lost ? c->wait_until_ns : G_MAXINT64;
 
     while (aio_now_ns() < give_up_ns) {
         NbdConnection *connection = client_co_get_connection(c, give_up_ns);
@@ -493,7 +529,7 @@ static int co_fn client_co_run_here(NbdClient *c, NbdClientWork *work, void *opa
         if (!connection) {
             return -EIO;
         }
-        r = client_co_work(c, connection, work, opaque);
+        r = client_co_work(c, connection, job);
         if (r == -ESHUTDOWN && connection == client_connection(c) && client_fetch(c, true)) {
             nbd_connection_lose(connection, "the server shuts down");
         } else if (r != -ENOTCONN && r != -ESHUTDOWN) {
@@ -509,12 +545,12 @@ static int co_fn client_co_run_here(NbdClient *c, NbdClientWork *work, void *opa
 /* The same from anywhere. */
 static int co_fn client_co_run(NbdClient *c, NbdClientWork *work, void *opaque, bool lost)
 {
-    AioContext *caller = aio_context_current();
+    NbdJob job = {work, opaque, aio_context_current(), lost};
     int r;
 
     aio_co_reschedule_self(c->ctx);
-    r = client_co_run_here(c, work, opaque, lost);
-    aio_co_reschedule_self(caller);
+    r = client_co_run_here(c, &job);
+    aio_co_reschedule_self(job.caller);
     return r;
 }
 
@@ -549,10 +585,11 @@ static int co_fn co_flush(NbdConnection *connection, void *opaque)
 }
 
 /* What is there is flushed in any case. */
-static int co_fn client_co_flush_here(NbdClient *c, NbdFlushFailure *why)
+static int co_fn client_co_flush_here(NbdClient *c, AioContext *caller, NbdFlushFailure *why)
 {
     NbdFlush flush = {.client = c};
-    int r = client_co_run_here(c, co_flush, &flush, false);
+    NbdJob job = {co_flush, &flush, caller, false};
+    int r = client_co_run_here(c, &job);
 
     if (r < 0) {
         bool away = flush.answer == 0 || flush.answer == -ENOTCONN || flush.answer == -ESHUTDOWN;
@@ -577,7 +614,7 @@ int co_fn nbd_client_co_flush(NbdClient *c, NbdFlushFailure *why)
     int r;
 
     aio_co_reschedule_self(c->ctx);
-    r = client_co_flush_here(c, why);
+    r = client_co_flush_here(c, caller, why);
     aio_co_reschedule_self(caller);
     return r;
 }

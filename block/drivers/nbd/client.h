@@ -7,8 +7,9 @@
  * it came from. So hardly anything needs a lock, whoever receives a reply of 32 MiB holds up no
  * export, and iothreads may come and go.
  *
- * Only small requests that come one by one stay where they are: the connection is lent to each for
- * as long as it takes, or a millisecond, and nothing of it is left behind.
+ * Only small requests that are calm, which come one by one or few at a time from one context, stay
+ * where they are: the connection is lent to them for as long as they take, or a millisecond, and
+ * nothing of it is left behind.
  *
  * Threads   Main thread: life. Requests: any thread.
  * Lost      A request that was under way, or comes while there is no connection, waits until
@@ -72,7 +73,7 @@ int co_fn nbd_client_co_run(NbdClient *client, NbdClientWork *work, void *opaque
 
 /*
  * The same for @work that is one small command, and does not touch the connection after it: if
- * requests come one by one, it is carried out where the caller is.
+ * requests are calm, it is carried out where the caller is.
  */
 int co_fn nbd_client_co_run_brief(NbdClient *client, NbdClientWork *work, void *opaque);
 

@@ -24,8 +24,9 @@ struct NbdConnection {
     /* Away. */
     AioWatch *away_watch; /* NULL: at home */
     AioTimer *away_timer;
-    bool probed;   /* the busy-wait has just seen that something has come */
-    char *failure; /* why it cannot go on, or NULL */
+    int64_t away_until_ns; /* the timer may go off sooner */
+    bool probed;           /* the busy-wait has just seen that something has come */
+    char *failure;         /* why it cannot go on, or NULL */
 
     GQueue commands; /* NbdCommand *, that were not answered yet */
     int64_t reply_timeout_ns;
@@ -104,9 +105,9 @@ bool nbd_connection_is_lost(const NbdConnection *c)
     return c->lost;
 }
 
-bool nbd_connection_is_idle(const NbdConnection *c)
+unsigned nbd_connection_load(const NbdConnection *c)
 {
-    return !c->commands.head;
+    return c->commands.length;
 }
 
 bool nbd_connection_has_served(const NbdConnection *c)
@@ -275,13 +276,23 @@ static bool probe_away(void *opaque)
 
 static void on_away_for_long(void *opaque)
 {
-    connection_leave(opaque, false);
+    NbdConnection *c = opaque;
+
+    if (aio_now_ns() < c->away_until_ns) {
+        aio_timer_arm(c->away_timer, c->away_until_ns);
+    } else {
+        connection_leave(c, false);
+    }
 }
 
 void nbd_connection_go_away(NbdConnection *c, int64_t until_ns)
 {
     AioContext *ctx = aio_context_current();
 
+    c->away_until_ns = until_ns;
+    if (c->away_watch) {
+        return;
+    }
     c->away_watch = aio_watch_new(ctx, c->watch_fd, 0, on_ready_away, probe_away, c);
     c->away_timer = aio_timer_new(ctx, on_away_for_long, c);
     aio_timer_arm(c->away_timer, until_ns);
@@ -294,8 +305,7 @@ void nbd_connection_come_home(NbdConnection *c)
 
 bool nbd_connection_may_go_away(const NbdConnection *c)
 {
-    return !c->lost && !c->failure && nbd_connection_is_idle(c) && !c->tunnel &&
-           !c->reply_timeout_ns;
+    return !c->lost && !c->failure && !c->commands.head && !c->tunnel && !c->reply_timeout_ns;
 }
 
 /* ---- opening ---- */

@@ -55,11 +55,11 @@ void nbd_connection_set_user(NbdConnection *c, const NbdConnectionUser *user, vo
 bool nbd_connection_may_go_away(const NbdConnection *c);
 
 /*
- * Go to the current context, for a command or some more, which follow at once; not for one that
- * needs a second one afterwards. When the last of them is answered, or at @until_ns, or when it
- * cannot go on, the connection leaves, which its user is told, and has to come home before anything
- * is done with it there. What was not answered is answered at home then. So nothing of it stays in
- * a context that has no request of it.
+ * Go to the current context, for a command that follows at once; not for one that needs a second
+ * one afterwards. While it is there it may be called again, for another command. When the last of
+ * them is answered, or at the last @until_ns, or when it cannot go on, the connection leaves, which
+ * its user is told, and has to come home before anything is done with it there. What was not
+ * answered is answered at home then. So nothing of it stays in a context that has no request of it.
  */
 void nbd_connection_go_away(NbdConnection *c, int64_t until_ns);
 void nbd_connection_come_home(NbdConnection *c);
@@ -73,8 +73,8 @@ void co_fn nbd_connection_co_close(NbdConnection *c, int64_t deadline_ns);
 const NbdExportInfo *nbd_connection_info(const NbdConnection *c);
 bool nbd_connection_is_lost(const NbdConnection *c);
 
-/* Whether there are no requests. */
-bool nbd_connection_is_idle(const NbdConnection *c);
+/* How many requests there are. */
+unsigned nbd_connection_load(const NbdConnection *c);
 
 /* Whether any request has been answered. */
 bool nbd_connection_has_served(const NbdConnection *c);
