@@ -858,8 +858,12 @@ static void test_close(void)
 /* ---- one connection ---- */
 
 typedef struct Direct {
+    Server *server;
+    Fixture *f;
     int fd;
     NbdConnection *connection;
+    AioTimer *timer;
+    bool may_go_away; /* although something is to follow */
     int result;
     bool done;
 } Direct;
@@ -889,30 +893,81 @@ static void co_fn co_direct_close(void *opaque)
     nbd_connection_co_close(d->connection, 0);
 }
 
+static void direct_init(Direct *d)
+{
+    *d = (Direct){.server = server_new(), .f = fixture_new(), .result = 1};
+    d->fd = socket_to(d->server);
+    fixture_run(d->f, co_direct_open, d);
+    fixture_settle(d->f);
+}
+
+static void direct_clear(Direct *d)
+{
+    fixture_run(d->f, co_direct_close, d);
+    fixture_free(d->f);
+    server_end(d->server);
+    server_free(d->server);
+}
+
+/* @co's request ends, in a while. */
+static void direct_run(Direct *d, CoroutineEntry *co)
+{
+    int64_t until = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+
+    aio_co_enter(d->f->main, co, d);
+    while (!d->done) {
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        aio_context_poll(d->f->main, false);
+    }
+    g_assert_cmpint(d->result, ==, 0);
+}
+
 /* The event loop tells of something to receive that is there no more, or was received already. */
 static void test_nothing_has_come(void)
 {
-    int64_t until = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
-    Server *server = server_new();
-    Direct d = {.fd = socket_to(server), .result = 1};
-    Fixture *f = fixture_new();
+    Direct d;
     char byte;
 
-    fixture_run(f, co_direct_open, &d);
-    fixture_settle(f);
-    server_send(server, "x", 1);
+    direct_init(&d);
+    server_send(d.server, "x", 1);
     g_assert_cmpint(recv(d.fd, &byte, 1, MSG_DONTWAIT), ==, 1);
-    fixture_settle(f);
-    aio_co_enter(f->main, co_direct_read, &d);
-    while (!d.done) {
-        g_assert_cmpint(g_get_monotonic_time(), <, until);
-        aio_context_poll(f->main, false);
-    }
-    g_assert_cmpint(d.result, ==, 0);
-    fixture_run(f, co_direct_close, &d);
-    fixture_free(f);
-    server_end(server);
-    server_free(server);
+    fixture_settle(d.f);
+    direct_run(&d, co_direct_read);
+    direct_clear(&d);
+}
+
+static void co_fn co_direct_write(void *opaque)
+{
+    Direct *d = opaque;
+    char buffer[512] = "";
+
+    d->result = nbd_connection_co_pwrite(d->connection, 0, buffer, sizeof(buffer), BLOCK_REQ_FUA);
+    d->done = true;
+}
+
+/* Also between the answer to the write and the coroutine that it has woken. */
+static void on_turn(void *opaque)
+{
+    Direct *d = opaque;
+
+    d->may_go_away |=
+        g_atomic_int_get(&d->server->requests) == 1 && nbd_connection_may_go_away(d->connection);
+    aio_timer_arm(d->timer, 0);
+}
+
+/* Where a flush is to follow a write, the connection stays for it. */
+static void test_stays_for_flush(void)
+{
+    Direct d;
+
+    direct_init(&d);
+    d.timer = aio_timer_new(d.f->main, on_turn, &d);
+    aio_timer_arm(d.timer, 0);
+    direct_run(&d, co_direct_write);
+    g_assert_cmpint(g_atomic_int_get(&d.server->flushes), ==, 1);
+    g_assert_false(d.may_go_away);
+    aio_timer_free(d.timer);
+    direct_clear(&d);
 }
 
 int main(int argc, char **argv)
@@ -936,5 +991,6 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/given-up", test_given_up);
     g_test_add_func("/nbd/close", test_close);
     g_test_add_func("/nbd/nothing-has-come", test_nothing_has_come);
+    g_test_add_func("/nbd/stays-for-flush", test_stays_for_flush);
     return g_test_run();
 }

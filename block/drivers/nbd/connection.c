@@ -29,6 +29,7 @@ struct NbdConnection {
     char *failure;         /* why it cannot go on, or NULL */
 
     GQueue commands; /* NbdCommand *, that were not answered yet */
+    unsigned owed;   /* flushes that are about to follow one that was */
     int64_t reply_timeout_ns;
     int64_t heard_ns;  /* when the server last said something, or had nothing to say */
     AioTimer *silence; /* armed while there are commands, or it may have been */
@@ -52,6 +53,7 @@ typedef struct NbdCommand {
     GList link;
     Coroutine *co;   /* waits, or NULL */
     bool writes;     /* what a flush is needed for afterwards */
+    bool owes;       /* and follows at once */
     uint64_t covers; /* a flush: so many writes had been acknowledged before it */
     bool done;
     int result;
@@ -305,7 +307,8 @@ void nbd_connection_come_home(NbdConnection *c)
 
 bool nbd_connection_may_go_away(const NbdConnection *c)
 {
-    return !c->lost && !c->failure && !c->commands.head && !c->tunnel && !c->reply_timeout_ns;
+    return !c->lost && !c->failure && !c->commands.head && !c->owed && !c->tunnel &&
+           !c->reply_timeout_ns;
 }
 
 /* ---- opening ---- */
@@ -500,6 +503,7 @@ static int on_done(void *opaque, int *error)
         cmd->c->served |= *error != ENOTCONN;
         if (*error == 0) {
             command_count(cmd);
+            cmd->c->owed += cmd->owes;
         }
         command_end(cmd, -*error);
     }
@@ -606,15 +610,28 @@ int co_fn nbd_connection_co_flush(NbdConnection *c)
     return command_co_finish(&cmd, nbd_aio_flush(c->nbd, command_callback(&cmd), 0));
 }
 
-/* What must be on stable storage, where the server cannot be told with the request itself. */
-static int co_fn connection_co_flush_after(NbdConnection *c, int r, BlockRequestFlags flags)
+/*
+ * What must be on stable storage is flushed where the server cannot be told with the request
+ * itself. Where nothing is owed the connection may be anywhere by now.
+ */
+static int co_fn command_co_flush_after(const NbdCommand *cmd, int r)
 {
-    /* Without FUA the connection may be anywhere by now. */
-    if (r < 0 || !(flags & BLOCK_REQ_FUA) || c->info.fua) {
+    NbdConnection *c = cmd->c;
+
+    if (r < 0 || !cmd->owes) {
         return r;
     }
+    c->owed--;
     /* It may have been lost since: what is asked for now would never end. */
     return c->lost ? -ENOTCONN : nbd_connection_co_flush(c);
+}
+
+/* A write with @flags. */
+static void command_begin_write(NbdCommand *cmd, NbdConnection *c, BlockRequestFlags flags)
+{
+    command_begin(cmd, c);
+    cmd->writes = !(flags & BLOCK_REQ_FUA); /* it counts as done when it is stable */
+    cmd->owes = (flags & BLOCK_REQ_FUA) && !c->info.fua;
 }
 
 static uint32_t fua_flag(const NbdConnection *c, BlockRequestFlags flags)
@@ -629,11 +646,10 @@ int co_fn nbd_connection_co_pwrite(NbdConnection *c, uint64_t offset, const void
     NbdCommand cmd;
     int r;
 
-    command_begin(&cmd, c);
-    cmd.writes = !(flags & BLOCK_REQ_FUA); /* it counts as done when it is stable */
+    command_begin_write(&cmd, c, flags);
     r = command_co_finish(
         &cmd, nbd_aio_pwrite(c->nbd, buffer, bytes, offset, command_callback(&cmd), nbd_flags));
-    return connection_co_flush_after(c, r, flags);
+    return command_co_flush_after(&cmd, r);
 }
 
 int co_fn nbd_connection_co_zero(NbdConnection *c, uint64_t offset, uint64_t bytes,
@@ -648,11 +664,10 @@ int co_fn nbd_connection_co_zero(NbdConnection *c, uint64_t offset, uint64_t byt
     }
     nbd_flags |= flags & BLOCK_REQ_NO_FALLBACK ? LIBNBD_CMD_FLAG_FAST_ZERO : 0;
     nbd_flags |= flags & BLOCK_REQ_MAY_UNMAP ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
-    command_begin(&cmd, c);
-    cmd.writes = !(flags & BLOCK_REQ_FUA);
+    command_begin_write(&cmd, c, flags);
     r = command_co_finish(&cmd,
                           nbd_aio_zero(c->nbd, bytes, offset, command_callback(&cmd), nbd_flags));
-    return connection_co_flush_after(c, r, flags);
+    return command_co_flush_after(&cmd, r);
 }
 
 int co_fn nbd_connection_co_trim(NbdConnection *c, uint64_t offset, uint64_t bytes)
