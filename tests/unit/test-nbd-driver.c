@@ -41,6 +41,7 @@ typedef struct Server {
     gint silent;        /* atomic: requests are taken, and not answered */
     gint dies_in_flush; /* atomic: the next flush ends the connection, without an answer */
     gint slow_every;    /* atomic: of so many requests one takes a few milliseconds; 0: none */
+    gint knows_fua;     /* atomic: new clients are told so */
     gint requests, connections, flushes; /* atomic: counts */
     int client;                          /* under @lock; -1: none */
     GMutex lock;
@@ -92,13 +93,15 @@ static bool reply_option(int fd, guint32 option, guint32 type, const void *data,
     return write_full(fd, &reply, sizeof(reply)) && write_full(fd, data, length);
 }
 
-static bool negotiate(int fd)
+static bool negotiate(Server *s, int fd)
 {
+    /* Has flags, flush, FUA. */
+    guint16 can = 1 | 4 | (g_atomic_int_get(&s->knows_fua) ? 8 : 0);
     const struct __attribute__((packed)) {
         guint16 type;
         guint64 size;
         guint16 flags;
-    } info = {0, GUINT64_TO_BE(SIZE), GUINT16_TO_BE(1 | 4)}; /* has flags, flush */
+    } info = {0, GUINT64_TO_BE(SIZE), GUINT16_TO_BE(can)};
     char flags[4], skipped[8192];
 
     if (!write_full(fd, "NBDMAGICIHAVEOPT\0\3", 18) || !read_full(fd, flags, 4)) {
@@ -198,7 +201,7 @@ static void serve(Server *s, int fd)
     int limit = g_atomic_int_get(&s->dies_after);
 
     g_atomic_int_inc(&s->connections);
-    if (!negotiate(fd)) {
+    if (!negotiate(s, fd)) {
         return;
     }
     for (int n = 0; (limit == 0 || n < limit) && serve_one(s, fd); n++) {
@@ -549,6 +552,9 @@ static void test_silence(void)
     Rig rig;
 
     rig_init(&rig, ", 'reply-timeout': 1");
+    for (unsigned i = 0; i < 40; i++) {
+        g_assert_cmpint(fixture_read(rig.f, rig.blk, 0, buffer, 512), ==, 0);
+    }
     g_atomic_int_set(&rig.server->silent, 1);
     g_assert_cmpint(fixture_read(rig.f, rig.blk, 0, buffer, 512), ==, -EIO);
     rig_clear(&rig);
@@ -641,19 +647,26 @@ typedef struct Calm {
     Rig *rig;
     unsigned requests;
     size_t also; /* after them one that large; 0: none */
+    bool fua;    /* they are writes that are to be durable */
     unsigned *left;
 } Calm;
+
+static int co_fn co_calm_request(const Calm *calm, uint64_t offset)
+{
+    guint8 buffer[512] = "";
+
+    return calm->fua ? blk_co_pwritev(calm->rig->blk, offset, IOV_LOCAL(buffer, sizeof(buffer)),
+                                      BLOCK_REQ_FUA)
+                     : blk_co_preadv(calm->rig->blk, offset, IOV_LOCAL(buffer, sizeof(buffer)), 0);
+}
 
 static void co_fn co_calm(void *opaque)
 {
     Calm *calm = opaque;
     g_autofree guint8 *large = g_malloc(calm->also);
-    guint8 buffer[512];
 
     for (unsigned i = 0; i < calm->requests; i++) {
-        g_assert_cmpint(
-            blk_co_preadv(calm->rig->blk, i * sizeof(buffer), IOV_LOCAL(buffer, sizeof(buffer)), 0),
-            ==, 0);
+        g_assert_cmpint(co_calm_request(calm, i * 512), ==, 0);
     }
     if (calm->also) {
         g_assert_cmpint(blk_co_preadv(calm->rig->blk, 0, IOV_LOCAL(large, calm->also), 0), ==, 0);
@@ -661,52 +674,79 @@ static void co_fn co_calm(void *opaque)
     __atomic_sub_fetch(calm->left, 1, __ATOMIC_RELEASE);
 }
 
-/* @depth of them at a time, in @ctx. */
-static void rig_be_calm_at_depth(Rig *rig, AioContext *ctx, unsigned depth, unsigned requests,
-                                 size_t also)
+/* Such ones, @depth at a time, in @ctx. */
+static void rig_run_calm(Calm calm, AioContext *ctx, unsigned depth)
 {
     unsigned left = depth;
-    Calm calm = {rig, requests, also, &left};
 
+    calm.left = &left;
     for (unsigned i = 0; i < depth; i++) {
         aio_co_enter(ctx, co_calm, &calm);
     }
-    rig_await(rig, &left);
+    rig_await(calm.rig, &left);
 }
 
 static void rig_be_calm(Rig *rig, AioContext *ctx, unsigned requests, size_t also)
 {
-    rig_be_calm_at_depth(rig, ctx, 1, requests, also);
+    rig_run_calm((Calm){.rig = rig, .requests = requests, .also = also}, ctx, 1);
 }
 
 /* They are carried out where they come from, without the node's own thread. */
-static void assert_lent(const char *options, unsigned depth)
+static void assert_lent(Rig *rig, unsigned depth, bool fua)
 {
     int64_t until = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
     int64_t spent;
-    Rig rig;
 
-    rig_init(&rig, options);
-    fixture_start_threads(rig.f);
     do { /* where the machine is busy, not always */
         g_assert_cmpint(g_get_monotonic_time(), <, until);
         spent = home_time();
-        rig_be_calm_at_depth(&rig, fixture_thread(rig.f, 0), depth, CALM_REQUESTS, 0);
+        rig_run_calm((Calm){.rig = rig, .requests = CALM_REQUESTS, .fua = fua},
+                     fixture_thread(rig->f, 0), depth);
         spent = home_time() - spent;
     } while (spent > CALM_REQUESTS * 1000);
-    rig_clear(&rig);
 }
 
 static void test_lent(void)
 {
-    assert_lent("", 1);
+    static const char *const options[] = {"", ", 'reply-timeout': 60"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+        Rig rig;
+
+        rig_init(&rig, options[i]);
+        fixture_start_threads(rig.f);
+        assert_lent(&rig, 1, false);
+        rig_clear(&rig);
+    }
 }
 
 /* Also those of one context that come while others of it are under way. */
 static void test_lent_and_shared(void)
 {
-    assert_lent("", 2);
-    assert_lent("", 8);
+    Rig rig;
+
+    rig_init(&rig, "");
+    fixture_start_threads(rig.f);
+    assert_lent(&rig, 2, false);
+    assert_lent(&rig, 8, false);
+    rig_clear(&rig);
+}
+
+/* Writes with FUA, too, from a connection on whose server knows that. */
+static void test_lent_for_fua(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60");
+    fixture_start_threads(rig.f);
+    rig_run_calm((Calm){.rig = &rig, .requests = CALM_REQUESTS, .fua = true},
+                 fixture_thread(rig.f, 0), 2);
+    g_assert_cmpint(g_atomic_int_get(&rig.server->flushes), ==, 2 * CALM_REQUESTS);
+    g_atomic_int_set(&rig.server->knows_fua, 1);
+    server_cut(rig.server);
+    assert_lent(&rig, 1, true);
+    g_assert_cmpint(g_atomic_int_get(&rig.server->flushes), ==, 2 * CALM_REQUESTS);
+    rig_clear(&rig);
 }
 
 /* What the thread of the node has seen come may have been received by others since. */
@@ -984,6 +1024,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/threads", test_threads);
     g_test_add_func("/nbd/lent/calm", test_lent);
     g_test_add_func("/nbd/lent/and-shared", test_lent_and_shared);
+    g_test_add_func("/nbd/lent/for-fua", test_lent_for_fua);
     g_test_add_func("/nbd/lent/and-back", test_lent_and_back);
     g_test_add_func("/nbd/lent/to-several", test_lent_to_several);
     g_test_add_func("/nbd/lent/and-forgotten", test_lent_and_forgotten);

@@ -272,21 +272,23 @@ static bool client_fetch(NbdClient *c, bool wanted)
  * Whether a request in context @here may have it there. That it is there already stays true until
  * the caller returns to its loop. Under the lock.
  */
-static bool client_may_borrow(const NbdClient *c, const AioContext *here)
+static bool client_may_borrow(const NbdClient *c, const AioContext *here, bool fua)
 {
-    return c->whereabouts == NBD_SPARE ||
-           (c->whereabouts == NBD_LENT && c->lent_to == here && !c->wanted &&
-            nbd_connection_load(c->connection) < LEND_DEPTH);
+    bool there = c->whereabouts == NBD_LENT && c->lent_to == here && !c->wanted &&
+                 nbd_connection_load(c->connection) < LEND_DEPTH;
+
+    return (there || c->whereabouts == NBD_SPARE) &&
+           (!fua || nbd_connection_info(c->connection)->fua);
 }
 
 /* Any thread but home: the connection, in the current context, for a request that follows. */
-static NbdConnection *client_borrow(NbdClient *c)
+static NbdConnection *client_borrow(NbdClient *c, bool fua)
 {
     AioContext *here = aio_context_current();
     NbdConnection *connection = NULL;
 
     g_mutex_lock(&c->lock);
-    if (client_may_borrow(c, here)) {
+    if (client_may_borrow(c, here, fua)) {
         c->whereabouts = NBD_LENT;
         c->lent_to = here;
         connection = c->connection;
@@ -559,9 +561,9 @@ int co_fn nbd_client_co_run(NbdClient *c, NbdClientWork *work, void *opaque)
     return client_co_run(c, work, opaque, false);
 }
 
-int co_fn nbd_client_co_run_brief(NbdClient *c, NbdClientWork *work, void *opaque)
+int co_fn nbd_client_co_run_brief(NbdClient *c, bool fua, NbdClientWork *work, void *opaque)
 {
-    NbdConnection *connection = client_borrow(c);
+    NbdConnection *connection = client_borrow(c, fua);
     int r = connection ? work(connection, opaque) : -ESHUTDOWN;
 
     return r == -ENOTCONN || r == -ESHUTDOWN ? client_co_run(c, work, opaque, r == -ENOTCONN) : r;

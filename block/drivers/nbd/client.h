@@ -73,9 +73,10 @@ int co_fn nbd_client_co_run(NbdClient *client, NbdClientWork *work, void *opaque
 
 /*
  * The same for @work that is one small command, and does not touch the connection after it: if
- * requests are calm, it is carried out where the caller is.
+ * requests are calm, it is carried out where the caller is. @fua: it is a write with FUA, which is
+ * one command only where the server knows that.
  */
-int co_fn nbd_client_co_run_brief(NbdClient *client, NbdClientWork *work, void *opaque);
+int co_fn nbd_client_co_run_brief(NbdClient *client, bool fua, NbdClientWork *work, void *opaque);
 
 /* Why a flush has failed. */
 typedef enum NbdFlushFailure {

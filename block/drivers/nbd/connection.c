@@ -127,9 +127,16 @@ int64_t nbd_connection_silence(const NbdConnection *c)
     return c->commands.head ? aio_now_ns() - c->heard_ns : 0;
 }
 
+/* At home: whether it is, from now on. */
+static bool is_here(const NbdConnection *c)
+{
+    return !c->user || c->user->is_home(c->opaque);
+}
+
+/* At home. Away nobody waits that long. */
 static void connection_arm_silence(NbdConnection *c)
 {
-    if (c->reply_timeout_ns && !c->silence_armed) {
+    if (c->reply_timeout_ns && c->commands.head && !c->silence_armed) {
         c->silence_armed = true;
         aio_timer_arm(c->silence, c->heard_ns + c->reply_timeout_ns);
     }
@@ -140,7 +147,7 @@ static void on_silence(void *opaque)
     NbdConnection *c = opaque;
 
     c->silence_armed = false;
-    if (!c->commands.head) {
+    if (!is_here(c) || !c->commands.head) {
         return;
     }
     if (nbd_connection_silence(c) >= c->reply_timeout_ns) {
@@ -254,7 +261,7 @@ static void on_ready(void *opaque, short revents)
 {
     NbdConnection *c = opaque;
 
-    if (c->user && !c->user->is_home(c->opaque)) {
+    if (!is_here(c)) {
         /* It is for others to see, until it is back. */
         aio_watch_set_events(c->watch, 0);
         return;
@@ -302,13 +309,13 @@ void nbd_connection_go_away(NbdConnection *c, int64_t until_ns)
 
 void nbd_connection_come_home(NbdConnection *c)
 {
+    connection_arm_silence(c);
     connection_update_home(c);
 }
 
 bool nbd_connection_may_go_away(const NbdConnection *c)
 {
-    return !c->lost && !c->failure && !c->commands.head && !c->owed && !c->tunnel &&
-           !c->reply_timeout_ns;
+    return !c->lost && !c->failure && !c->commands.head && !c->owed && !c->tunnel;
 }
 
 /* ---- opening ---- */
@@ -524,7 +531,9 @@ static void command_begin(NbdCommand *cmd, NbdConnection *c)
         c->heard_ns = aio_now_ns();
     }
     g_queue_push_tail_link(&c->commands, &cmd->link);
-    connection_arm_silence(c);
+    if (!c->away_watch) {
+        connection_arm_silence(c);
+    }
 }
 
 /*

@@ -30,7 +30,7 @@ typedef struct NbdConnection NbdConnection;
 typedef struct NbdConnectionUser {
     /* At home: it is lost, for this reason. It must not be freed from here. */
     void (*lost)(void *opaque, const char *reason);
-    /* At home: something has come; whether the connection is there, from now on, to look at it. */
+    /* At home: there is reason to look at it; whether it is there, from now on. */
     bool (*is_home)(void *opaque);
     /* Where it was away: it is not there any more. @idle: it may go away again, as it is. */
     void (*left)(void *opaque, bool idle);
@@ -48,10 +48,7 @@ NbdConnection *co_fn nbd_connection_co_open(int fd, NbdTunnel *tunnel, int inner
 /* From now on it has one. */
 void nbd_connection_set_user(NbdConnection *c, const NbdConnectionUser *user, void *opaque);
 
-/*
- * Whether it may go away from home. With commands it may not, nor where there is more to it than a
- * socket: a tunnel, a time limit.
- */
+/* Whether it may go away from home. With commands or a tunnel, which stays there, it may not. */
 bool nbd_connection_may_go_away(const NbdConnection *c);
 
 /*

@@ -293,9 +293,8 @@ static int co_fn nbd_co_transfer(BlockNode *node, NbdClientWork *work, NbdReques
 {
     NbdState *s = block_node_state(node);
 
-    /* With FUA a flush may follow. */
-    return request->bytes <= NBD_BRIEF_MAX && !(request->flags & BLOCK_REQ_FUA)
-               ? nbd_client_co_run_brief(s->client, work, request)
+    return request->bytes <= NBD_BRIEF_MAX
+               ? nbd_client_co_run_brief(s->client, request->flags & BLOCK_REQ_FUA, work, request)
                : nbd_client_co_run(s->client, work, request);
 }
 
