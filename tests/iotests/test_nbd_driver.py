@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import struct
+import subprocess
 import threading
 import time
 
@@ -676,6 +677,36 @@ class GoingAway(NbdTest):
         proxy.cut_after = None
         with open(self.image, 'rb') as image:
             self.assertEqual(image.read(), self.read(0, self.SIZE))
+
+    def test_cut_below_two_exports(self):
+        """Few requests at a time, of two iothreads, while their node is reopened and its connection cut."""
+        path = self.path('own')
+        server = servers.qemu_nbd(self, 'far', self.image)
+        proxy = servers.Proxy(self.path('s'), server.path, 2, (50000, 1500000))
+        self.addCleanup(proxy.close)
+        self.start('--object', 'iothread,id=t0', '--object', 'iothread,id=t1', '--nbd-server',
+                   f'addr.type=unix,addr.path={path}')
+        self.add(self.path('s'), reconnect_delay=TIMEOUT, keeps_writes=True)
+        raw = {'driver': 'raw', 'node-name': 'top', 'file': 'n'}
+        self.daemon.qmp.cmd('blockdev-add', raw)
+        self.export('top', iothread='t0')
+        self.daemon.qmp.cmd('block-export-add', {
+            'type': 'nbd', 'id': 'e1', 'node-name': 'top', 'name': 'x', 'writable': True, 'iothread': 't1'})
+        options = ('--rw=randwrite', '--bsrange=512-16k', '--blockalign=512', '--verify=crc32c', '--verify_fatal=1',
+                   '--verify_state_save=0', '--size=2m')
+        loads = [subprocess.Popen([find_tool('fio'), f'--name=verify{n}', *options, *own], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, cwd=self.dir) for n, own in enumerate((
+                                      (f'--filename={self.mnt}', '--ioengine=libaio', '--direct=1', '--iodepth=2'),
+                                      ('--ioengine=nbd', f'--uri=nbd+unix:///x?socket={path}', '--iodepth=3',
+                                       '--offset=4m')))]
+        for load in loads:
+            self.addCleanup(load.kill)
+        while any(load.poll() is None for load in loads):
+            self.daemon.qmp.cmd('blockdev-reopen', {'options': [raw]})
+            time.sleep(0.05)
+        for load in loads:
+            self.assertEqual(0, load.returncode, load.stdout.read())
+        self.assertGreater(proxy.cuts, 2)
 
     def test_without_delay(self):
         """Requests fail while it is away, at once, and work when it is back."""
