@@ -2,9 +2,9 @@
 /*
  * The transmission of the NBD server: any bytes as requests, over a node in memory. The first byte
  * of the input says what was agreed on; the rest is what the client sends, cut in pieces by the
- * second byte. The input may leave out magic numbers: with bit 3 of the first byte they are put in
- * front of each run of bytes that is as long as the rest of a header. What comes back must be
- * replies.
+ * second byte. The input may leave out magic numbers: with MAGICS they are put in front of each run
+ * of bytes that is as long as the rest of a header; and, with PAYLOADS, what is written, too, so
+ * that a small input makes large writes. What comes back must be replies.
  */
 #include <errno.h>
 #include <string.h>
@@ -15,6 +15,19 @@
 #include "util/be.h"
 
 #define MEMORY "{'driver': 'memory', 'node-name': 'n0', 'size': 70000}"
+#define LARGE  "{'driver': 'memory', 'node-name': 'n0', 'size': 4194304}"
+
+/* The first byte. */
+#define STRUCTURED 1u
+#define EXTENDED   2u
+#define READ_ONLY  4u
+#define MAGICS     8u
+#define PAYLOADS   16u /* of a larger node; with MAGICS only */
+#define CUT        32u /* the last payload lacks its second half */
+
+/* Longer ones would take more time than they show. Pieces of the input are so much longer then. */
+#define MAX_PAYLOAD 1048576
+#define PIECE_SCALE 4096
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -93,19 +106,32 @@ static void check_answers(const Stream *stream)
     }
 }
 
+/* The payload of a write whose header, from behind the magic number on, is @header. */
+static uint32_t payload_of(const NbdTerms *terms, const uint8_t *header)
+{
+    uint64_t length = terms->extended ? be64_get(header + 20) : be32_get(header + 20);
+
+    return be16_get(header + 2) == NBD_CMD_WRITE ? MIN(length, MAX_PAYLOAD) : 0;
+}
+
 /* The input as the client sends it. */
-static GByteArray *with_magics(const NbdTerms *terms, const uint8_t *data, size_t size)
+static GByteArray *with_magics(const NbdTerms *terms, uint8_t kind, const uint8_t *data,
+                               size_t size)
 {
     size_t head = nbd_wire_request_bytes(terms) - 4;
     GByteArray *out = g_byte_array_new();
 
     while (size) {
         size_t n = MIN(head, size);
+        uint32_t payload = n == head && (kind & PAYLOADS) ? payload_of(terms, data) : 0;
 
         nbd_wire_add_u32(out, terms->extended ? NBD_EXT_REQUEST : NBD_REQUEST_MAGIC);
         g_byte_array_append(out, data, n);
         data += n;
         size -= n;
+        payload = size == 0 && (kind & CUT) ? payload / 2 : payload;
+        g_byte_array_set_size(out, out->len + payload);
+        memset(out->data + out->len - payload, 0x5a, payload);
     }
     return out;
 }
@@ -115,11 +141,11 @@ static void run(NbdFixture *fixture, uint8_t kind, uint8_t piece, const uint8_t 
     NbdTerms terms;
     Stream stream = {.fixture = fixture, .terms = &terms, .answers = g_byte_array_new()};
     g_autoptr(GByteArray) input = NULL;
-    size_t step = piece ? piece : SIZE_MAX;
+    size_t step = !piece ? SIZE_MAX : kind & PAYLOADS ? piece * (size_t)PIECE_SCALE : piece;
 
-    stream.fd = nbd_fixture_connect(fixture, kind & 1, kind & 2, &terms);
-    if (kind & 8) {
-        input = with_magics(&terms, data, size);
+    stream.fd = nbd_fixture_connect(fixture, kind & STRUCTURED, kind & EXTENDED, &terms);
+    if (kind & MAGICS) {
+        input = with_magics(&terms, kind, data, size);
     } else {
         input = g_byte_array_append(g_byte_array_new(), data, size);
     }
@@ -144,7 +170,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2) {
         return 0;
     }
-    fixture = nbd_fixture_new(MEMORY, !(data[0] & 4));
+    fixture = nbd_fixture_new(data[0] & PAYLOADS ? LARGE : MEMORY, !(data[0] & READ_ONLY));
     run(fixture, data[0], data[1], data + 2, size - 2);
     nbd_fixture_free(fixture);
     return 0;
