@@ -66,6 +66,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (kind & 8) {
         fixture->fe->cache = FUSE_EXPORT_CACHE_WRITEBACK;
         fixture->fe->mount.in_directory = true;
+    } else if (kind & 16) {
+        fixture->fe->cache = FUSE_EXPORT_CACHE_PAGE;
+        fixture->fe->mount.in_directory = true;
     }
     while (size >= 2) {
         size_t length = MIN((size_t)(data[0] | data[1] << 8), size - 2);
