@@ -30,6 +30,16 @@ enum {
     NBD_OPT_GO = 7
 };
 
+/* What a server may do to a request. */
+typedef enum Trouble {
+    TROUBLE_JUNK,    /* answer what is no reply */
+    TROUBLE_HALF,    /* begin to answer, and go away */
+    TROUBLE_GOODBYE, /* say that it shuts down */
+    TROUBLE_TWICE,   /* answer twice */
+    TROUBLE_LATE,    /* answer after a while */
+    N_TROUBLES,
+} Trouble;
+
 typedef struct Server {
     char *dir, *path;
     SocketFile *file;
@@ -42,6 +52,8 @@ typedef struct Server {
     gint dies_in_flush; /* atomic: the next flush ends the connection, without an answer */
     gint slow_every;    /* atomic: of so many requests one takes a few milliseconds; 0: none */
     gint knows_fua;     /* atomic: new clients are told so */
+    gint trouble_in;    /* atomic: so many requests from now on there is trouble; 0: none */
+    gint trouble;       /* of this kind */
     gint requests, connections, flushes; /* atomic: counts */
     int client;                          /* under @lock; -1: none */
     GMutex lock;
@@ -152,6 +164,34 @@ static void copy_data(Server *s, bool write, guint64 offset, guint8 *payload, gu
     g_mutex_unlock(&s->lock);
 }
 
+/* Send @reply, and @length bytes. */
+static bool answer(int fd, const WireReply *reply, const void *payload, guint32 length)
+{
+    return write_full(fd, reply, sizeof(*reply)) && write_full(fd, payload, length);
+}
+
+/* The same with trouble. Whether the connection goes on. */
+static bool make_trouble(Trouble kind, int fd, WireReply *reply, const void *payload,
+                         guint32 length)
+{
+    switch (kind) {
+    case TROUBLE_JUNK:
+        reply->magic = ~reply->magic;
+        return answer(fd, reply, payload, length);
+    case TROUBLE_HALF:
+        answer(fd, reply, payload, length / 2);
+        return false;
+    case TROUBLE_GOODBYE:
+        reply->error = GUINT32_TO_BE(ESHUTDOWN);
+        return answer(fd, reply, NULL, 0);
+    case TROUBLE_TWICE:
+        return answer(fd, reply, payload, length) && answer(fd, reply, payload, length);
+    default:
+        g_usleep(3000);
+        return answer(fd, reply, payload, length);
+    }
+}
+
 static bool serve_one(Server *s, int fd)
 {
     g_autofree guint8 *payload = NULL;
@@ -192,8 +232,10 @@ static bool serve_one(Server *s, int fd)
         return false;
     }
     reply.cookie = request.cookie;
-    return write_full(fd, &reply, sizeof(reply)) &&
-           (type != NBD_READ || write_full(fd, payload, length));
+    length = type == NBD_READ ? length : 0;
+    return g_atomic_int_get(&s->trouble_in) && g_atomic_int_dec_and_test(&s->trouble_in)
+               ? make_trouble(g_atomic_int_get(&s->trouble), fd, &reply, payload, length)
+               : answer(fd, &reply, payload, length);
 }
 
 static void serve(Server *s, int fd)
@@ -805,6 +847,25 @@ static void test_lent_to_several(void)
     rig_clear(&rig);
 }
 
+/* Whatever happens to one of them, all are carried out. */
+static void test_lent_in_trouble(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60, 'reply-timeout': 60, 'keeps-writes': true");
+    fixture_start_threads(rig.f);
+    for (int i = 0; i < 20 * N_TROUBLES; i++) {
+        Calm calm = {.rig = &rig, .requests = CALM_REQUESTS, .fua = i % 2};
+
+        g_atomic_int_set(&rig.server->trouble, i % N_TROUBLES);
+        g_atomic_int_set(&rig.server->trouble_in, 1 + i * 7 % (3 * CALM_REQUESTS));
+        g_atomic_int_set(&rig.server->knows_fua, i / N_TROUBLES % 2);
+        rig_run_calm(calm, fixture_thread(rig.f, i % 3), 3);
+    }
+    g_assert_cmpint(g_atomic_int_get(&rig.server->connections), >, 10);
+    rig_clear(&rig);
+}
+
 /* What was written from elsewhere counts as well. */
 static void test_lent_and_forgotten(void)
 {
@@ -1027,6 +1088,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/lent/for-fua", test_lent_for_fua);
     g_test_add_func("/nbd/lent/and-back", test_lent_and_back);
     g_test_add_func("/nbd/lent/to-several", test_lent_to_several);
+    g_test_add_func("/nbd/lent/in-trouble", test_lent_in_trouble);
     g_test_add_func("/nbd/lent/and-forgotten", test_lent_and_forgotten);
     g_test_add_func("/nbd/lent/and-cut", test_lent_and_cut);
     g_test_add_func("/nbd/given-up", test_given_up);
