@@ -163,7 +163,7 @@ static BlockRequestFlags durability(const NbdCall *call)
 int co_fn nbd_call_co_write_part(const NbdCall *call, size_t at, size_t bytes)
 {
     return blk_co_pwritev(call->ne->common.blk, call->request.offset + at,
-                          IOV_LOCAL(call->buffer + at, bytes), durability(call));
+                          IOV_LOCAL(nbd_call_payload(call, at), bytes), durability(call));
 }
 
 static int co_fn call_co_write(NbdCall *call)

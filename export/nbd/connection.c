@@ -492,6 +492,7 @@ static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, s
     call->request = *request;
     call->payload = 0;
     call->received = 0;
+    call->moved = 0;
     call->bulk = NULL;
     call->sampled = false;
     call->streamed = false;
@@ -578,7 +579,7 @@ static bool conn_take_payload(NbdConnection *conn)
         NbdCall *call = conn->receiving;
         size_t bytes = MIN(call->payload - call->received, there);
 
-        memcpy(call->buffer + call->received, conn->input + conn->in_at, bytes);
+        memcpy(nbd_call_payload(call, call->received), conn->input + conn->in_at, bytes);
         conn->in_at += bytes;
         call->received += bytes;
         if (call->received == call->payload) {
@@ -701,7 +702,7 @@ static bool conn_receive(NbdConnection *conn)
     conn_compact(conn);
     if (call) {
         payload = call->payload - call->received;
-        iov[n++] = (struct iovec){call->buffer + call->received, payload};
+        iov[n++] = (struct iovec){nbd_call_payload(call, call->received), payload};
     }
     room = conn_input_room(conn);
     iov[n++] = (struct iovec){conn->input + conn->in_end, room};

@@ -222,7 +222,8 @@ struct NbdCall {
     BlockClient *client; /* whom a flush is to tell of losses */
     NbdRequest request;
     size_t payload;  /* bytes that come along */
-    size_t received; /* of them are in the buffer */
+    size_t received; /* of them have come */
+    size_t moved;    /* of them are in the buffer no more, which begins with the next */
     size_t cost;     /* bytes counted against the connection's limit */
     NbdBulk *bulk;   /* that does it in pieces, with the help of @helper; or NULL */
     AioContext *helper;
@@ -241,6 +242,12 @@ struct NbdCall {
 
 /* Bytes of buffer that serving @request takes. */
 size_t nbd_call_buffer_bytes(const NbdTerms *terms, const NbdRequest *request);
+
+/* Where the byte @at of its payload is, or belongs. */
+static inline uint8_t *nbd_call_payload(const NbdCall *call, size_t at)
+{
+    return call->buffer + (at - call->moved);
+}
 
 /* Serve the request and leave the answer in @call. */
 void co_fn nbd_call_co_serve(NbdCall *call);

@@ -7,6 +7,8 @@
  * A client that leaves in the middle of a payload has written a part of it, then, or one whose
  * export ends in it. That is as good as any other outcome of a write without an answer.
  */
+#include <string.h>
+
 #include "export/nbd/nbd-internal.h"
 
 /*
@@ -15,6 +17,15 @@
  */
 #define STREAM_ALIGN (64 * 1024)
 #define STREAM_PIECE (256 * 1024)
+
+/* What comes next goes to the beginning of the buffer, which is in the cache. */
+static void stream_move(NbdCall *call)
+{
+    size_t done = call->pieces.taken;
+
+    memmove(call->buffer, nbd_call_payload(call, done), call->received - done);
+    call->moved = done;
+}
 
 /* How much may be written now. */
 static size_t stream_bytes(const NbdCall *call)
@@ -54,4 +65,5 @@ void nbd_stream_co_write(NbdCall *call)
         call->pieces.ret = call->pieces.ret < 0 ? call->pieces.ret : ret;
     }
     call->pieces.busy = 0;
+    stream_move(call);
 }
