@@ -3,6 +3,7 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +44,16 @@ class Harness(IoTest):
     def test_run_kills_what_hangs(self):
         with self.assertRaises(AssertionError):
             run('sleep', 60, timeout=0.2)
+
+    def test_bound_is_not_listening(self):
+        path = self.path('s')
+        self.assertFalse(tools.listens_at(path))
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            self.assertFalse(tools.listens_at(path))
+            server.listen()
+            self.assertTrue(tools.listens_at(path))
+        self.assertFalse(tools.listens_at(path))
 
     def test_marked_processes_are_found_and_killed(self):
         mark = 'harness' + str(os.getpid())

@@ -39,7 +39,7 @@ class BitmapTest(Qcow2WriteTest):
         socket = self.path('nbd.sock')
         server = subprocess.Popen([self.qemu_nbd, '-r', '-f', 'qcow2', '-B', name, '-k', socket, image])
         self.addCleanup(server.kill)
-        wait_until(lambda: os.path.exists(socket))
+        wait_until(lambda: listens_at(socket))
         options = (f'driver=nbd,server.type=unix,server.path={socket},'
                    f'x-dirty-bitmap=qemu:dirty-bitmap:{name}')
         ranges = json.loads(run(self.qemu_img, 'map', '--output=json', '--image-opts', options).stdout)

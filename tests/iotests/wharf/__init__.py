@@ -10,8 +10,8 @@ from .clients import ClientError, JsonRpcClient, QmpClient, QmpError
 from .daemon import Daemon
 from .fs import FsTimeout, FsWorker, in_child
 from .iotest import IoTest, fuse_test, main, normal_build_only, not_over, timeout
-from .tools import TIMEOUT, find_tool, run, wait_until
+from .tools import TIMEOUT, find_tool, listens_at, run, wait_until
 
 __all__ = ['ClientError', 'Daemon', 'FsTimeout', 'FsWorker', 'IoTest', 'JsonRpcClient', 'QmpClient',
-           'QmpError', 'TIMEOUT', 'find_tool', 'fuse_test', 'in_child', 'main', 'normal_build_only',
-           'not_over', 'run', 'timeout', 'wait_until']
+           'QmpError', 'TIMEOUT', 'find_tool', 'fuse_test', 'in_child', 'listens_at', 'main',
+           'normal_build_only', 'not_over', 'run', 'timeout', 'wait_until']

@@ -9,7 +9,7 @@ import subprocess
 
 from . import transport as transports
 from .clients import ClientError, JsonRpcClient, QmpClient
-from .tools import TIMEOUT, stacks, wait_until
+from .tools import TIMEOUT, listens_at, stacks, wait_until
 
 _SANITIZER = re.compile(r'(==\d+==ERROR|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer)')
 
@@ -63,22 +63,9 @@ class Daemon:
                 self._judged = True
                 raise AssertionError(f'{self.name} ended with {self.process.returncode} at its start\n'
                                      f'{self.command}\n{self.log()}')
-            return all(map(self._accepts, paths))
+            return all(map(listens_at, paths))
         # The last monitor is listening only once all options have been carried out.
         wait_until(listening, self.timeout, f'{self.name} to listen on {paths}')
-
-    @staticmethod
-    def _accepts(path):
-        """Whether somebody listens there. Leaves no trace on a server that serves one at a time."""
-        if not os.path.exists(path):
-            return False
-        with open('/proc/net/unix', encoding='utf-8', errors='surrogateescape') as f:
-            for line in f:
-                words = line.split()
-                # flags: __SO_ACCEPTCON
-                if len(words) == 8 and words[7] == path and int(words[3], 16) & 0x10000:
-                    return True
-        return False
 
     def qmp_client(self, **kwargs):
         """A further QMP client; closed with the daemon."""

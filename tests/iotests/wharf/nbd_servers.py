@@ -9,7 +9,7 @@ import struct
 import subprocess
 import threading
 
-from .tools import TIMEOUT, find_tool, run, wait_until
+from .tools import TIMEOUT, find_tool, listens_at, run, wait_until
 
 
 class Server:
@@ -26,7 +26,7 @@ class Server:
         if os.path.exists(self.path):
             os.unlink(self.path)
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait_until(self._accepts if probe else lambda: os.path.exists(self.path), TIMEOUT,
+        wait_until(self._accepts if probe else lambda: listens_at(self.path), TIMEOUT,
                    f'{self.command} to listen')
 
     def _accepts(self):

@@ -37,6 +37,22 @@ def wait_until(condition, timeout=TIMEOUT, what=None, interval=0.02):
         time.sleep(interval)
 
 
+def listens_at(path):
+    """Whether somebody listens at a socket. Leaves no trace on a server that serves one at a time.
+
+    That the socket is there says less: connecting is refused until listen() is called.
+    """
+    if not os.path.exists(path):
+        return False
+    with open('/proc/net/unix', encoding='utf-8', errors='surrogateescape') as f:
+        for line in f:
+            words = line.split()
+            # flags: __SO_ACCEPTCON
+            if len(words) == 8 and words[7] == path and int(words[3], 16) & 0x10000:
+                return True
+    return False
+
+
 def find_tool(name, hint=None):
     """The path of a program; the test is skipped where it is not installed."""
     path = shutil.which(name) or shutil.which(name, path='/usr/sbin:/sbin')
