@@ -513,6 +513,20 @@ static int co_fn backend_co_shrink(BlockBackend *blk, uint64_t size, PreallocMod
     return r;
 }
 
+/* Not beside a check, whose end the drain would wait for: then not even reads could go on. */
+static int co_fn backend_co_shrink_alone(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
+                                         BlockRequestFlags flags, GError **error)
+{
+    BlockNode *image = block_node_ref(block_node_skip_filters(blk->root.node));
+    int r;
+
+    co_mutex_lock(&image->image_lock);
+    r = backend_co_shrink(blk, size, prealloc, flags, error);
+    co_mutex_unlock(&image->image_lock);
+    block_node_co_unref(image);
+    return r;
+}
+
 /* Growing runs beside everything else; if somebody else does the same, the longer one wins. */
 static int co_fn backend_co_grow(BlockBackend *blk, uint64_t size, PreallocMode prealloc,
                                  BlockRequestFlags flags, GError **error)
@@ -548,7 +562,7 @@ static int co_fn backend_co_resize(BlockBackend *blk, uint64_t size, PreallocMod
     } else {
         co_rwlock_unlock(lock);
         co_rwlock_wrlock(lock);
-        r = backend_co_shrink(blk, size, prealloc, flags, error);
+        r = backend_co_shrink_alone(blk, size, prealloc, flags, error);
     }
     co_rwlock_unlock(lock);
     return r;

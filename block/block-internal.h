@@ -99,7 +99,7 @@ struct BlockNode {
     CoMutex grow_lock;                  /* one write at a time makes the node longer */
     CoRwlock resize_lock;               /* written to make it shorter; change_lock is given back */
     CoMutex append_lock;                /* see blk_append_lock() */
-    CoMutex image_lock;                 /* one snapshot command or check at a time; before drains */
+    CoMutex image_lock; /* one snapshot command, check or shrinking at a time; before drains */
     GMutex limits_lock;
 
     /* drained */
@@ -251,6 +251,8 @@ void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order)
 bool block_child_is_backing(const BlockChild *child);
 /* A node whose backing file @node is, itself or through filters, or NULL. Main thread. */
 const BlockNode *block_node_overlay(const BlockNode *node);
+/* The node itself or, below it, the first that is no filter. */
+BlockNode *block_node_skip_filters(BlockNode *node);
 /* All that can be reached from @node, each once, those below first. */
 GPtrArray *block_node_all_below(BlockNode *node);
 /* All that @node can be reached from, each once, those below first. */

@@ -102,6 +102,14 @@ void block_node_collect_below(BlockNode *node, unsigned visit, GPtrArray *order)
     g_ptr_array_add(order, node);
 }
 
+BlockNode *block_node_skip_filters(BlockNode *node)
+{
+    while (node->drv->is_filter && node->first_child) {
+        node = node->first_child->node;
+    }
+    return node;
+}
+
 GPtrArray *block_node_all_below(BlockNode *node)
 {
     GPtrArray *nodes = g_ptr_array_new();

@@ -12,14 +12,6 @@ typedef struct SnapshotCommand {
     BlockBackend *blk;
 } SnapshotCommand;
 
-static BlockNode *skip_filters(BlockNode *node)
-{
-    while (node->drv->is_filter && node->first_child) {
-        node = node->first_child->node;
-    }
-    return node;
-}
-
 static bool check_node(BlockNode *node, GError **error)
 {
     if (!node->drv->co_snapshot_create) {
@@ -45,7 +37,7 @@ static bool co_fn co_begin(SnapshotCommand *c, BlockGraph *graph, const char *de
     if (!node || !block_graph_begin_command(graph, error)) {
         return false;
     }
-    *c = (SnapshotCommand){.graph = graph, .node = skip_filters(node)};
+    *c = (SnapshotCommand){.graph = graph, .node = block_node_skip_filters(node)};
     if (check_node(c->node, error)) {
         c->blk = block_backend_co_new(c->node, user, perm, BLOCK_PERM_ALL, error);
     }

@@ -521,6 +521,29 @@ class CommandTest(CheckTest):
             self.job_end(daemon)
             self.assertIn(write, client.recv_answers([write]))
 
+    @fuse_test
+    def test_reads_go_on_beside_a_resize(self):
+        """It waits for the check as writes do, and holds nobody up before."""
+        daemon, mnt = self.wharfd(), self.mountpoint()
+        self.add(daemon, self.endless(), **{'read-only': False})
+        daemon.qmp.cmd('block-export-add', {'type': 'fuse', 'id': 'e', 'node-name': 'q', 'mountpoint': mnt,
+                                            'writable': True})
+        writer, reader, other = self.fs(), self.fs(), daemon.qmp_client()
+        to_write = writer.open(mnt, os.O_RDWR | os.O_DIRECT)
+        to_read = reader.open(mnt, os.O_RDONLY | os.O_DIRECT)
+        self.job(daemon)
+        self.job_goes_on(daemon)
+        writer.start('pwrite_direct', to_write, b'x' * 4096, 0)
+        self.job_goes_on(daemon)
+        other.send({'execute': 'block_resize', 'arguments': {'node-name': 'q', 'size': MIB}})
+        self.job_goes_on(daemon)
+        self.assertEqual(reader.pread_direct(to_read, 4096, 4096), bytes(4096))
+        daemon.qmp.cmd('job-cancel', {'id': 'j'})
+        self.job_end(daemon)
+        # In such an image neither can be done.
+        self.assertRaises(OSError, writer.finish)
+        self.assertIn('error', other.read_reply())
+
     def test_end_ends_command(self):
         """A command's check is not waited for, either."""
         for signalled in (True, False):
