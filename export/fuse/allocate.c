@@ -14,6 +14,7 @@ static int co_fn fuse_co_grow(FuseExport *fe, uint64_t end, PreallocMode preallo
 
     CO_MUTEX_GUARD(&fe->resize_lock);
 
+    fuse_end_doubt(fe);
     *length = blk_length(fuse_blk(fe));
     if (end <= *length) {
         return 0;

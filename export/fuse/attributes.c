@@ -121,6 +121,7 @@ static void co_fn fuse_co_fill_attributes(FuseExport *fe, int64_t mtime, struct 
     FuseAttributes *a = &fe->attributes;
     uint64_t length = blk_length(fuse_blk(fe));
 
+    fuse_end_tell(fe, length);
     *attr = (struct fuse_attr){
         .ino = ATTRIBUTES_INO,
         .size = length,

@@ -59,12 +59,12 @@ typedef struct FusePassthrough {
     unsigned users; /* open files */
 } FusePassthrough;
 
-/*
- * Where the file ends; resize_lock. See append.c.
- */
+/* Where the file ends; resize_lock. See append.c. */
 typedef struct FuseEnd {
-    int64_t length; /* of the node, as far as it is our clients' doing or we have noticed others' */
+    int64_t length; /* of the node, by our clients' doing or as we have noticed others'. Atomic */
     int64_t low, high; /* what the kernel may take for it since others have moved it; none: 1, 0 */
+    int64_t heard;     /* what it was when they began to, as the kernel knows */
+    int64_t shift;     /* how far they have moved it */
 } FuseEnd;
 
 typedef struct FuseExport {
@@ -99,6 +99,8 @@ typedef struct FuseExport {
     uint64_t cache_asked;      /* atomic: questions of reads since the last write */
     CoMutex resize_lock;       /* from looking at the length to having changed it */
     FuseEnd end;
+    bool end_moved;      /* atomic: by others, and we do not know that the kernel knows */
+    bool end_doubtful;   /* atomic: the kernel may have heard of another end since */
     bool refusal_logged; /* resize_lock */
 
     /* main thread */
@@ -266,6 +268,10 @@ int co_fn fuse_co_truncate(FuseExport *fe, uint64_t size);
 
 /* Begin to keep account of the end. */
 void fuse_end_init(FuseExport *fe);
+/* The kernel is told of this length. Any thread. */
+void fuse_end_tell(FuseExport *fe, int64_t length);
+/* A client's request other than an append may move the end for the kernel. Any thread. */
+void fuse_end_doubt(FuseExport *fe);
 /* Our clients have made the node @length bytes long. resize_lock is held for these three. */
 void fuse_end_moved(FuseExport *fe, int64_t length);
 /* The kernel knows the length: its client has set it. */

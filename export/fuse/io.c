@@ -223,6 +223,9 @@ int fuse_co_write(FuseCall *call)
     if (in->offset > INT64_MAX - bytes) {
         return -EFBIG;
     }
+    if (!is_append(fe, in)) {
+        fuse_end_doubt(fe);
+    }
     /* Again if the node was made shorter under the request. */
     do {
         if (offset + bytes > (uint64_t)blk_length(blk) || is_append(fe, in)) {

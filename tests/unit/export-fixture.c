@@ -95,6 +95,7 @@ ExportFixture *export_fixture_new(const char *node_json, bool writable, bool gro
     fuse_attributes_init(fe);
     fixture_add_queue(fixture);
     export_fixture_run(fixture, fixture_co_open, (gpointer)node_json);
+    fuse_end_init(fe);
     return fixture;
 }
 

@@ -193,6 +193,89 @@ static void test_write_growable(void)
     bench_end(&b);
 }
 
+static void co_fn resize_past_it(ExportFixture *fixture, gpointer opaque)
+{
+    g_assert_cmpint(blk_co_truncate(fixture->fe->common.blk, GPOINTER_TO_UINT(opaque),
+                                    PREALLOC_MODE_OFF, 0, NULL),
+                    ==, 0);
+}
+
+/* Somebody else makes the node so long. */
+static void others_resize(Bench *b, unsigned size)
+{
+    export_fixture_run(b->f, resize_past_it, GUINT_TO_POINTER(size));
+}
+
+static int do_append(Bench *b, uint64_t offset, uint32_t size, char byte)
+{
+    struct fuse_write_in in = {.offset = offset, .size = size, .flags = O_WRONLY | O_APPEND};
+    g_autofree char *data = g_malloc(size);
+
+    memset(data, byte, size);
+    g_assert_cmpint(serve(b, FUSE_WRITE, &in, sizeof(in), data, size), ==, 0);
+    return b->call.out.write.size;
+}
+
+/* An append in two pieces is moved as one, in whatever order they come. */
+static void test_append_in_pieces(void)
+{
+    const unsigned ends[] = {DISK + 500, DISK - 500}; /* longer, shorter */
+    Bench b;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(ends); i++) {
+        for (unsigned first = 0; first < 2; first++) {
+            bench_begin(&b, MEMORY, true, true);
+            others_resize(&b, ends[i]);
+            for (unsigned piece = 0; piece < 2; piece++) {
+                unsigned second = piece ^ first;
+
+                do_append(&b, DISK + 3000 * second, 3000, second ? 'b' : 'a');
+            }
+            do_append(&b, DISK + 6000, 10, 'c');
+            g_assert_true(reads_as(&b, ends[i], 3000, 'a'));
+            g_assert_true(reads_as(&b, ends[i] + 3000, 3000, 'b'));
+            g_assert_true(reads_as(&b, ends[i] + 6000, 10, 'c'));
+            g_assert_cmpuint(length(&b), ==, ends[i] + 6010);
+            bench_end(&b);
+        }
+    }
+}
+
+/* The kernel has asked, and whether it has heard the answer is open. */
+static void test_append_in_doubt(void)
+{
+    Bench b;
+
+    bench_begin(&b, MEMORY, true, true);
+    others_resize(&b, DISK + 500);
+    g_assert_cmpuint(length(&b), ==, DISK + 500);
+    do_append(&b, DISK, 10, 'a'); /* it has not */
+    g_assert_true(reads_as(&b, DISK + 500, 10, 'a'));
+    do_append(&b, DISK + 510, 10, 'b'); /* it has */
+    g_assert_true(reads_as(&b, DISK + 510, 10, 'b'));
+    do_append(&b, DISK, 10, 'c'); /* so this is no append */
+    g_assert_true(reads_as(&b, DISK, 10, 'c'));
+    g_assert_cmpuint(length(&b), ==, DISK + 520);
+
+    /* A write past the end that the kernel had in mind has moved that. */
+    others_resize(&b, DISK + 1000);
+    g_assert_cmpint(do_append(&b, DISK + 520, 10, 'd'), ==, 10);
+    g_assert_cmpint(do_write(&b, DISK + 600, 10, 'w'), ==, 10);
+    do_append(&b, DISK + 610, 10, 'e');
+    g_assert_true(reads_as(&b, DISK + 600, 10, 'w'));
+    g_assert_true(reads_as(&b, DISK + 1000, 10, 'd'));
+    g_assert_true(reads_as(&b, DISK + 1010, 10, 'e'));
+    g_assert_cmpuint(length(&b), ==, DISK + 1020);
+
+    /* What the client sets itself, its kernel knows. */
+    others_resize(&b, DISK + 2000);
+    g_assert_cmpint(do_truncate(&b, 100), ==, 0);
+    do_append(&b, 100, 10, 'f');
+    g_assert_true(reads_as(&b, 100, 10, 'f'));
+    g_assert_cmpuint(length(&b), ==, 110);
+    bench_end(&b);
+}
+
 static void test_read_only(void)
 {
     struct fuse_setattr_in touch = {.valid = FATTR_MTIME | FATTR_MTIME_NOW};
@@ -702,6 +785,8 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/operations/read", test_read);
     g_test_add_func("/fuse/operations/write-fixed", test_write_fixed);
     g_test_add_func("/fuse/operations/write-growable", test_write_growable);
+    g_test_add_func("/fuse/operations/append-in-pieces", test_append_in_pieces);
+    g_test_add_func("/fuse/operations/append-in-doubt", test_append_in_doubt);
     g_test_add_func("/fuse/operations/read-only", test_read_only);
     g_test_add_func("/fuse/operations/open-truncates", test_open_truncates);
     g_test_add_func("/fuse/operations/open-flags", test_open_flags);
