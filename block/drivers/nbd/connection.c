@@ -12,6 +12,9 @@
 #include "aio/lock.h"
 #include "util/error.h"
 
+/* Of so many requests that the server has, one is answered soon. */
+#define ANSWERED_SOON 8
+
 struct NbdConnection {
     struct nbd_handle *nbd;
     NbdExportInfo info;
@@ -229,13 +232,15 @@ static bool has_come(const NbdConnection *c)
  * What a watch has seen come may have been received since: elsewhere; and io_uring reports what the
  * sender tells of only after it was to be had. libnbd must not be told of it then: it would wait
  * for that reply, and send nothing before it has come, which is never if nothing is under way.
+ * Where one comes soon, to look each time would cost more than to wait once in a long while; but
+ * while libnbd has something to send, the server may have nothing to answer.
  */
-static bool is_readable(NbdConnection *c, short revents)
+static bool is_readable(NbdConnection *c, short wanted, short revents)
 {
-    bool probed = c->probed;
+    bool comes = c->probed || (wanted == POLLIN && c->commands.length >= ANSWERED_SOON);
 
     c->probed = false;
-    return (revents & ~POLLOUT) && (probed || has_come(c));
+    return (wanted & POLLIN) && (revents & ~POLLOUT) && (comes || has_come(c));
 }
 
 static void connection_notify(NbdConnection *c, short revents)
@@ -243,7 +248,7 @@ static void connection_notify(NbdConnection *c, short revents)
     short wanted = wanted_events(c);
     int r = 0;
 
-    if ((wanted & POLLIN) && is_readable(c, revents)) {
+    if (is_readable(c, wanted, revents)) {
         r = nbd_aio_notify_read(c->nbd);
     } else if ((wanted & POLLOUT) && (revents & ~POLLIN)) {
         r = nbd_aio_notify_write(c->nbd);
