@@ -47,11 +47,18 @@ static void explain_unknown(const QValue *exports, const char *id, GError **erro
     }
 }
 
-static bool rm_one(CtlClient *client, const RmOptions *opts, const char *id, GError **error)
+typedef struct Removal {
+    CtlClient *client;
+    const RmOptions *opts;
+} Removal;
+
+static bool rm_one(const char *id, void *opaque, GError **error)
 {
+    const Removal *removal = opaque;
+    CtlClient *client = removal->client;
     g_autoptr(QValue) exports = ctl_exports_query(client, error);
     const QValue *export = exports ? ctl_exports_find(exports, "id", id) : NULL;
-    const char *mode = opts->force ? "hard" : "safe";
+    const char *mode = removal->opts->force ? "hard" : "safe";
     g_autoptr(GError) local = NULL;
 
     if (!exports) {
@@ -85,12 +92,7 @@ static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)
     if (!client || !ctl_exports_watch(client, error)) {
         return false;
     }
-    for (; *words; words++) {
-        if (!rm_one(client, opts, *words, error)) {
-            return false;
-        }
-    }
-    return true;
+    return ctl_do_each(words, rm_one, &(Removal){client, opts}, error);
 }
 
 const CtlCommand ctl_command_rm = {

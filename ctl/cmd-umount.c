@@ -183,8 +183,15 @@ static bool server_await_end(Server *server, const char *path, GError **error)
     return false;
 }
 
-static bool umount_one(const Ctl *ctl, const UmountOptions *opts, const char *file, GError **error)
+typedef struct Umount {
+    const Ctl *ctl;
+    const UmountOptions *opts;
+} Umount;
+
+static bool umount_one(const char *file, void *opaque, GError **error)
 {
+    const Umount *umount = opaque;
+    bool lazy = umount->opts->lazy;
     g_autofree char *path = ctl_place_resolve(file, error);
     g_autofree char *type = path ? ctl_place_mounted(path) : NULL;
     g_auto(Server) server = {0};
@@ -201,21 +208,16 @@ static bool umount_one(const Ctl *ctl, const UmountOptions *opts, const char *fi
                     "what is mounted at '%s' is no export, but of type %s", file, type);
         return false;
     }
-    server_find(&server, ctl, path);
-    if (!(geteuid() == 0 ? umount_as_root : umount_as_user)(path, opts->lazy, error)) {
+    server_find(&server, umount->ctl, path);
+    if (!(geteuid() == 0 ? umount_as_root : umount_as_user)(path, lazy, error)) {
         return false;
     }
-    return !server.client || opts->lazy || server_await_end(&server, path, error);
+    return !server.client || lazy || server_await_end(&server, path, error);
 }
 
 static bool run(const Ctl *ctl, const void *opts, char **words, GError **error)
 {
-    for (; *words; words++) {
-        if (!umount_one(ctl, opts, *words, error)) {
-            return false;
-        }
-    }
-    return true;
+    return ctl_do_each(words, umount_one, &(Umount){ctl, opts}, error);
 }
 
 const CtlCommand ctl_command_umount = {

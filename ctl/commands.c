@@ -38,3 +38,30 @@ const CtlCommand *ctl_command_find(const char *name)
     }
     return NULL;
 }
+
+bool ctl_do_each(char **words, bool (*one)(const char *word, void *opaque, GError **error),
+                 void *opaque, GError **error)
+{
+    g_autoptr(GError) failed = NULL;
+    bool reachable = true;
+
+    for (; *words && reachable; words++) {
+        g_autoptr(GError) local = NULL;
+
+        if (one(*words, opaque, &local)) {
+            continue;
+        }
+        reachable = local->code != CTL_ERROR_UNREACHABLE;
+        if (failed) {
+            g_prefix_error(&local, "%s\n", failed->message);
+            local->code = failed->code;
+            g_clear_error(&failed);
+        }
+        failed = g_steal_pointer(&local);
+    }
+    if (failed) {
+        g_propagate_error(error, g_steal_pointer(&failed));
+        return false;
+    }
+    return true;
+}

@@ -67,6 +67,13 @@ extern const CtlCommand *const ctl_commands[];
 const CtlCommand *ctl_command_find(const char *name);
 
 /*
+ * Do @one for each of @words. Where that fails the others are done all the same, unless the daemon
+ * cannot be reached; @error tells of each that failed, and has the code of the first.
+ */
+bool ctl_do_each(char **words, bool (*one)(const char *word, void *opaque, GError **error),
+                 void *opaque, GError **error);
+
+/*
  * Run the daemon's command @words[0] with the arguments in the words after it, and show what comes
  * back. Reports an unknown command with the nearest that there are, short forms included.
  */

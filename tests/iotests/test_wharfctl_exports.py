@@ -134,7 +134,8 @@ class Export(ExportTest):
             self.assertEqual((process.returncode, said), (0, b''))
         ids = {row['id'] for row in self.ctl_json('ls')}
         self.assertEqual(ids, {'disk'} | {f'disk-{i}' for i in range(2, 9)})
-        self.ctl('rm', *sorted(ids))
+        said = self.refused('rm', 'nobody', *sorted(ids), status=REFUSED)
+        self.assertIn("no export 'nobody'", said)
         self.assertEqual((self.ctl_json('ls'), self.nodes()), ([], []))
 
     def test_failure_leaves_nothing(self):

@@ -123,7 +123,9 @@ class Mount(MountTest):
         self.assertEqual(rows['disk']['mountpoint'], self.mnt)
         self.assertEqual(rows['other']['image'], other)
         self.assertEqual(len(self.ctl('ls').stdout.splitlines()), 3)
-        self.ctl('umount', self.mnt, self.path('mnt2'))
+        # One that fails does not keep the others.
+        said = self.ctl('umount', '/no/such', self.mnt, self.image, self.path('mnt2'), status=REFUSED).stderr
+        self.assertRegex(said, r'^wharfctl: [^\n]*/no/such[^\n]*\n[^\n]*nothing is mounted[^\n]*\n$')
         self.wait_over()
 
     def test_mountpoint_kept(self):
