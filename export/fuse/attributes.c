@@ -52,6 +52,17 @@ void fuse_touch(FuseExport *fe)
     }
 }
 
+void fuse_drop_privileges(FuseExport *fe, uint32_t uid)
+{
+    uint32_t mode = load(fe->attributes.mode);
+    /* Without the group's right to execute it, this one means something else. */
+    uint32_t drop = S_ISUID | (mode & S_IXGRP ? S_ISGID : 0);
+
+    if (G_UNLIKELY(mode & drop) && uid != 0) {
+        __atomic_and_fetch(&fe->attributes.mode, ~drop, __ATOMIC_RELAXED);
+    }
+}
+
 void fuse_touch_at(FuseExport *fe, int64_t mtime)
 {
     store(fe->attributes.mtime, mtime);

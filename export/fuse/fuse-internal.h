@@ -217,6 +217,11 @@ static inline bool fuse_was_shortened(FuseExport *fe, int ret, uint64_t end)
 
 /* The data has changed: mtime and ctime move. */
 void fuse_touch(FuseExport *fe);
+/*
+ * A client has written: unless that is root, the file is no longer one that gives its owner's
+ * rights away. Past the page cache, the kernel leaves it to us.
+ */
+void fuse_drop_privileges(FuseExport *fe, uint32_t uid);
 /* It has changed at that time, in ns of CLOCK_REALTIME. */
 void fuse_touch_at(FuseExport *fe, int64_t mtime);
 

@@ -248,6 +248,7 @@ int fuse_co_write(FuseCall *call)
         write_was_moved(call);
     }
     fuse_touch(fe);
+    fuse_drop_privileges(fe, call->in->uid);
     fuse_cache_filled(fe, bytes);
     call->out.write = (struct fuse_write_out){.size = bytes};
     call->out_bytes = sizeof(call->out.write);

@@ -28,11 +28,13 @@ typedef struct Bench {
     ExportFixture *f;
     Message *message;
     char *payload; /* room for answers */
+    uint32_t uid;  /* who asks */
     FuseCall call; /* the last one */
 } Bench;
 
 static void bench_begin(Bench *b, const char *node, bool writable, bool growable)
 {
+    b->uid = 0;
     b->f = export_fixture_new(node, writable, growable);
     b->message = g_new0(Message, 1);
     b->payload = g_malloc(FUSE_INIT_MAX_IO);
@@ -53,7 +55,8 @@ static int serve(Bench *b, uint32_t opcode, const void *args, size_t args_bytes,
     m->header = (struct fuse_in_header){.len = sizeof(m->header) + args_bytes + data_bytes,
                                         .opcode = opcode,
                                         .unique = 2,
-                                        .nodeid = FUSE_ROOT_ID};
+                                        .nodeid = FUSE_ROOT_ID,
+                                        .uid = b->uid};
     if (args_bytes) {
         memcpy(m->rest, args, args_bytes);
     }
@@ -190,6 +193,29 @@ static void test_write_growable(void)
     bench_begin(&b, FIXED, true, true);
     g_assert_cmpint(do_write(&b, DISK - 10, 100, 'x'), ==, 10);
     g_assert_cmpint(do_write(&b, DISK, 1, 'x'), ==, -ENOSPC);
+    bench_end(&b);
+}
+
+/* Whoever writes to it and is not root takes away what would give him others' rights. */
+static void test_write_drops_privileges(void)
+{
+    struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 06757};
+    Bench b;
+
+    bench_begin(&b, MEMORY, true, false);
+    g_assert_cmpint(do_setattr(&b, &in), ==, 0);
+    g_assert_cmpint(do_write(&b, 0, 1, 'x'), ==, 1);
+    g_assert_cmpuint(do_getattr(&b)->mode, ==, S_IFREG | 06757);
+    b.uid = 65534;
+    g_assert_cmpint(do_write(&b, DISK, 1, 'x'), ==, -ENOSPC);
+    g_assert_cmpuint(do_getattr(&b)->mode, ==, S_IFREG | 06757);
+    g_assert_cmpint(do_write(&b, 0, 1, 'x'), ==, 1);
+    g_assert_cmpuint(do_getattr(&b)->mode, ==, S_IFREG | 0757);
+
+    in.mode = 06646;
+    g_assert_cmpint(do_setattr(&b, &in), ==, 0);
+    g_assert_cmpint(do_write(&b, 0, 1, 'x'), ==, 1);
+    g_assert_cmpuint(do_getattr(&b)->mode, ==, S_IFREG | 02646);
     bench_end(&b);
 }
 
@@ -785,6 +811,7 @@ int main(int argc, char **argv)
     g_test_add_func("/fuse/operations/read", test_read);
     g_test_add_func("/fuse/operations/write-fixed", test_write_fixed);
     g_test_add_func("/fuse/operations/write-growable", test_write_growable);
+    g_test_add_func("/fuse/operations/write-drops-privileges", test_write_drops_privileges);
     g_test_add_func("/fuse/operations/append-in-pieces", test_append_in_pieces);
     g_test_add_func("/fuse/operations/append-in-doubt", test_append_in_doubt);
     g_test_add_func("/fuse/operations/read-only", test_read_only);
