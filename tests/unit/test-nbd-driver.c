@@ -185,7 +185,10 @@ static bool make_trouble(Trouble kind, int fd, WireReply *reply, const void *pay
         reply->error = GUINT32_TO_BE(ESHUTDOWN);
         return answer(fd, reply, NULL, 0);
     case TROUBLE_TWICE:
-        return answer(fd, reply, payload, length) && answer(fd, reply, payload, length);
+        if (!answer(fd, reply, payload, length)) {
+            return false;
+        }
+        return answer(fd, reply, payload, length);
     default:
         g_usleep(3000);
         return answer(fd, reply, payload, length);
