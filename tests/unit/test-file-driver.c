@@ -763,23 +763,24 @@ static void co_fn test_sync_error_with_direct_for_each(GraphRig *rig)
 typedef struct Syncing {
     BlockBackend *blk;
     BlockRequestFlags flags; /* FUA: a write at 4096, else a flush */
-    int result;              /* 1: not there yet */
+    int result;              /* atomic; 1: not there yet */
 } Syncing;
 
 static void co_fn co_sync(void *opaque)
 {
     Syncing *syncing = opaque;
     g_autofree char *buffer = g_malloc0(4096);
+    int r = syncing->flags & BLOCK_REQ_FUA
+                ? blk_co_pwritev(syncing->blk, 4096, IOV_LOCAL(buffer, 4096), syncing->flags)
+                : blk_co_flush(syncing->blk);
 
-    syncing->result =
-        syncing->flags & BLOCK_REQ_FUA
-            ? blk_co_pwritev(syncing->blk, 4096, IOV_LOCAL(buffer, 4096), syncing->flags)
-            : blk_co_flush(syncing->blk);
+    g_atomic_int_set(&syncing->result, r);
 }
 
 /*
  * The kernel tells one of several syncs that run at the same time what it could not write, perhaps
- * what another was to make durable. @flags: of that one.
+ * what another was to make durable. @flags: of that one. The first, which is held up, holds up its
+ * thread where a file in memory is written at once.
  */
 static void co_fn co_sync_beside_one_that_fails(GraphRig *rig, BlockRequestFlags flags)
 {
@@ -788,7 +789,7 @@ static void co_fn co_sync_beside_one_that_fails(GraphRig *rig, BlockRequestFlags
 
     graph_rig_co_write(blk, 0, 4096, 1, 0);
     g_atomic_int_set(&hooks.held, 1);
-    aio_co_enter(rig->ctx, co_sync, &fails);
+    aio_co_enter(fixture_thread(rig->fixture, 0), co_sync, &fails);
     while (g_atomic_int_get(&hooks.held) != 2) {
         aio_co_sleep_ns(1000000);
     }
@@ -798,9 +799,9 @@ static void co_fn co_sync_beside_one_that_fails(GraphRig *rig, BlockRequestFlags
         aio_co_sleep_ns(1000000);
     }
     aio_co_sleep_ns(1000000);
-    g_assert_cmpint(other.result, ==, 1);
+    g_assert_cmpint(g_atomic_int_get(&other.result), ==, 1);
     g_atomic_int_set(&hooks.held, 0);
-    while (fails.result == 1 || other.result == 1) {
+    while (g_atomic_int_get(&fails.result) == 1 || g_atomic_int_get(&other.result) == 1) {
         aio_co_sleep_ns(1000000);
     }
     g_assert_cmpint(fails.result, ==, -EIO);
@@ -814,6 +815,7 @@ static void co_fn co_sync_beside_one_that_fails(GraphRig *rig, BlockRequestFlags
 static void co_fn test_sync_beside_one_that_fails(GraphRig *rig)
 {
     if (hooks_see(rig)) {
+        fixture_start_threads(rig->fixture);
         co_sync_beside_one_that_fails(rig, 0);
         co_sync_beside_one_that_fails(rig, BLOCK_REQ_FUA);
     }
