@@ -850,6 +850,23 @@ static void test_lent_to_several(void)
     rig_clear(&rig);
 }
 
+/* A server that says that it shuts down is asked nothing more, wherever it has said so. */
+static void test_lent_and_goodbye(void)
+{
+    Rig rig;
+
+    rig_init(&rig, ", 'reconnect-delay': 60");
+    fixture_start_threads(rig.f);
+    for (int i = 2; i < 10; i++) {
+        assert_lent(&rig, 1, false);
+        g_atomic_int_set(&rig.server->trouble, TROUBLE_GOODBYE);
+        g_atomic_int_set(&rig.server->trouble_in, 1);
+        rig_be_calm(&rig, fixture_thread(rig.f, 0), 1, 0);
+        g_assert_cmpint(g_atomic_int_get(&rig.server->connections), ==, i);
+    }
+    rig_clear(&rig);
+}
+
 /* Whatever happens to one of them, all are carried out. */
 static void test_lent_in_trouble(void)
 {
@@ -1091,6 +1108,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/lent/for-fua", test_lent_for_fua);
     g_test_add_func("/nbd/lent/and-back", test_lent_and_back);
     g_test_add_func("/nbd/lent/to-several", test_lent_to_several);
+    g_test_add_func("/nbd/lent/and-goodbye", test_lent_and_goodbye);
     g_test_add_func("/nbd/lent/in-trouble", test_lent_in_trouble);
     g_test_add_func("/nbd/lent/and-forgotten", test_lent_and_forgotten);
     g_test_add_func("/nbd/lent/and-cut", test_lent_and_cut);

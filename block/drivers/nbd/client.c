@@ -504,7 +504,8 @@ typedef struct NbdJob {
     NbdClientWork *work;
     void *opaque;
     AioContext *caller;
-    bool lost; /* an attempt has been made that ended with the connection */
+    bool lost;             /* an attempt has been made elsewhere that ended with the connection */
+    NbdConnection *ending; /* or that its server answered by saying that it shuts down, or NULL */
 } NbdJob;
 
 /* With @connection, at home. */
@@ -523,6 +524,7 @@ static int co_fn client_co_run_here(NbdClient *c, const NbdJob *job)
 {
     /* From the first loss on, for this request. */
     int64_t give_up_ns = job->lost ? c->wait_until_ns : G_MAXINT64;
+    const NbdConnection *ending = job->ending;
 
     while (aio_now_ns() < give_up_ns) {
         NbdConnection *connection = client_co_get_connection(c, give_up_ns);
@@ -531,7 +533,8 @@ static int co_fn client_co_run_here(NbdClient *c, const NbdJob *job)
         if (!connection) {
             return -EIO;
         }
-        r = client_co_work(c, connection, job);
+        r = connection == ending ? -ESHUTDOWN : client_co_work(c, connection, job);
+        ending = NULL;
         if (r == -ESHUTDOWN && connection == client_connection(c) && client_fetch(c, true)) {
             nbd_connection_lose(connection, "the server shuts down");
         } else if (r != -ENOTCONN && r != -ESHUTDOWN) {
@@ -545,28 +548,38 @@ static int co_fn client_co_run_here(NbdClient *c, const NbdJob *job)
 }
 
 /* The same from anywhere. */
-static int co_fn client_co_run(NbdClient *c, NbdClientWork *work, void *opaque, bool lost)
+static int co_fn client_co_run(NbdClient *c, const NbdJob *job)
 {
-    NbdJob job = {work, opaque, aio_context_current(), lost};
     int r;
 
     aio_co_reschedule_self(c->ctx);
-    r = client_co_run_here(c, &job);
-    aio_co_reschedule_self(job.caller);
+    r = client_co_run_here(c, job);
+    aio_co_reschedule_self(job->caller);
     return r;
 }
 
 int co_fn nbd_client_co_run(NbdClient *c, NbdClientWork *work, void *opaque)
 {
-    return client_co_run(c, work, opaque, false);
+    NbdJob job = {.work = work, .opaque = opaque, .caller = aio_context_current()};
+
+    return client_co_run(c, &job);
 }
 
 int co_fn nbd_client_co_run_brief(NbdClient *c, bool fua, NbdClientWork *work, void *opaque)
 {
+    NbdJob job = {.work = work, .opaque = opaque, .caller = aio_context_current()};
     NbdConnection *connection = client_borrow(c, fua);
-    int r = connection ? work(connection, opaque) : -ESHUTDOWN;
 
-    return r == -ENOTCONN || r == -ESHUTDOWN ? client_co_run(c, work, opaque, r == -ENOTCONN) : r;
+    if (connection) {
+        int r = work(connection, opaque);
+
+        if (r != -ENOTCONN && r != -ESHUTDOWN) {
+            return r;
+        }
+        job.lost = r == -ENOTCONN;
+        job.ending = r == -ESHUTDOWN ? connection : NULL;
+    }
+    return client_co_run(c, &job);
 }
 
 /* ---- flushing ---- */
@@ -590,7 +603,7 @@ static int co_fn co_flush(NbdConnection *connection, void *opaque)
 static int co_fn client_co_flush_here(NbdClient *c, AioContext *caller, NbdFlushFailure *why)
 {
     NbdFlush flush = {.client = c};
-    NbdJob job = {co_flush, &flush, caller, false};
+    NbdJob job = {.work = co_flush, .opaque = &flush, .caller = caller};
     int r = client_co_run_here(c, &job);
 
     if (r < 0) {
