@@ -39,6 +39,14 @@ const CtlCommand *ctl_command_find(const char *name)
     return NULL;
 }
 
+/* Have @error tell of @other, too. */
+static void add_message(GError *error, const GError *other)
+{
+    g_autofree char *first = error->message;
+
+    error->message = g_strdup_printf("%s\n%s", first, other->message);
+}
+
 bool ctl_do_each(char **words, bool (*one)(const char *word, void *opaque, GError **error),
                  void *opaque, GError **error)
 {
@@ -51,13 +59,12 @@ bool ctl_do_each(char **words, bool (*one)(const char *word, void *opaque, GErro
         if (one(*words, opaque, &local)) {
             continue;
         }
-        reachable = local->code != CTL_ERROR_UNREACHABLE;
+        reachable = !g_error_matches(local, CTL_ERROR, CTL_ERROR_UNREACHABLE);
         if (failed) {
-            g_prefix_error(&local, "%s\n", failed->message);
-            local->code = failed->code;
-            g_clear_error(&failed);
+            add_message(failed, local);
+        } else {
+            failed = g_steal_pointer(&local);
         }
-        failed = g_steal_pointer(&local);
     }
     if (failed) {
         g_propagate_error(error, g_steal_pointer(&failed));

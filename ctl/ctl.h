@@ -68,7 +68,7 @@ const CtlCommand *ctl_command_find(const char *name);
 
 /*
  * Do @one for each of @words. Where that fails the others are done all the same, unless the daemon
- * cannot be reached; @error tells of each that failed, and has the code of the first.
+ * cannot be reached; @error is that of the first that failed, and tells of each.
  */
 bool ctl_do_each(char **words, bool (*one)(const char *word, void *opaque, GError **error),
                  void *opaque, GError **error);
