@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Builds and runs all stages of scripts/test; see there.
 
-Every test gives one line, every failure its whole log, and the last line of all is
+Every test gives one line, every failure its whole log, the last line of which says why. In the end the
+failures are listed again, each with that line, and the last line of all is
 `N passed, M failed, K skipped`.
 """
 
@@ -74,12 +75,17 @@ class Totals:
                 line += f' ({detail})' if detail else ''
             else:
                 self.failed += 1
-                self.failures.append(name)
+                self.failures.append(f'{name}: {runner.why(detail)}')
                 line += ''.join(f'\n    {text}' for text in detail.splitlines())
             print(line, flush=True)
 
 
 totals = Totals()
+
+
+def with_status(output, status):
+    """The log of a program that failed: its output, and a last line that says how."""
+    return f'{output}\nended with {status}: {tools.complaint(output) or runner.why(output)}'
 
 
 def run_logged(command, timeout, env=None):
@@ -94,7 +100,7 @@ def run_logged(command, timeout, env=None):
         where = tools.stacks(process.pid)
         tools.kill_group(process.pid)
         output, _ = process.communicate()
-        output += f'\nno end within {timeout} s\n{where}'.encode()
+        output += f'\n{where}\nno end within {timeout} s'.encode()
         status = None
     return status, output.decode(errors='replace')
 
@@ -209,11 +215,11 @@ def judge_unit(label, status, output):
             totals.add('PASS', name)
         else:
             told_failure = True
-            totals.add('FAIL', name, output)
+            totals.add('FAIL', name, f'{output}\n{line}')
     if status == 77:
         totals.add('SKIP', label, 'by its own word')
     elif status != 0 and not told_failure:
-        totals.add('FAIL', label, f'{output}\nended with {status}')
+        totals.add('FAIL', label, with_status(output, status))
     elif '\n1..' not in '\n' + output:
         totals.add('FAIL', label, f'{output}\nran no test')
 
@@ -227,7 +233,7 @@ def run_unit(prefix, test):
     elif status == 0:
         totals.add('PASS', label, seconds=time.monotonic() - begun)
     else:
-        totals.add('FAIL', label, f'{output}\nended with {status}')
+        totals.add('FAIL', label, with_status(output, status))
 
 
 def unit_stage(kind, suite, prefix):
@@ -290,7 +296,7 @@ def fuzz_one(program):
     if status == 0:
         totals.add('PASS', f'fuzz {name}', seconds=time.monotonic() - begun)
     else:
-        totals.add('FAIL', f'fuzz {name}', f'{output}\nended with {status}')
+        totals.add('FAIL', f'fuzz {name}', with_status(output, status))
 
 
 def fuzz_stage():
@@ -320,7 +326,7 @@ def lint_stage():
     for outcome, name, detail in found:
         totals.add(outcome, f'lint {name}', '\n'.join(detail))
     if status != 0 and not any(outcome == 'FAIL' for outcome, _, _ in found):
-        totals.add('FAIL', 'lint', f'{output}\nended with {status}')
+        totals.add('FAIL', 'lint', with_status(output, status))
 
 
 STAGES = {

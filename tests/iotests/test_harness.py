@@ -110,6 +110,40 @@ class Fuse(IoTest):
             self.assertIn(f'{passed} passed, 0 failed, 0 skipped', done.stdout)
             self.assertEqual('OUT test_some.Fuse.test_here_only 0.0s (cannot fly)' in done.stdout, name == 'io-uring')
 
+    def test_failures_end_with_why(self):
+        file = self.make_file('test_some.py', content=b"""
+import os
+import subprocess
+import time
+from wharf import *
+
+class Some(IoTest):
+    def test_dies(self):
+        os._exit(3)
+
+    def test_fails(self):
+        def fail_again():
+            raise OSError('another thing')
+        self.addCleanup(fail_again)
+        subprocess.run(['echo', 'much is told'])
+        self.fail('the reason\\nand a long log')
+
+    @timeout(1)
+    def test_hangs(self):
+        time.sleep(60)
+
+    def test_says_nothing(self):
+        assert 1 == 2
+""")
+        runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'run')
+        done = run(sys.executable, runner, file, check=False)
+        reasons = {'dies': 'the test process died with 3', 'fails': 'AssertionError: the reason',
+                   'hangs': 'TIMEOUT after [12] s', 'says_nothing': 'AssertionError: assert 1 == 2'}
+        for name, reason in reasons.items():
+            self.assertRegex(done.stdout, f'(?m)^    {reason}\n(PASS|FAIL|failed:)')
+            self.assertRegex(done.stdout, f'(?m)^failed: test_some.Some.test_{name}: {reason}$')
+        self.assertIn('another thing', done.stdout)
+
     def test_transport_on_the_command_line(self):
         words = ['--export', 'fuse,id=e', '--export', 'type=fuse,transport=dev', '--export', '{"type": "fuse"}',
                  '--export', 'nbd,id=fuse', '--blockdev', 'fuse']

@@ -2,16 +2,13 @@
 """A daemon under test."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
 
 from . import transport as transports
 from .clients import ClientError, JsonRpcClient, QmpClient
-from .tools import TIMEOUT, listens_at, stacks, wait_until
-
-_SANITIZER = re.compile(r'(==\d+==ERROR|WARNING: ThreadSanitizer|runtime error:|SUMMARY: \w+Sanitizer)')
+from .tools import TIMEOUT, complaint, listens_at, stacks, wait_until
 
 
 class Daemon:
@@ -144,8 +141,8 @@ class Daemon:
 
     def _expect_clean(self, status):
         log = self.log()
-        if status != 0 or _SANITIZER.search(log):
-            raise AssertionError(f'{self.name} ended with status {status}\n{log}')
+        if status != 0 or complaint(log):
+            raise AssertionError(f'{self.name} ended with status {status} {complaint(log)}\n{log}')
         if self.transport == transports.IO_URING:
             assert not any(words in log for words in transports.FALLBACKS), log
 

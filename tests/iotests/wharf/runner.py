@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import unittest
 import uuid
 
@@ -27,6 +28,21 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _RUN = os.path.join(_HERE, 'run')
 _DEFAULT_TIMEOUT = 120
 _LOAD_TIMEOUT = 60
+_WHY_LENGTH = 200
+
+
+def why(detail):
+    """The last line of a failure's log, which is to say why it failed, cut to what fits a summary."""
+    return (detail.strip().splitlines() or ['no word'])[-1].strip()[:_WHY_LENGTH]
+
+
+def _first_line(error):
+    """What an exception says, without the logs that may follow; where it says nothing, what raised it."""
+    text = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    if not str(error) and frames:
+        text += f': {frames[-1].line}'
+    return text[:_WHY_LENGTH]
 
 
 # The child
@@ -44,9 +60,10 @@ class _Reporter(unittest.TestResult):
     def _tell(self, **message):
         os.write(self._fd, json.dumps(message).encode() + b'\n')
 
-    def _end(self, outcome, detail=''):
+    def _end(self, outcome, detail='', reason=''):
         self._told = True
-        self._tell(what='end', outcome=outcome, detail=detail, seconds=time.monotonic() - self._begun)
+        self._tell(what='end', outcome=outcome, detail=detail, reason=reason,
+                   seconds=time.monotonic() - self._begun)
 
     def leave_out(self, test, reason):
         self._tell(what='out', name=test.id(), reason=reason)
@@ -77,14 +94,15 @@ class _Reporter(unittest.TestResult):
 
     def _fail(self, test, err):
         text = self._exc_info_to_string(err, test)
+        reason = _first_line(err[1])
         if self._told:  # a second failure, in the cleanup
             print(text, file=sys.stderr)
-            self._tell(what='more', detail=text)
+            self._tell(what='more', detail=text, reason=reason)
         elif hasattr(test, '_testMethodName'):
-            self._end('FAIL', text)
+            self._end('FAIL', text, reason)
         else:  # setUpClass or the like
             self._tell(what='start', name=test.id(), timeout=_DEFAULT_TIMEOUT)
-            self._end('FAIL', text)
+            self._end('FAIL', text, reason)
             self._told = False
 
     def addSkip(self, test, reason):
@@ -186,6 +204,7 @@ class _File:
         self._deadline = time.monotonic() + _LOAD_TIMEOUT
         self._buffer = b''
         self._current = None
+        self._timeout = ''
         self._ended = False
 
     def _take_output(self):
@@ -218,6 +237,7 @@ class _File:
         elif message['what'] == 'more':
             self._current['outcome'] = 'FAIL'
             self._current['detail'] = self._current.get('detail', '') + message['detail']
+            self._current['reason'] = self._current.get('reason') or message['reason']
         elif message['what'] == 'done':
             yield from self._flush()
             self._ended = True
@@ -232,7 +252,7 @@ class _File:
         detail = current.get('detail', '')
         outcome = current.get('outcome', 'FAIL')
         if outcome == 'FAIL':
-            detail = output + detail
+            detail = f'{output}{detail}\n{current["reason"]}\n'
         yield outcome, current['name'], time.monotonic() - current['begun'], detail
 
     def _child_ended(self):
@@ -240,14 +260,14 @@ class _File:
         os.close(self.fd)
         if self._current is not None:
             self._current['outcome'] = 'FAIL'
-            self._current['detail'] = f'the test process died with {status}\n'
+            self._current['reason'] = self._timeout or f'the test process died with {status}'
             yield from self._flush()
             again = True
         else:
             again = False
             if status != 0 or not self._ended:
                 name = os.path.basename(self.path)
-                yield 'FAIL', name, 0.0, f'{self._take_output()}the test process died with {status}\n'
+                yield 'FAIL', name, 0.0, f'{self._take_output()}\nthe test process died with {status}\n'
         left = self._clean()
         if left and not again:
             yield 'FAIL', os.path.basename(self.path), 0.0, f'left processes that cannot be killed: {left}\n'
@@ -284,6 +304,7 @@ class _File:
             self._current = {'name': os.path.basename(self.path), 'begun': time.monotonic()}
         with open(os.path.join(self.dir, 'output'), 'ab') as f:
             f.write(text.encode())
+        self._timeout = f'TIMEOUT after {time.monotonic() - self._current["begun"]:.0f} s'
         self._deadline = time.monotonic() + _LOAD_TIMEOUT
 
     def abort(self):
@@ -303,15 +324,15 @@ class Totals:
             line += f' ({detail})'
         print(line, flush=True)
         if outcome == 'FAIL':
-            self.failed.append(name)
+            self.failed.append(f'{name}: {why(detail)}')
             print('\n'.join('    ' + text for text in detail.splitlines()), flush=True)
 
 
 def run_files(paths, report, patterns=(), jobs=2, base=None):
     """Run the files, jobs at a time; calls report(outcome, name, seconds, detail) for each test.
 
-    Outcomes are PASS, FAIL with a log, SKIP with a reason where something is missing, and OUT with a
-    reason where the test makes no sense on the transport that is under test.
+    Outcomes are PASS, FAIL with a log whose last line says why, SKIP with a reason where something is
+    missing, and OUT with a reason where the test makes no sense on the transport that is under test.
     """
     directory = tempfile.mkdtemp(prefix='wharf-io-', dir=base)
     os.chmod(directory, 0o755)

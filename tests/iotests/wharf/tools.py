@@ -4,6 +4,7 @@
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import signal
 import stat
@@ -84,6 +85,15 @@ def run(*command, timeout=TIMEOUT, check=True, input=None, text=True, **popen):
 
 def _word(value):
     return str(value) if isinstance(value, (int, float)) else value
+
+
+_SANITIZER = re.compile(r'SUMMARY: \w+Sanitizer.*|==\d+==ERROR.*|WARNING: ThreadSanitizer.*|.*runtime error:.*')
+
+
+def complaint(log):
+    """A line with a sanitizer's complaint in what a program has said, the shortest account if any; or ''."""
+    found = _SANITIZER.findall(log)
+    return next((line for line in found if line.startswith('SUMMARY')), found[0] if found else '')
 
 
 def kill_group(pid):
