@@ -615,9 +615,11 @@ class Process(CommandLine):
         """timeout(1) tells its child, and then the group that it is in, which is no second wish."""
         for _ in range(5):
             path = self.path('qmp')
-            done = run('timeout', '--preserve-status', '0.5', self.binary, '--monitor', f'path={path}',
-                       '--object', 'iothread,id=a', check=False)
-            self.assertEqual((done.returncode, done.stderr), (0, ''))
+            with subprocess.Popen(['timeout', str(TIMEOUT), self.binary, '--object', 'iothread,id=a', '--monitor',
+                                   f'path={path}'], stderr=subprocess.PIPE, start_new_session=True) as process:
+                wait_until(lambda: listens_at(path))
+                process.terminate()  # which has it do what it does when the time is over
+                self.assertEqual((process.wait(TIMEOUT), process.stderr.read()), (0, b''))
             self.assertFalse(os.path.exists(path))
 
     def test_second_signal_ends_it_at_once(self):
