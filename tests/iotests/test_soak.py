@@ -4,6 +4,7 @@
 $WHARF_SOAK_SECONDS and $WHARF_SOAK_SEED say how long, and which random numbers; scripts/soak sets them.
 """
 
+import contextlib
 import errno
 import itertools
 import mmap
@@ -385,10 +386,23 @@ class Station:
             self.fio = None
 
     def wait_fio(self):
-        try:
-            return self.fio.communicate(timeout=PATIENCE)[0].decode(errors='replace')
-        except subprocess.TimeoutExpired:
-            self.soak.fail(f'fio on export s{self.number} hangs\n{tools.stacks(self.fio.pid)}')
+        """Its output. How much it has to do is fixed, how long that takes is the disk's affair."""
+        done, deadline = -1, 0
+        while True:
+            if done != (done := self.operations()):
+                deadline = time.monotonic() + PATIENCE
+            elif time.monotonic() > deadline:
+                self.soak.fail(f'fio on export s{self.number} hangs\n{tools.stacks(self.fio.pid)}')
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.fio.communicate(timeout=1)[0].decode(errors='replace')
+
+    def steady(self):
+        """What is told of the export that stays."""
+        return next(export for export in self.qmp.cmd('query-block-exports') if export['id'] == f's{self.number}')
+
+    def operations(self):
+        """That have been done on the export that stays."""
+        return sum(count for name, count in self.steady()['stats'].items() if name.endswith('-operations'))
 
     # What is to go on
 
@@ -445,7 +459,7 @@ class FuseStation(Station):
 
     def __init__(self, soak, number, over, cache):
         self.options = {'transport': over, 'cache': cache}
-        self.steady = soak.mountpoint(f'steady{number}')
+        self.steady_point = soak.mountpoint(f'steady{number}')
         self.point = soak.mountpoint(f'mnt{number}')
         super().__init__(soak, number)
 
@@ -461,7 +475,7 @@ class FuseStation(Station):
                               (over, self.options['cache']))
 
     def add_steady(self):
-        self.add_at(f's{self.number}', self.steady)
+        self.add_at(f's{self.number}', self.steady_point)
 
     def add_changing(self):
         self.add_at(f'e{self.number}', self.point)
@@ -493,11 +507,11 @@ class FuseStation(Station):
             self.soak.assertRegex(e.desc, 'shutting down|e[0-9]')
 
     def do_truncate(self):
-        in_child(os.truncate, self.steady, self.some_length())
+        in_child(os.truncate, self.steady_point, self.some_length())
 
     def fio_words(self):
         choose = self.rng.choice
-        return (f'--filename={self.steady}', f'--direct={choose((0, 1))}',
+        return (f'--filename={self.steady_point}', f'--direct={choose((0, 1))}',
                 *choose((['--ioengine=psync', '--fsync=64'], ['--ioengine=libaio', '--iodepth=8'])))
 
 
@@ -514,11 +528,6 @@ class NbdStation(Station):
 
     def add_steady(self):
         self.add(f's{self.number}', type='nbd', name=f's{self.number}')
-
-    def connections(self):
-        """To the steady export."""
-        return next(export['nbd']['connections'] for export in self.qmp.cmd('query-block-exports')
-                    if export['id'] == f's{self.number}')
 
     def add_changing(self):
         self.add(f'e{self.number}', type='nbd', name=f'e{self.number}')
@@ -541,7 +550,7 @@ class NbdStation(Station):
     def do_kill_fio(self):
         """What it has sent and the server has not read yet must not come after what the next one does."""
         super().do_kill_fio()
-        wait_until(lambda: not self.connections(), what=f'the connections of s{self.number} to end')
+        wait_until(lambda: not self.steady()['nbd']['connections'], what=f'the connections of s{self.number} to end')
 
     def do_resize(self):
         """Clients have been told the length."""
