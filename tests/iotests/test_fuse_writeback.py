@@ -150,9 +150,13 @@ class Late(WriteBackTest):
         self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': 'e0'})
         self.assertEqual(self.image_bytes()[:5], b'dirty')
 
-    def test_deletions_at_once(self):
+    def slow_export(self):
+        """Its writes take long enough for the child that waits for them to be seen on a busy machine."""
         self.export(node={'driver': 'blkdebug', 'image': {'driver': 'file', 'filename': self.image},
-                          'inject-delay': [{'event': 'none', 'iotype': 'write', 'delay-ns': 300 * 10**6}]})
+                          'inject-delay': [{'event': 'none', 'iotype': 'write', 'delay-ns': 2 * 10**9}]})
+
+    def test_deletions_at_once(self):
+        self.slow_export()
         self.worker.pwrite(self.open(), b'slow', 0)
 
         def remove():
@@ -164,8 +168,7 @@ class Late(WriteBackTest):
                     return str(e)
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
             removals = [pool.submit(remove) for _ in range(3)]
-            wait_until(self.daemon.children, what='the child that writes back')
-            self.assertEqual(len(self.daemon.children()), 1)
+            self.assertEqual(len(wait_until(self.daemon.children, what='the child that writes back')), 1)
             self.assertIn('gone', [removal.result() for removal in removals])
         self.assertEqual(self.image_bytes()[:4], b'slow')
 
@@ -177,14 +180,13 @@ class Late(WriteBackTest):
 
     def test_slow_deletion(self):
         """The child that has it written back can be ended by whoever must."""
-        self.export(node={'driver': 'blkdebug', 'image': {'driver': 'file', 'filename': self.image},
-                          'inject-delay': [{'event': 'none', 'iotype': 'write', 'delay-ns': 500 * 10**6}]})
+        self.slow_export()
         self.worker.pwrite(self.open(), b'slow', 0)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             deletion = pool.submit(self.delete)
             child = wait_until(self.daemon.children, what='the child that writes back')[0]
             for number in (signal.SIGTERM, signal.SIGALRM):
-                wait_until(lambda n=number: not self.blocks(child, n), timeout=0.4)
+                wait_until(lambda n=number: not self.blocks(child, n))
             deletion.result()
         self.assertEqual(self.image_bytes(), b'slow' + self.content[4:])
 
