@@ -266,6 +266,21 @@ int co_fn aio_co_fsync(AioEngine engine, int fd, bool data_only);
 int co_fn aio_co_fallocate(AioEngine engine, int fd, int mode, uint64_t offset, uint64_t bytes);
 
 /*
+ * Whether aio_splice_cached() is of use for @fd, whose engine is @engine. As long as that holds,
+ * and in a worker, too.
+ */
+bool aio_can_splice(int fd, AioEngine engine);
+
+/*
+ * Put the pages of the page cache that hold @bytes of @fd from @offset on into @pipe, as they are,
+ * if they are all there. Does not wait, but where a page vanishes in this very moment. Who reads
+ * from the pipe sees what the file holds by then. Returns bytes that are in the pipe, fewer than
+ * @bytes at the end of the file or where @pipe is full; or -errno, -EAGAIN if not everything is
+ * there or if it looks as if there were zeros, of which who reads them can make more. Any thread.
+ */
+ssize_t aio_splice_cached(AioEngine engine, int fd, uint64_t offset, size_t bytes, int pipe);
+
+/*
  * Buffers that requests use again and again. For requests of AIO_ENGINE_DIRECT the kernel keeps
  * their pages at hand (io_uring's registered buffers) instead of finding and holding them each
  * time: from the first such request on, as far into the buffer as requests have reached. So a

@@ -241,6 +241,90 @@ static void test_engine_for_file(void)
     close(pipes[1]);
 }
 
+#define SPLICED (512 * 1024)
+
+/* Splice @bytes from @offset on, and if something came, see that it is what the file holds. */
+static ssize_t splice_and_compare(int fd, uint64_t offset, size_t bytes)
+{
+    g_autofree char *spliced = g_malloc(SPLICED), *held = g_malloc(SPLICED);
+    int pipes[2];
+    ssize_t n;
+
+    g_assert_cmpint(pipe2(pipes, O_CLOEXEC | O_NONBLOCK), ==, 0);
+    g_assert_cmpint(fcntl(pipes[1], F_SETPIPE_SZ, SPLICED), >=, SPLICED);
+    n = aio_splice_cached(aio_engine_for_file(fd), fd, offset, bytes, pipes[1]);
+    if (n > 0) {
+        ssize_t at = 0;
+
+        while (at < n) {
+            ssize_t got = read(pipes[0], spliced + at, n - at);
+
+            g_assert_cmpint(got, >, 0);
+            at += got;
+        }
+        g_assert_cmpint(pread(fd, held, n, (off_t)offset), ==, n);
+        g_assert_cmpmem(spliced, n, held, n);
+    }
+    close(pipes[0]);
+    close(pipes[1]);
+    return n;
+}
+
+/* A file with bytes other than zero, but for its third quarter. */
+static int spliced_file(const char *dir)
+{
+    g_autofree char *data = g_malloc(SPLICED);
+    int fd = temp_file(dir);
+
+    for (unsigned i = 0; i < SPLICED; i++) {
+        data[i] = i / (SPLICED / 4) == 2 ? 0 : (char)(i % 251 + 1);
+    }
+    g_assert_cmpint(pwrite(fd, data, SPLICED, 0), ==, SPLICED);
+    return fd;
+}
+
+static void test_splice_memory(void)
+{
+    int fd = spliced_file("/dev/shm");
+
+    g_assert_true(aio_can_splice(fd, aio_engine_for_file(fd)));
+    g_assert_false(aio_can_splice(fd, AIO_ENGINE_THREADS));
+    g_assert_cmpint(splice_and_compare(fd, 0, SPLICED / 2), ==, SPLICED / 2);
+    g_assert_cmpint(splice_and_compare(fd, 12345, 100000), ==, 100000);
+    g_assert_cmpint(splice_and_compare(fd, SPLICED - 70000, 70000), ==, 70000);
+    g_assert_cmpint(splice_and_compare(fd, 5, 64), ==, 64);
+    g_assert_cmpint(splice_and_compare(fd, 5, 63), ==, -EAGAIN);
+    /* zeros, the end, what is behind it */
+    g_assert_cmpint(splice_and_compare(fd, SPLICED / 2, 64 * 1024), ==, -EAGAIN);
+    g_assert_cmpint(splice_and_compare(fd, 0, SPLICED), ==, -EAGAIN);
+    g_assert_cmpint(splice_and_compare(fd, SPLICED - 70000, 70001), ==, -EAGAIN);
+    g_assert_cmpint(splice_and_compare(fd, SPLICED, 4096), ==, -EAGAIN);
+    close(fd);
+}
+
+/* On a disk nothing is waited for: what the page cache does not hold is to be read. */
+static void test_splice_disk(void)
+{
+    int fd = spliced_file("/tmp");
+    char byte;
+
+    if (!aio_can_splice(fd, aio_engine_for_file(fd)) ||
+        aio_engine_for_file(fd) != AIO_ENGINE_CACHED) {
+        g_test_skip("the file system of /tmp is none that is spliced from");
+    } else if (splice_and_compare(fd, 0, 100000) == -EAGAIN) {
+        g_test_skip("this kernel does not tell what is cached");
+    } else {
+        g_assert_cmpint(splice_and_compare(fd, 0, SPLICED / 2), ==, SPLICED / 2);
+        g_assert_cmpint(fsync(fd), ==, 0);
+        g_assert_cmpint(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), ==, 0);
+        g_assert_cmpint(posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM), ==, 0);
+        g_assert_cmpint(splice_and_compare(fd, 0, SPLICED / 2), ==, -EAGAIN);
+        g_assert_cmpint(pread(fd, &byte, 1, 0), ==, 1);
+        g_assert_cmpint(splice_and_compare(fd, 0, SPLICED / 2), ==, -EAGAIN);
+    }
+    close(fd);
+}
+
 /* Many requests at once: more than the ring has entries, more than there may be threads. */
 
 typedef struct Many {
@@ -665,6 +749,8 @@ int main(int argc, char **argv)
     g_test_add_func("/io/errors", test_errors);
     g_test_add_func("/io/uncached", test_uncached);
     g_test_add_func("/io/engine-for-file", test_engine_for_file);
+    g_test_add_func("/io/splice/memory", test_splice_memory);
+    g_test_add_func("/io/splice/disk", test_splice_disk);
     g_test_add_func("/io/many", test_many);
     g_test_add_func("/io/glib", test_glib);
     g_test_add_func("/io/threads", test_threads);
