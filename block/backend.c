@@ -277,6 +277,21 @@ int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
     return request_end(&req, iov->bytes, refused, r);
 }
 
+int co_fn blk_co_splice(BlockBackend *blk, uint64_t offset, size_t bytes, int pipe)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_READ, 0);
+    int r = -ENOTSUP;
+
+    if (check_range(blk, offset, bytes) == 0) {
+        r = block_node_co_splice(blk->root.node, offset, bytes, pipe);
+    }
+    if (r != -ENOTSUP) {
+        return request_end(&req, bytes, 0, r);
+    }
+    block_backend_leave(blk);
+    return r;
+}
+
 int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                          BlockRequestFlags flags)
 {

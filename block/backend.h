@@ -125,6 +125,18 @@ void co_fn blk_co_settle_changes(BlockBackend *blk);
 
 int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                         BlockRequestFlags flags);
+/*
+ * Read without copying: put the pages that hold the range into @pipe, which is empty, does not
+ * block and has room for each page. 0; or -ENOTSUP: it is to be read instead, by blk_co_preadv(),
+ * for the node cannot do this, or not at once, or the request is one to be refused, or there seem
+ * to be zeros. @pipe may hold a part then.
+ *
+ * What is in the pipe are the image's pages, not what they held. Who reads them late sees what was
+ * written by then: as good as any reply to a read that is still on its way, but of no use for a
+ * caller that goes by what was there at a certain time.
+ */
+int co_fn blk_co_splice(BlockBackend *blk, uint64_t offset, size_t bytes, int pipe);
+
 int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                          BlockRequestFlags flags);
 

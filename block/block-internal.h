@@ -401,6 +401,7 @@ void block_notify_forget(BlockNode *node);
  */
 int co_fn block_node_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
                                BlockRequestFlags flags);
+int co_fn block_node_co_splice(BlockNode *node, uint64_t offset, size_t bytes, int pipe);
 int co_fn block_node_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
                                 BlockRequestFlags flags);
 int co_fn block_node_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,

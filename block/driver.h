@@ -101,6 +101,13 @@ typedef struct BlockDriver {
     /* Requests. */
     int co_fn (*co_preadv)(BlockNode *node, uint64_t offset, const IoVector *iov,
                            BlockRequestFlags flags);
+    /*
+     * Read without copying, see blk_co_splice(): put the pages that hold the range into @pipe. Only
+     * for a driver where a byte of the node stays in its place in the storage, for what the pages
+     * hold is looked at later. -ENOTSUP: it is to be read instead. Left out: it always is, but a
+     * filter without co_preadv asks its child.
+     */
+    int co_fn (*co_splice)(BlockNode *node, uint64_t offset, size_t bytes, int pipe);
     int co_fn (*co_pwritev)(BlockNode *node, uint64_t offset, const IoVector *iov,
                             BlockRequestFlags flags);
     /* -ENOTSUP: the core writes zero bytes (unless NO_FALLBACK). */
@@ -323,6 +330,7 @@ BlockNode *block_reopen_child(BlockReopen *reopen, const char *name);
 /* Requests to a child, in the shape of the driver callbacks. Any alignment and size. */
 int co_fn block_child_co_preadv(BlockChild *child, uint64_t offset, const IoVector *iov,
                                 BlockRequestFlags flags);
+int co_fn block_child_co_splice(BlockChild *child, uint64_t offset, size_t bytes, int pipe);
 /* A write past the child's end makes it longer, if the edge holds RESIZE; else -EIO. */
 int co_fn block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
                                  BlockRequestFlags flags);

@@ -506,6 +506,16 @@ int co_fn block_node_co_preadv(BlockNode *node, uint64_t offset, const IoVector 
     return read_co_pieces(node, offset, iov);
 }
 
+int co_fn block_node_co_splice(BlockNode *node, uint64_t offset, size_t bytes, int pipe)
+{
+    if (node->drv->co_splice) {
+        return node->drv->co_splice(node, offset, bytes, pipe);
+    }
+    return !node->drv->co_preadv && passes_through(node)
+               ? block_child_co_splice(node->first_child, offset, bytes, pipe)
+               : -ENOTSUP;
+}
+
 /* Writes */
 
 /* Read one block for read-modify-write; past the end there are zeros. */

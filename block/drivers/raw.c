@@ -85,6 +85,13 @@ static int co_fn raw_co_preadv(BlockNode *node, uint64_t offset, const IoVector 
     return block_child_co_preadv(raw_file(node), s->offset + offset, iov, flags);
 }
 
+static int co_fn raw_co_splice(BlockNode *node, uint64_t offset, size_t bytes, int pipe)
+{
+    const RawState *s = block_node_state(node);
+
+    return block_child_co_splice(raw_file(node), s->offset + offset, bytes, pipe);
+}
+
 static int co_fn raw_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
                                 BlockRequestFlags flags)
 {
@@ -195,6 +202,7 @@ const BlockDriver block_driver_raw = {
     .co_reopen_commit = raw_co_reopen_commit,
     .co_reopen_abort = raw_co_reopen_abort,
     .co_preadv = raw_co_preadv,
+    .co_splice = raw_co_splice,
     .co_pwritev = raw_co_pwritev,
     .co_pwrite_zeroes = raw_co_pwrite_zeroes,
     .co_pdiscard = raw_co_pdiscard,

@@ -149,6 +149,7 @@ static void look_at_file_system(FileHandle *h)
     h->local = h->kind == FILE_KIND_DEVICE || is_known_file_system((unsigned long)fs.f_type);
     h->engine = may_be_served_by_us((unsigned long)fs.f_type) ? AIO_ENGINE_APART
                                                               : aio_engine_for_file(h->fd);
+    h->splices = !h->direct && aio_can_splice(h->fd, h->engine);
 }
 
 static bool is_power_of_two(uint32_t n)
@@ -314,6 +315,7 @@ int file_handle_replace(FileHandle *handle, FileHandle *next)
         handle->request_alignment = next->request_alignment;
         handle->memory_alignment = next->memory_alignment;
         handle->engine = next->engine;
+        handle->splices = next->splices;
     }
     file_handle_close(next);
     return 0;

@@ -34,6 +34,7 @@ typedef struct FileHandle {
     uint32_t zero_alignment;    /* of zeroing and discarding ranges: 1 for regular files */
     bool local;                 /* of a known kind on this machine: RWF_DSYNC does sync, and stat
                                    does not wait */
+    bool splices;               /* see aio_can_splice() */
     AioEngine engine;           /* the fastest there is for it; INLINE says that it is in memory */
 } FileHandle;
 

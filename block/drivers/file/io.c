@@ -75,6 +75,18 @@ int co_fn file_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
     return G_LIKELY(n == (ssize_t)iov->bytes) ? 0 : finish_read(s, offset, iov, n);
 }
 
+/* Nobody has to be told of pages that are not there any more: reading finds out. */
+int co_fn file_co_splice(BlockNode *node, uint64_t offset, size_t bytes, int pipe)
+{
+    const FileState *s = block_node_state(node);
+
+    if (!s->handle.splices || s->engine != s->handle.engine ||
+        aio_splice_cached(s->engine, s->handle.fd, offset, bytes, pipe) != (ssize_t)bytes) {
+        return -ENOTSUP;
+    }
+    return 0;
+}
+
 static int co_fn write_plainly(FileState *s, uint64_t offset, const IoVector *iov, int rwf_flags)
 {
     const Transfer t = {.co_transfer = aio_co_pwritev,
