@@ -40,6 +40,12 @@ void nbd_call_add(NbdCall *call, size_t head_bytes, const void *data, size_t dat
     }
 }
 
+void nbd_call_add_pipe(NbdCall *call, size_t head_bytes, size_t data_bytes)
+{
+    nbd_call_add(call, head_bytes, NULL, 0);
+    call->answer_bytes += data_bytes;
+}
+
 void nbd_call_answer(NbdCall *call, NbdError error, const char *why)
 {
     nbd_call_add(call,
@@ -129,11 +135,28 @@ static void answer_chunks(NbdCall *call)
     }
 }
 
+static void answer_pipe(NbdCall *call)
+{
+    const NbdRequest *request = &call->request;
+    uint8_t *head = nbd_call_head(call);
+
+    nbd_call_add_pipe(call,
+                      call->terms->structured
+                          ? nbd_wire_put_data_chunk(call->terms, head, request, true,
+                                                    request->offset, request->length)
+                          : nbd_wire_put_simple(head, request->cookie, NBD_OK),
+                      request->length);
+}
+
 static void co_fn call_co_read(NbdCall *call)
 {
     size_t length = call->request.length;
     int ret = 0;
 
+    if (nbd_splice_co_read(call)) {
+        answer_pipe(call);
+        return;
+    }
     if (length) {
         ret = blk_co_preadv(call->ne->common.blk, call->request.offset,
                             IOV_LOCAL(call->buffer, length), 0);

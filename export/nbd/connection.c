@@ -123,6 +123,7 @@ static void conn_release(NbdConnection *conn, NbdCall *call)
 {
     conn->calls--;
     conn->cost -= call->cost;
+    nbd_splice_end(call);
     nbd_pool_give(conn->queue->pool, call);
 }
 
@@ -195,7 +196,10 @@ static bool conn_is_over(const NbdConnection *conn)
 
 /* ---- answers ---- */
 
-/* Describe what is to be sent. Returns the number of elements. */
+/*
+ * Describe what is to be sent, up to the first that is not in memory. Returns the number of
+ * elements.
+ */
 static unsigned conn_gather(const NbdConnection *conn, struct iovec *iov, size_t *bytes)
 {
     size_t skip = conn->out_sent;
@@ -216,6 +220,9 @@ static unsigned conn_gather(const NbdConnection *conn, struct iovec *iov, size_t
             iov[n++] =
                 (struct iovec){(char *)call->iov[i].iov_base + gone, call->iov[i].iov_len - gone};
             *bytes += call->iov[i].iov_len - gone;
+        }
+        if (call->pipe) {
+            break;
         }
     }
     return n;
@@ -283,6 +290,31 @@ static void conn_send_tls(NbdConnection *conn)
     conn->blocked = conn->writing;
 }
 
+static ssize_t conn_sendmsg(const NbdConnection *conn, struct iovec *iov, unsigned n, bool more)
+{
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = n};
+    int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0);
+    ssize_t sent;
+
+    do {
+        sent = sendmsg(conn->fd, &message, flags);
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+}
+
+/* Send something. Returns how many of *@bytes, or -errno. */
+static ssize_t conn_send_once(const NbdConnection *conn, size_t *bytes)
+{
+    struct iovec iov[CONN_MAX_IOV];
+    unsigned n = conn_gather(conn, iov, bytes);
+
+    if (n == 0) {
+        *bytes = conn->out->answer_bytes - conn->out_sent;
+        return nbd_splice_send(conn->out, conn->fd, *bytes < conn->out_bytes);
+    }
+    return conn_sendmsg(conn, iov, n, *bytes < conn->out_bytes);
+}
+
 /* Send what there is, as far as the client takes it. Returns whether it has taken something. */
 static bool conn_send(NbdConnection *conn)
 {
@@ -293,17 +325,10 @@ static bool conn_send(NbdConnection *conn)
         return false;
     }
     while (conn->out && !conn->blocked) {
-        struct iovec iov[CONN_MAX_IOV];
-        struct msghdr message = {.msg_iov = iov};
         size_t bytes;
-        ssize_t n;
+        ssize_t n = conn_send_once(conn, &bytes);
 
-        message.msg_iovlen = conn_gather(conn, iov, &bytes);
-        n = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0 && errno != EAGAIN) {
+        if (n < 0 && n != -EAGAIN) {
             conn_close(conn);
             return false;
         }
@@ -498,6 +523,8 @@ static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, s
     call->streamed = false;
     call->cut = false;
     call->pieces = (NbdPieces){0};
+    call->may_splice = !conn->tls;
+    call->pipe = NULL;
     call->cost = call->buffer_size;
     conn->calls++;
     conn->cost += call->cost;

@@ -9,6 +9,7 @@
  *   connection.c  the transmission: requests in, replies out; the context of one queue
  *   bulk.c        large writes, done by several contexts
  *   stream.c      large writes, done while they come in
+ *   splice.c      large reads, whose answer is the image's own pages
  *   pool.c        memory of requests, of one queue
  *   call.c        what each request means for the node
  *   status.c      metadata contexts: what BLOCK_STATUS tells
@@ -163,9 +164,38 @@ void nbd_pool_free(NbdPool *pool);
 NbdCall *nbd_pool_take(NbdPool *pool, size_t bytes);
 void nbd_pool_give(NbdPool *pool, NbdCall *call);
 
+/* A pipe whose ends do not block. */
+typedef struct NbdPipe {
+    struct NbdPipe *next; /* in whatever list it is in */
+    int read_fd, write_fd;
+    size_t room;  /* pages */
+    size_t bytes; /* in it */
+} NbdPipe;
+
+/* An empty one, with room for at least @pages pages; NULL if there are no more. */
+NbdPipe *nbd_pool_take_pipe(NbdPool *pool, size_t pages);
+void nbd_pool_give_pipe(NbdPool *pool, NbdPipe *pipe);
+
 /* From begin to stop, in the context: free calls are kept for a while. */
 void nbd_pool_begin(NbdPool *pool);
 void nbd_pool_stop(NbdPool *pool);
+
+/* Splicing: see splice.c. The connection's context. */
+
+/* Give back the pipe of @call, if it has one, whatever is in it. */
+void nbd_splice_end(NbdCall *call);
+
+/*
+ * Serve a read of @call from the image's own pages: they are in call->pipe then. False: it is to be
+ * read.
+ */
+bool co_fn nbd_splice_co_read(NbdCall *call);
+
+/*
+ * Send of the pages what @fd, a socket, takes. @more: other things are sent at once afterwards.
+ * Bytes, or -errno. SIGPIPE is ignored: this cannot do without it as sendmsg() can.
+ */
+ssize_t nbd_splice_send(NbdCall *call, int fd, bool more);
 
 /* Bulk: see bulk.c. The context of one connection, @home. */
 
@@ -233,6 +263,8 @@ struct NbdCall {
     NbdPieces pieces;
 
     /* the answer */
+    bool may_splice;
+    NbdPipe *pipe; /* with what comes after iov; or NULL */
     unsigned n_iov;
     unsigned heads_bytes; /* of heads in use */
     size_t answer_bytes;
@@ -269,6 +301,9 @@ uint8_t *nbd_call_head(NbdCall *call);
 
 /* Append to the answer the @head_bytes bytes put there, and data; either may be nothing. */
 void nbd_call_add(NbdCall *call, size_t head_bytes, const void *data, size_t data_bytes);
+
+/* The same, but the data is in call->pipe. */
+void nbd_call_add_pipe(NbdCall *call, size_t head_bytes, size_t data_bytes);
 
 /* Metadata contexts */
 

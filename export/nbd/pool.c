@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Memory for requests. A call and its buffer are one mapping, of one of a few sizes; the ones used
- * last are the first to be used again, for they are in the cache. What is too large for a class is
- * mapped for the one request. Free calls that a second long nobody has had a use for are unmapped.
+ * Memory for requests, and pipes. A call and its buffer are one mapping, of one of a few sizes; the
+ * ones used last are the first to be used again, for they are in the cache. What is too large for a
+ * class is mapped for the one request. Free calls that a second long nobody has had a use for are
+ * unmapped, such pipes closed.
  */
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "export/nbd/nbd-internal.h"
 
@@ -27,6 +30,10 @@ static const struct {
 
 G_STATIC_ASSERT(sizeof(NbdCall) <= POOL_PAGE);
 
+/* There are few: what is in them cannot be used for anything else, and users have few. */
+#define POOL_PIPES_MAX  16
+#define POOL_PIPE_PAGES 256 /* what one may have without privileges */
+
 struct NbdPool {
     AioContext *ctx;
     AioTimer *timer;             /* while it runs */
@@ -34,6 +41,8 @@ struct NbdPool {
     NbdCall *free[POOL_CLASSES]; /* the one used last first */
     unsigned n_free[POOL_CLASSES];
     unsigned spare[POOL_CLASSES]; /* so many have been free ever since the timer looked */
+    NbdPipe *free_pipes;          /* the one used last first */
+    unsigned n_pipes, n_free_pipes, spare_pipes;
 };
 
 NbdPool *nbd_pool_new(AioContext *ctx)
@@ -68,27 +77,57 @@ static void pool_keep(NbdPool *pool, unsigned i, unsigned n)
     pool->spare[i] = n;
 }
 
+static void pipe_close(NbdPool *pool, NbdPipe *pipe)
+{
+    close(pipe->read_fd);
+    close(pipe->write_fd);
+    g_free(pipe);
+    pool->n_pipes--;
+}
+
+/* Close all free pipes but the first @n. */
+static void pool_keep_pipes(NbdPool *pool, unsigned n)
+{
+    NbdPipe **at = &pool->free_pipes;
+
+    for (unsigned k = 0; k < n; k++) {
+        at = &(*at)->next;
+    }
+    while (*at) {
+        NbdPipe *pipe = *at;
+
+        *at = pipe->next;
+        pipe_close(pool, pipe);
+    }
+    pool->n_free_pipes = n;
+    pool->spare_pipes = n;
+}
+
 void nbd_pool_free(NbdPool *pool)
 {
     if (!pool) {
         return;
     }
-    g_assert(!pool->timer);
+    g_assert(!pool->timer && pool->n_pipes == 0);
     g_free(pool);
 }
 
 /* Have the timer look a while from now. */
 static void pool_arm(NbdPool *pool)
 {
-    aio_timer_arm(pool->timer, aio_now_ns() + POOL_TRIM_NS);
-    pool->armed = true;
+    if (!pool->armed) {
+        aio_timer_arm(pool->timer, aio_now_ns() + POOL_TRIM_NS);
+        pool->armed = true;
+    }
 }
 
 static void on_timer(void *opaque)
 {
     NbdPool *pool = opaque;
-    unsigned left = 0;
+    unsigned left;
 
+    pool_keep_pipes(pool, pool->n_free_pipes - pool->spare_pipes);
+    left = pool->n_free_pipes;
     for (unsigned i = 0; i < POOL_CLASSES; i++) {
         pool_keep(pool, i, pool->n_free[i] - pool->spare[i]);
         left += pool->n_free[i];
@@ -111,6 +150,7 @@ void nbd_pool_stop(NbdPool *pool)
     for (unsigned i = 0; i < POOL_CLASSES; i++) {
         pool_keep(pool, i, 0);
     }
+    pool_keep_pipes(pool, 0);
 }
 
 static NbdCall *call_map(const NbdPool *pool, unsigned size_class, size_t bytes)
@@ -166,10 +206,61 @@ void nbd_pool_give(NbdPool *pool, NbdCall *call)
         call_unmap(call);
         return;
     }
-    if (!pool->armed) {
-        pool_arm(pool);
-    }
+    pool_arm(pool);
     call->next = pool->free[i];
     pool->free[i] = call;
     pool->n_free[i]++;
+}
+
+/* ---- pipes ---- */
+
+static NbdPipe *pipe_open(NbdPool *pool)
+{
+    NbdPipe *pipe;
+    int fds[2], room;
+
+    if (pool->n_pipes == POOL_PIPES_MAX || pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
+        return NULL;
+    }
+    fcntl(fds[1], F_SETPIPE_SZ, POOL_PIPE_PAGES * sysconf(_SC_PAGESIZE));
+    room = fcntl(fds[1], F_GETPIPE_SZ);
+    pipe = g_new0(NbdPipe, 1);
+    pipe->read_fd = fds[0];
+    pipe->write_fd = fds[1];
+    pipe->room = MAX(room, 0) / sysconf(_SC_PAGESIZE);
+    pool->n_pipes++;
+    return pipe;
+}
+
+NbdPipe *nbd_pool_take_pipe(NbdPool *pool, size_t pages)
+{
+    NbdPipe *pipe = pool->free_pipes;
+
+    if (pages > POOL_PIPE_PAGES) {
+        return NULL;
+    }
+    if (pipe) {
+        pool->free_pipes = pipe->next;
+        pool->n_free_pipes--;
+        pool->spare_pipes = MIN(pool->spare_pipes, pool->n_free_pipes);
+    } else {
+        pipe = pipe_open(pool);
+    }
+    if (pipe && pipe->room < pages) { /* the user may have no more */
+        nbd_pool_give_pipe(pool, pipe);
+        return NULL;
+    }
+    return pipe;
+}
+
+void nbd_pool_give_pipe(NbdPool *pool, NbdPipe *pipe)
+{
+    if (!pool->timer || pipe->bytes) { /* or empty it, which takes longer */
+        pipe_close(pool, pipe);
+        return;
+    }
+    pool_arm(pool);
+    pipe->next = pool->free_pipes;
+    pool->free_pipes = pipe;
+    pool->n_free_pipes++;
 }

@@ -233,6 +233,30 @@ class Transmission(NbdTest):
             self.assertEqual(client.read(2 * MIB, MIB), (b'x' * 16384 + bytes(16384)) * 32)
             client.request(WRITE_ZEROES, 2 * MIB, MIB)
 
+    def test_large_reads(self):
+        """They are the same whatever lies below, and counted once."""
+        data = os.urandom(3 * MIB)
+        image = self.make_file('large.img', content=data)
+        self.daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': 'large', 'filename': image})
+        for i, (skip, top) in enumerate((
+                (0, {'driver': 'raw', 'file': 'large'}),
+                (5000, {'driver': 'raw', 'file': 'large', 'offset': 5000, 'size': 2 * MIB}),
+                (0, {'driver': 'blkdebug', 'image': 'large'}))):
+            name = f'top{i}'
+            self.daemon.qmp.cmd('blockdev-add', {**top, 'node-name': name})
+            self.export(name, f'e{name}', writable=False)
+            for style in self.STYLES:
+                client = self.connected(name, **style)
+                for offset, length in ((0, MIB), (4096, 65536), (MIB - 1, 16384), (777, MIB + 1)):
+                    before = self.reads(name), self.reads('large')
+                    self.assertEqual(client.read(offset, length), data[skip + offset:skip + offset + length])
+                    self.assertEqual((self.reads(name), self.reads('large')),
+                                     tuple((ops + 1, total + length) for ops, total in before))
+
+    def reads(self, node):
+        stats = {s['node-name']: s['stats'] for s in self.daemon.qmp.cmd('query-blockstats', {'query-nodes': True})}
+        return stats[node]['rd_operations'], stats[node]['rd_bytes']
+
     def test_write(self):
         for client in self.each_style():
             for offset, length, flags in ((MIB, 4096, 0), (MIB + 5, 1, FUA), (2 * MIB - 7, 300000, 0), (MIB, 0, 0)):

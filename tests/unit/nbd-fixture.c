@@ -2,6 +2,7 @@
 #include "nbd-fixture.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/socket.h>
 
 #include "qapi/json-parser.h"
@@ -88,6 +89,7 @@ NbdFixture *nbd_fixture_new(const char *node_json, bool writable)
     NbdExport *ne = g_new0(NbdExport, 1);
     g_autoptr(GError) error = NULL;
 
+    signal(SIGPIPE, SIG_IGN); /* as in the daemon */
     fixture->ctx = aio_context_new(NULL, &error);
     g_assert_no_error(error);
     fixture->graph = block_graph_new(fixture->ctx, NULL);

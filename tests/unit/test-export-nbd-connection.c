@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The transmission of the NBD server: limits, stopping in the middle, clients that go. */
 #include <errno.h>
+#include <glib/gstdio.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -622,6 +625,225 @@ static void test_stream_that_ends(void)
     }
 }
 
+/* ---- the image's own pages ---- */
+
+/* A file of SIZE bytes with @data, and a node of it. */
+typedef struct ImageFile {
+    char *path, *json;
+    int fd;
+} ImageFile;
+
+static ImageFile image_file(const char *dir, const uint8_t *data)
+{
+    ImageFile file = {.path = g_build_filename(dir, "test-nbd-XXXXXX", NULL)};
+
+    file.fd = g_mkstemp(file.path);
+    g_assert_cmpint(file.fd, >=, 0);
+    g_assert_cmpint(pwrite(file.fd, data, SIZE, 0), ==, SIZE);
+    file.json =
+        g_strdup_printf("{'driver': 'file', 'node-name': 'n0', 'filename': '%s'}", file.path);
+    return file;
+}
+
+static void image_file_free(ImageFile *file)
+{
+    close(file->fd);
+    unlink(file->path);
+    g_free(file->path);
+    g_free(file->json);
+}
+
+/* Open ends of pipes in this process. */
+static unsigned pipe_ends(void)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/fd", 0, NULL);
+    unsigned n = 0;
+    const char *name;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename("/proc/self/fd", name, NULL);
+        g_autofree char *target = g_file_read_link(path, NULL);
+
+        n += target && g_str_has_prefix(target, "pipe:");
+    }
+    return n;
+}
+
+/* Read @bytes at @offset and compare. The answer is one chunk, if it is of chunks. */
+static void assert_read(NbdFixture *f, int fd, const NbdTerms *terms, uint64_t offset,
+                        const uint8_t *data, size_t bytes)
+{
+    size_t head = !terms->structured ? NBD_SIMPLE_BYTES
+                  : terms->extended  ? NBD_EXT_REPLY_BYTES + 8
+                                     : NBD_STRUCTURED_BYTES + 8;
+    g_autofree uint8_t *same = g_malloc(bytes);
+    uint8_t reply[NBD_EXT_REPLY_BYTES + 8];
+
+    send_request(fd, terms, NBD_CMD_READ, 7, offset, bytes);
+    g_assert_true(receive(f, fd, reply, head));
+    if (!terms->structured) {
+        g_assert_cmphex(be32_get(reply), ==, NBD_SIMPLE_MAGIC);
+        g_assert_cmpuint(be32_get(reply + 4), ==, 0);
+    } else {
+        g_assert_cmpuint(be16_get(reply + 4), ==, NBD_REPLY_FLAG_DONE);
+        g_assert_cmpuint(be16_get(reply + 6), ==, NBD_CHUNK_OFFSET_DATA);
+        g_assert_cmpuint(be64_get(reply + head - 8), ==, offset);
+    }
+    g_assert_cmpuint(be64_get(reply + 8), ==, 7);
+    g_assert_true(receive(f, fd, same, bytes));
+    g_assert_cmpmem(same, bytes, data + offset, bytes);
+}
+
+/* Whatever the range and the kind of the reply, it is what the image holds. */
+static void test_splice_any_range(void)
+{
+    g_autofree uint8_t *data = pattern();
+    ImageFile file = image_file("/dev/shm", data);
+    unsigned before = pipe_ends(), most = 0;
+    NbdFixture *f = nbd_fixture_new(file.json, false);
+    GRand *rand = g_rand_new_with_seed(1);
+
+    for (unsigned kind = 0; kind < 3; kind++) {
+        NbdTerms terms;
+        int fd = nbd_fixture_connect(f, kind > 0, kind > 1, &terms);
+
+        for (unsigned i = 0; i < 200; i++) {
+            uint32_t bytes = g_rand_int_range(rand, 1, i % 2 ? 40000 : SIZE / 2);
+            uint32_t end = i % 7 ? g_rand_int_range(rand, bytes, SIZE) : SIZE;
+            uint32_t offset = end - bytes;
+
+            assert_read(f, fd, &terms, i % 3 ? offset : offset / 4096 * 4096, data, bytes);
+            most = MAX(most, pipe_ends());
+        }
+        close(fd);
+    }
+    g_assert_cmpuint(most, ==, before + 2);
+    nbd_fixture_free(f);
+    g_assert_cmpuint(pipe_ends(), ==, before);
+    g_rand_free(rand);
+    image_file_free(&file);
+}
+
+/* More at once than there are pipes, and then the client does not read for a while. */
+static void test_splice_many(void)
+{
+    g_autofree uint8_t *data = pattern(), *same = g_malloc(MIB);
+    ImageFile file = image_file("/dev/shm", data);
+    NbdFixture *f = nbd_fixture_new(file.json, false);
+    unsigned before = pipe_ends();
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+    uint64_t cookie;
+
+    nbd_fixture_drain(f);
+    send_requests(f, fd, &terms, NBD_CMD_READ, MIB, 25);
+    g_assert_cmpuint(pipe_ends(), ==, before + 2 * 16);
+    nbd_fixture_undrain(f);
+    nbd_fixture_poll(f);
+    for (unsigned i = 0; i < 25; i++) {
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+        g_assert_cmpuint(cookie, ==, i);
+        g_assert_true(receive(f, fd, same, MIB));
+        g_assert_cmpmem(same, MIB, data, MIB);
+    }
+    nbd_fixture_poll(f);
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 1); /* the client */
+    close(fd);
+    nbd_fixture_free(f);
+    g_assert_cmpuint(pipe_ends(), ==, before);
+    image_file_free(&file);
+}
+
+/* A client that goes, or is sent away, leaves no pipe, and its pages come to no other client. */
+static void test_splice_that_ends(void)
+{
+    g_autofree uint8_t *data = pattern();
+    ImageFile file = image_file("/dev/shm", data);
+    unsigned before = pipe_ends();
+
+    for (unsigned cut = 0; cut < 2; cut++) {
+        NbdFixture *f = nbd_fixture_new(file.json, false);
+        NbdTerms terms;
+        int fd = nbd_fixture_connect(f, false, false, &terms);
+        uint8_t some[1000];
+
+        send_requests(f, fd, &terms, NBD_CMD_READ, MIB, 3);
+        g_assert_true(receive(f, fd, some, sizeof(some)));
+        if (cut) {
+            nbd_fixture_stop(f, true);
+        } else {
+            close(fd);
+            while (nbd_fixture_queue(f)->common.requests) {
+                aio_context_poll(f->ctx, true);
+            }
+            fd = nbd_fixture_connect(f, false, false, &terms);
+            assert_read(f, fd, &terms, MIB, data, MIB);
+        }
+        close(fd);
+        nbd_fixture_free(f);
+        g_assert_cmpuint(pipe_ends(), ==, before);
+    }
+    image_file_free(&file);
+}
+
+/* What somebody has cut off the file reads as zeros; without descriptors for pipes it is read. */
+static void test_splice_not(void)
+{
+    g_autofree uint8_t *data = pattern();
+    ImageFile file = image_file("/dev/shm", data);
+    unsigned before = pipe_ends();
+    NbdFixture *f = nbd_fixture_new(file.json, false);
+    struct rlimit old, none = {0, 0};
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+
+    g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &old), ==, 0);
+    none.rlim_max = old.rlim_max;
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &none), ==, 0);
+    assert_read(f, fd, &terms, MIB, data, MIB);
+    g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &old), ==, 0);
+    g_assert_cmpuint(pipe_ends(), ==, before);
+
+    g_assert_cmpint(ftruncate(file.fd, MIB + 300000), ==, 0);
+    memset(data + MIB + 300000, 0, SIZE - MIB - 300000);
+    assert_read(f, fd, &terms, MIB, data, MIB);
+    assert_read(f, fd, &terms, MIB, data, 300000);
+    close(fd);
+    nbd_fixture_free(f);
+    image_file_free(&file);
+}
+
+static void co_fn co_wait(void *opaque)
+{
+    bool *done = opaque;
+
+    aio_co_sleep_ns(2500 * G_GINT64_CONSTANT(1000000));
+    *done = true;
+}
+
+/* Pipes that nobody uses are closed after a while. */
+static void test_splice_idle(void)
+{
+    g_autofree uint8_t *data = pattern();
+    ImageFile file = image_file("/dev/shm", data);
+    NbdFixture *f = nbd_fixture_new(file.json, false);
+    unsigned before = pipe_ends();
+    bool done = false;
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+
+    assert_read(f, fd, &terms, MIB, data, MIB);
+    g_assert_cmpuint(pipe_ends(), ==, before + 2);
+    aio_co_enter(f->ctx, co_wait, &done);
+    while (!done) {
+        aio_context_poll(f->ctx, true);
+    }
+    g_assert_cmpuint(pipe_ends(), ==, before);
+    close(fd);
+    nbd_fixture_free(f);
+    image_file_free(&file);
+}
+
 /* Take @n large buffers, and mark them. Returns how many had been marked before. */
 static unsigned take_marked(NbdPool *pool, NbdCall **calls, unsigned n)
 {
@@ -698,6 +920,11 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/connection/stream/stop-in-piece", test_stream_stop_in_piece);
     g_test_add_func("/nbd/connection/stream/held-up", test_stream_held_up);
     g_test_add_func("/nbd/connection/stream/ends", test_stream_that_ends);
+    g_test_add_func("/nbd/connection/splice/any-range", test_splice_any_range);
+    g_test_add_func("/nbd/connection/splice/many", test_splice_many);
+    g_test_add_func("/nbd/connection/splice/ends", test_splice_that_ends);
+    g_test_add_func("/nbd/connection/splice/not", test_splice_not);
+    g_test_add_func("/nbd/connection/splice/idle", test_splice_idle);
     g_test_add_func("/nbd/connection/pool", test_pool);
     return g_test_run();
 }

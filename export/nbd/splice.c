@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Large reads that are answered with the image's own pages: from the page cache through a pipe into
+ * the client's socket, and nothing is copied on the way, but by the client. What is wrong with the
+ * range shows when the pages go into the pipe, before the answer has begun.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "export/nbd/nbd-internal.h"
+
+/* Less is copied sooner. */
+#define SPLICE_MIN (16 * 1024)
+
+/* Pages that hold the range of @request. */
+static size_t pages_of(const NbdRequest *request)
+{
+    size_t page = sysconf(_SC_PAGESIZE);
+
+    return (request->offset % page + request->length + page - 1) / page;
+}
+
+static size_t bytes_in(const NbdPipe *pipe)
+{
+    int n = 0;
+
+    return ioctl(pipe->read_fd, FIONREAD, &n) == 0 ? n : 1;
+}
+
+void nbd_splice_end(NbdCall *call)
+{
+    if (call->pipe) {
+        nbd_pool_give_pipe(call->pool, g_steal_pointer(&call->pipe));
+    }
+}
+
+bool nbd_splice_co_read(NbdCall *call)
+{
+    const NbdRequest *request = &call->request;
+
+    if (!call->may_splice || request->length < SPLICE_MIN) {
+        return false;
+    }
+    call->pipe = nbd_pool_take_pipe(call->pool, pages_of(request));
+    if (!call->pipe) {
+        return false;
+    }
+    if (blk_co_splice(call->ne->common.blk, request->offset, request->length,
+                      call->pipe->write_fd) < 0) {
+        call->pipe->bytes = bytes_in(call->pipe);
+        nbd_splice_end(call);
+        return false;
+    }
+    call->pipe->bytes = request->length;
+    return true;
+}
+
+ssize_t nbd_splice_send(NbdCall *call, int fd, bool more)
+{
+    NbdPipe *pipe = call->pipe;
+    unsigned flags = SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0);
+    ssize_t n;
+
+    do {
+        n = splice(pipe->read_fd, NULL, fd, NULL, pipe->bytes, flags);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        return -errno;
+    }
+    pipe->bytes -= n;
+    return n;
+}
