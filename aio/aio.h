@@ -281,6 +281,13 @@ bool aio_can_splice(int fd, AioEngine engine);
 ssize_t aio_splice_cached(AioEngine engine, int fd, uint64_t offset, size_t bytes, int pipe);
 
 /*
+ * Write @bytes that are in @pipe to @fd, a file in memory that is not open for appending, at
+ * @offset. They are copied. 0 or -errno; then some of them may be written, and no more in @pipe.
+ * Any thread.
+ */
+int aio_splice_to_memory(int fd, uint64_t offset, size_t bytes, int pipe);
+
+/*
  * Buffers that requests use again and again. For requests of AIO_ENGINE_DIRECT the kernel keeps
  * their pages at hand (io_uring's registered buffers) instead of finding and holding them each
  * time: from the first such request on, as far into the buffer as requests have reached. So a

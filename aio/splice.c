@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Pages of the page cache that go from a file to a pipe without being copied. */
+/* Pages that go from a file to a pipe without being copied, and bytes from a pipe to a file. */
 #include "aio/aio.h"
 
 #include <errno.h>
@@ -92,4 +92,23 @@ ssize_t aio_splice_cached(AioEngine engine, int fd, uint64_t offset, size_t byte
         n = splice(fd, &at, pipe, NULL, bytes, SPLICE_F_NONBLOCK);
     } while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
+}
+
+int aio_splice_to_memory(int fd, uint64_t offset, size_t bytes, int pipe)
+{
+    loff_t at = (loff_t)offset;
+
+    while (bytes > 0) {
+        ssize_t n = splice(pipe, NULL, fd, &at, bytes, SPLICE_F_NONBLOCK);
+
+        if (n == 0) {
+            return -EIO; /* so much is not there */
+        }
+        if (n > 0) {
+            bytes -= (size_t)n;
+        } else if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
 }

@@ -302,6 +302,19 @@ int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov
     return request_end(&req, iov->bytes, refused, r);
 }
 
+int co_fn blk_co_splice_write(BlockBackend *blk, uint64_t offset, size_t bytes, int pipe)
+{
+    BackendRequest req = request_co_begin(blk, BLOCK_OP_WRITE, 0);
+    int refused = check_write(blk, offset, bytes, 0);
+    int r = refused < 0 ? 0 : block_node_co_splice_write(blk->root.node, offset, bytes, pipe);
+
+    if (r != -ENOTSUP) {
+        return request_end(&req, bytes, refused, r);
+    }
+    block_backend_leave(blk);
+    return r;
+}
+
 int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t bytes,
                                BlockRequestFlags flags)
 {

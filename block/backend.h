@@ -140,6 +140,12 @@ int co_fn blk_co_splice(BlockBackend *blk, uint64_t offset, size_t bytes, int pi
 int co_fn blk_co_pwritev(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                          BlockRequestFlags flags);
 
+/*
+ * Write without a buffer: @bytes that are in @pipe. -ENOTSUP: the node cannot do this, and they are
+ * still there, for blk_co_pwritev(). After another error some of them may be written, and gone.
+ */
+int co_fn blk_co_splice_write(BlockBackend *blk, uint64_t offset, size_t bytes, int pipe);
+
 /* Make the range read as zeros. Any alignment. */
 int co_fn blk_co_pwrite_zeroes(BlockBackend *blk, uint64_t offset, uint64_t bytes,
                                BlockRequestFlags flags);

@@ -109,6 +109,18 @@ int co_fn block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVec
     return account(child, BLOCK_OP_WRITE, iov->bytes, start_ns, r);
 }
 
+/* Counted as block_child_co_splice() is. */
+int co_fn block_child_co_splice_write(BlockChild *child, uint64_t offset, size_t bytes, int pipe)
+{
+    int64_t start_ns = block_stats_clock();
+    int r = child_co_prepare_write(child, offset, bytes);
+
+    if (r == 0) {
+        r = block_node_co_splice_write(child->node, offset, bytes, pipe);
+    }
+    return r == -ENOTSUP ? r : account(child, BLOCK_OP_WRITE, bytes, start_ns, r);
+}
+
 int co_fn block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
                                        BlockRequestFlags flags)
 {

@@ -110,6 +110,8 @@ typedef struct BlockDriver {
     int co_fn (*co_splice)(BlockNode *node, uint64_t offset, size_t bytes, int pipe);
     int co_fn (*co_pwritev)(BlockNode *node, uint64_t offset, const IoVector *iov,
                             BlockRequestFlags flags);
+    /* Write what is in @pipe, see blk_co_splice_write(). -ENOTSUP: @pipe is as it was. */
+    int co_fn (*co_splice_write)(BlockNode *node, uint64_t offset, size_t bytes, int pipe);
     /* -ENOTSUP: the core writes zero bytes (unless NO_FALLBACK). */
     int co_fn (*co_pwrite_zeroes)(BlockNode *node, uint64_t offset, uint64_t bytes,
                                   BlockRequestFlags flags);
@@ -334,6 +336,7 @@ int co_fn block_child_co_splice(BlockChild *child, uint64_t offset, size_t bytes
 /* A write past the child's end makes it longer, if the edge holds RESIZE; else -EIO. */
 int co_fn block_child_co_pwritev(BlockChild *child, uint64_t offset, const IoVector *iov,
                                  BlockRequestFlags flags);
+int co_fn block_child_co_splice_write(BlockChild *child, uint64_t offset, size_t bytes, int pipe);
 int co_fn block_child_co_pwrite_zeroes(BlockChild *child, uint64_t offset, uint64_t bytes,
                                        BlockRequestFlags flags);
 int co_fn block_child_co_pdiscard(BlockChild *child, uint64_t offset, uint64_t bytes);

@@ -616,23 +616,39 @@ static int co_fn write_co_untracked(BlockNode *node, uint64_t offset, const IoVe
     return write_co_pieces(node, offset, iov, flags);
 }
 
-static int co_fn write_co_data(BlockNode *node, uint64_t offset, const IoVector *iov,
+/* What is to be written: memory, or what is in a pipe. */
+typedef struct WriteData {
+    const IoVector *iov; /* NULL: @pipe, and a driver that can */
+    size_t bytes;
+    int pipe;
+} WriteData;
+
+static int co_fn write_co_inside(BlockNode *node, uint64_t offset, const WriteData *data,
+                                 BlockRequestFlags flags)
+{
+    if (G_UNLIKELY(!is_inside(node, offset, data->bytes))) {
+        return -EIO;
+    }
+    return data->iov ? write_co_untracked(node, offset, data->iov, flags)
+                     : node->drv->co_splice_write(node, offset, data->bytes, data->pipe);
+}
+
+static int co_fn write_co_data(BlockNode *node, uint64_t offset, const WriteData *data,
                                BlockRequestFlags flags)
 {
     uint64_t alignment = node->limits.request_alignment;
     bool alone =
-        (flags & BLOCK_REQ_SERIALISING) || !range_is_aligned(&node->limits, offset, iov->bytes);
+        (flags & BLOCK_REQ_SERIALISING) || !range_is_aligned(&node->limits, offset, data->bytes);
     BlockTracked t;
     int r;
 
     block_tracked_co_begin(node, &t, round_down(offset, alignment),
-                           round_up(offset + iov->bytes, alignment), alone);
-    r = G_LIKELY(is_inside(node, offset, iov->bytes)) ? write_co_untracked(node, offset, iov, flags)
-                                                      : -EIO;
+                           round_up(offset + data->bytes, alignment), alone);
+    r = write_co_inside(node, offset, data, flags);
     r = write_co_finish(node, r, flags, block_node_write_flags(node));
     block_tracked_end(node, &t);
     if (G_LIKELY(r == 0)) {
-        block_stats_wrote_up_to(&node->stats, offset + iov->bytes);
+        block_stats_wrote_up_to(&node->stats, offset + data->bytes);
     }
     return r;
 }
@@ -651,7 +667,17 @@ int co_fn block_node_co_pwritev(BlockNode *node, uint64_t offset, const IoVector
         }
         return block_node_co_pwrite_zeroes(node, offset, iov->bytes, flags);
     }
-    return write_co_data(node, offset, iov, effective_flags(node, flags));
+    return write_co_data(node, offset, &(WriteData){.iov = iov, .bytes = iov->bytes},
+                         effective_flags(node, flags));
+}
+
+int co_fn block_node_co_splice_write(BlockNode *node, uint64_t offset, size_t bytes, int pipe)
+{
+    if (!node->drv->co_splice_write || node->limits.request_alignment > 1 ||
+        node->flags.detect_zeroes != BLOCKDEV_DETECT_ZEROES_OPTIONS_OFF) {
+        return -ENOTSUP;
+    }
+    return write_co_data(node, offset, &(WriteData){.bytes = bytes, .pipe = pipe}, 0);
 }
 
 /* Zeros */

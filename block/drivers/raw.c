@@ -100,6 +100,13 @@ static int co_fn raw_co_pwritev(BlockNode *node, uint64_t offset, const IoVector
     return block_child_co_pwritev(raw_file(node), s->offset + offset, iov, flags);
 }
 
+static int co_fn raw_co_splice_write(BlockNode *node, uint64_t offset, size_t bytes, int pipe)
+{
+    const RawState *s = block_node_state(node);
+
+    return block_child_co_splice_write(raw_file(node), s->offset + offset, bytes, pipe);
+}
+
 static int co_fn raw_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                                       BlockRequestFlags flags)
 {
@@ -204,6 +211,7 @@ const BlockDriver block_driver_raw = {
     .co_preadv = raw_co_preadv,
     .co_splice = raw_co_splice,
     .co_pwritev = raw_co_pwritev,
+    .co_splice_write = raw_co_splice_write,
     .co_pwrite_zeroes = raw_co_pwrite_zeroes,
     .co_pdiscard = raw_co_pdiscard,
     .co_allocate = raw_co_allocate,

@@ -534,9 +534,9 @@ static bool co_fn file_co_open_direct(BlockNode *node, BlockPerm perm, BlockPerm
     .co_close = file_co_close, .co_reopen_prepare = file_co_reopen_prepare,                        \
     .co_reopen_commit = file_co_reopen_commit, .co_reopen_abort = file_co_reopen_abort,            \
     .co_preadv = file_co_preadv, .co_splice = file_co_splice, .co_pwritev = file_co_pwritev,       \
-    .co_flush = file_co_flush, .co_length = file_co_length,                                        \
-    .co_allocated_size = file_co_allocated_size, .limits = file_limits,                            \
-    .co_check_perm = file_co_check_perm, .co_set_perm = file_co_set_perm,                          \
+    .co_splice_write = file_co_splice_write, .co_flush = file_co_flush,                            \
+    .co_length = file_co_length, .co_allocated_size = file_co_allocated_size,                      \
+    .limits = file_limits, .co_check_perm = file_co_check_perm, .co_set_perm = file_co_set_perm,   \
     .co_abort_perm = file_co_abort_perm, .co_open_direct = file_co_open_direct,                    \
     .filename = file_filename, .image_info = file_image_info,                                      \
     .stats_specific = file_stats_specific

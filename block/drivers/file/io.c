@@ -255,6 +255,16 @@ int co_fn file_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
     return write_within(node, offset, iov, flags);
 }
 
+int co_fn file_co_splice_write(BlockNode *node, uint64_t offset, size_t bytes, int pipe)
+{
+    const FileState *s = block_node_state(node);
+
+    if (!s->handle.splices || s->engine != AIO_ENGINE_INLINE) {
+        return -ENOTSUP; /* there it may have to wait */
+    }
+    return aio_splice_to_memory(file_fd_for_writing(s), offset, bytes, pipe);
+}
+
 bool file_method_usable(const FileState *s, FileMethod method)
 {
     return !atomic_load_explicit(&s->refused[method], memory_order_relaxed);

@@ -79,6 +79,7 @@ int co_fn file_co_preadv(BlockNode *node, uint64_t offset, const IoVector *iov,
 int co_fn file_co_splice(BlockNode *node, uint64_t offset, size_t bytes, int pipe);
 int co_fn file_co_pwritev(BlockNode *node, uint64_t offset, const IoVector *iov,
                           BlockRequestFlags flags);
+int co_fn file_co_splice_write(BlockNode *node, uint64_t offset, size_t bytes, int pipe);
 int co_fn file_co_pwrite_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes,
                                 BlockRequestFlags flags);
 int co_fn file_co_pdiscard(BlockNode *node, uint64_t offset, uint64_t bytes);
