@@ -68,6 +68,7 @@ struct NbdConnection {
     unsigned unhelped; /* so many large writes are not to be given to another context */
     unsigned samples;  /* of large writes; see call_co_run() */
     bool copied;       /* the last of them was over before anything else could happen */
+    bool unspliced;    /* the node does not take payload from a pipe */
     bool many_cpus;    /* one for the client, one for the queue's context, and more */
     NbdBulk *bulk;
     NbdCall *begun; /* while it has not been suspended */
@@ -144,6 +145,7 @@ static void conn_drop_output(NbdConnection *conn)
 /* Answer a streamed request, or one that was cut short. */
 static void call_answer_streamed(NbdCall *call)
 {
+    nbd_splice_end(call);
     if (call->cut) {
         nbd_call_answer(call, NBD_ESHUTDOWN, "the export is being shut down");
     } else {
@@ -432,14 +434,20 @@ static void co_fn call_co_serve_bulk(NbdCall *call, AioContext *helper)
     }
 }
 
+/* Look after the connection again, if nobody is doing that. */
+static void conn_go_on(NbdConnection *conn)
+{
+    if (!conn->working) {
+        aio_bh_schedule(conn->kick);
+    }
+}
+
 static void call_end(NbdCall *call)
 {
     NbdConnection *conn = call->conn;
 
-    conn_answered(conn, call);
-    if (!conn->working) {
-        aio_bh_schedule(conn->kick);
-    }
+    conn_answered(conn, call); /* perhaps its end */
+    conn_go_on(conn);
 }
 
 static void co_fn call_co_run(void *opaque)
@@ -472,10 +480,13 @@ static void co_fn call_co_stream(void *opaque)
     export_request_data_begin(queue);
     nbd_stream_co_write(call);
     conn->copied &= conn->begun == call;
+    conn->unspliced |= call->unspliced;
     export_request_data_end(queue);
     if (call->received == call->payload) {
         call_answer_streamed(call);
         call_end(call);
+    } else {
+        conn_go_on(conn); /* it may be received again */
     }
 }
 
@@ -524,6 +535,7 @@ static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, s
     call->cut = false;
     call->pieces = (NbdPieces){0};
     call->may_splice = !conn->tls;
+    call->unspliced = false;
     call->pipe = NULL;
     call->cost = call->buffer_size;
     conn->calls++;
@@ -557,6 +569,9 @@ static void conn_serve(NbdConnection *conn, const NbdRequest *request)
     if (request->type == NBD_CMD_WRITE && call->payload >= CONN_BULK) {
         call->sampled = conn->samples++ % CONN_SAMPLE_EVERY == 0;
         call->streamed = call_is_streamed(call);
+        if (call->streamed && !conn->unspliced) {
+            nbd_splice_begin_write(call);
+        }
     }
     if (call->payload) {
         conn->receiving = call;
@@ -675,7 +690,13 @@ static unsigned conn_take_requests(NbdConnection *conn, unsigned max)
 /* Whether something may be received: there is a place for it. */
 static bool conn_may_receive(const NbdConnection *conn)
 {
-    return !conn->eof && !conn->ended && (conn->receiving || conn_may_take(conn));
+    const NbdCall *call = conn->receiving;
+
+    if (conn->eof || conn->ended) {
+        return false;
+    }
+    /* What follows must not come to be written before what is in the pipe. */
+    return call ? !call->pipe || !call->pipe->bytes : conn_may_take(conn);
 }
 
 /* Make room for more behind what is left of a request. */
@@ -700,6 +721,34 @@ static ssize_t conn_recv(NbdConnection *conn, struct iovec *iov, unsigned n)
                        : recvmsg(conn->fd, &message, MSG_DONTWAIT);
     } while (bytes < 0 && errno == EINTR);
     return bytes < 0 ? -errno : bytes;
+}
+
+/* What was received: @bytes (0: the end) or -errno. Returns whether there was something. */
+static bool conn_judge_receive(NbdConnection *conn, ssize_t bytes)
+{
+    if (bytes == -EAGAIN) {
+        return false;
+    }
+    conn->broken |= bytes < 0;
+    conn->eof |= bytes <= 0;
+    return bytes > 0;
+}
+
+/* Receive payload into a pipe. */
+static bool conn_receive_spliced(NbdConnection *conn, NbdCall *call)
+{
+    ssize_t bytes = nbd_splice_receive(call, conn->fd);
+
+    if (bytes == -EINVAL) { /* not from this kind of socket */
+        nbd_splice_end(call);
+        conn->unspliced = true;
+        return true;
+    }
+    if (!conn_judge_receive(conn, bytes)) {
+        return false;
+    }
+    call->received += (size_t)bytes;
+    return true;
 }
 
 /* How much to receive into the input. */
@@ -727,6 +776,9 @@ static bool conn_receive(NbdConnection *conn)
     ssize_t bytes;
 
     conn_compact(conn);
+    if (call && nbd_splice_may_receive(call)) {
+        return conn_receive_spliced(conn, call);
+    }
     if (call) {
         payload = call->payload - call->received;
         iov[n++] = (struct iovec){nbd_call_payload(call, call->received), payload};
@@ -739,12 +791,7 @@ static bool conn_receive(NbdConnection *conn)
     }
 
     bytes = conn_recv(conn, iov, n);
-    if (bytes == -EAGAIN) {
-        return false;
-    }
-    if (bytes <= 0) {
-        conn->broken = bytes < 0;
-        conn->eof = true;
+    if (!conn_judge_receive(conn, bytes)) {
         return false;
     }
     conn->in_end += MAX((size_t)bytes, payload) - payload;

@@ -9,7 +9,7 @@
  *   connection.c  the transmission: requests in, replies out; the context of one queue
  *   bulk.c        large writes, done by several contexts
  *   stream.c      large writes, done while they come in
- *   splice.c      large reads, whose answer is the image's own pages
+ *   splice.c      large reads and writes whose data is not copied on the way
  *   pool.c        memory of requests, of one queue
  *   call.c        what each request means for the node
  *   status.c      metadata contexts: what BLOCK_STATUS tells
@@ -197,6 +197,21 @@ bool co_fn nbd_splice_co_read(NbdCall *call);
  */
 ssize_t nbd_splice_send(NbdCall *call, int fd, bool more);
 
+/* A pipe for the payload of @call, which is streamed, if there is one. */
+void nbd_splice_begin_write(NbdCall *call);
+
+/* Whether more of its payload may come that way: all that has come is written. */
+bool nbd_splice_may_receive(const NbdCall *call);
+
+/* Take payload of @call off @fd, a socket. Bytes (0: the end), or -errno. */
+ssize_t nbd_splice_receive(NbdCall *call, int fd);
+
+/*
+ * Write the next @bytes bytes of its payload, which are in call->pipe; *@ret is 0 or -errno. False:
+ * the node takes nothing from there, all is in the buffer now, and call->unspliced says so.
+ */
+bool co_fn nbd_splice_co_write(NbdCall *call, size_t bytes, int *ret);
+
 /* Bulk: see bulk.c. The context of one connection, @home. */
 
 typedef struct NbdBulk NbdBulk;
@@ -261,10 +276,11 @@ struct NbdCall {
     bool streamed; /* see stream.c */
     bool cut;      /* its payload ends in the middle, for the export does */
     NbdPieces pieces;
+    bool may_splice; /* it may have a pipe */
+    bool unspliced;  /* the node did not take its payload from one */
+    NbdPipe *pipe;   /* with the last bytes received, or with what comes after iov; or NULL */
 
     /* the answer */
-    bool may_splice;
-    NbdPipe *pipe; /* with what comes after iov; or NULL */
     unsigned n_iov;
     unsigned heads_bytes; /* of heads in use */
     size_t answer_bytes;

@@ -3,6 +3,9 @@
  * Large reads that are answered with the image's own pages: from the page cache through a pipe into
  * the client's socket, and nothing is copied on the way, but by the client. What is wrong with the
  * range shows when the pages go into the pipe, before the answer has begun.
+ *
+ * And large writes whose payload goes from the socket through a pipe into the image, where it is
+ * copied for the first time since the client gave it to its socket.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +16,9 @@
 
 /* Less is copied sooner. */
 #define SPLICE_MIN (16 * 1024)
+
+/* About what comes at once, as in stream.c. */
+#define SPLICE_PIECE (256 * 1024)
 
 /* Pages that hold the range of @request. */
 static size_t pages_of(const NbdRequest *request)
@@ -71,4 +77,65 @@ ssize_t nbd_splice_send(NbdCall *call, int fd, bool more)
     }
     pipe->bytes -= n;
     return n;
+}
+
+/* ---- writes ---- */
+
+void nbd_splice_begin_write(NbdCall *call)
+{
+    if (call->may_splice) {
+        call->pipe = nbd_pool_take_pipe(call->pool, 1);
+    }
+}
+
+bool nbd_splice_may_receive(const NbdCall *call)
+{
+    return call->pipe && !call->pieces.busy && call->pieces.taken == call->received;
+}
+
+ssize_t nbd_splice_receive(NbdCall *call, int fd)
+{
+    size_t bytes = MIN(call->payload - call->received, SPLICE_PIECE);
+    ssize_t n;
+
+    do {
+        n = splice(fd, NULL, call->pipe->write_fd, NULL, bytes, SPLICE_F_NONBLOCK);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        return -errno;
+    }
+    call->pipe->bytes += (size_t)n;
+    return n;
+}
+
+/* Into the buffer with what is in the pipe; it is done without that from now on. */
+static int take_back(NbdCall *call)
+{
+    NbdPipe *pipe = call->pipe;
+    uint8_t *to = nbd_call_payload(call, call->pieces.taken);
+
+    while (pipe->bytes) {
+        ssize_t n = read(pipe->read_fd, to, pipe->bytes);
+
+        if (n <= 0) {
+            return -EIO;
+        }
+        to += n;
+        pipe->bytes -= (size_t)n;
+    }
+    nbd_splice_end(call);
+    return 0;
+}
+
+bool co_fn nbd_splice_co_write(NbdCall *call, size_t bytes, int *ret)
+{
+    *ret = blk_co_splice_write(call->ne->common.blk, call->request.offset + call->pieces.taken,
+                               bytes, call->pipe->read_fd);
+    if (*ret == -ENOTSUP) {
+        call->unspliced = true;
+        *ret = take_back(call);
+        return *ret < 0;
+    }
+    call->pipe->bytes -= *ret == 0 ? bytes : 0;
+    return true;
 }

@@ -36,7 +36,7 @@ static size_t stream_bytes(const NbdCall *call)
     if (call->pieces.ret < 0 || call->cut) {
         return 0;
     }
-    if (call->received < call->payload) {
+    if (call->received < call->payload && !call->pipe) {
         end -= end % MAX(STREAM_ALIGN, call->ne->face.preferred_block);
     }
     return end > from ? MIN(end - from, STREAM_PIECE) : 0;
@@ -53,17 +53,35 @@ void nbd_stream_cut(NbdCall *call)
     call->payload = call->received;
 }
 
+/*
+ * Write the next @bytes bytes; *@ret is 0 or -errno. In the pipe there is something only when there
+ * is nothing in the buffer. False: now it is there, where other bounds hold.
+ */
+static bool co_fn stream_co_write_piece(NbdCall *call, size_t bytes, int *ret)
+{
+    if (call->pipe && call->pipe->bytes) {
+        return nbd_splice_co_write(call, bytes, ret);
+    }
+    *ret = nbd_call_co_write_part(call, call->pieces.taken, bytes);
+    return true;
+}
+
 void nbd_stream_co_write(NbdCall *call)
 {
     size_t bytes;
+    int ret;
 
     call->pieces.busy = 1;
     while ((bytes = stream_bytes(call)) > 0) {
-        int ret = nbd_call_co_write_part(call, call->pieces.taken, bytes);
-
+        if (!stream_co_write_piece(call, bytes, &ret)) {
+            continue;
+        }
         call->pieces.taken += bytes;
         call->pieces.ret = call->pieces.ret < 0 ? call->pieces.ret : ret;
     }
     call->pieces.busy = 0;
+    if (call->pieces.ret < 0) {
+        nbd_splice_end(call); /* what is left in it is of no use, and what comes then neither */
+    }
     stream_move(call);
 }

@@ -233,25 +233,36 @@ class Transmission(NbdTest):
             self.assertEqual(client.read(2 * MIB, MIB), (b'x' * 16384 + bytes(16384)) * 32)
             client.request(WRITE_ZEROES, 2 * MIB, MIB)
 
-    def test_large_reads(self):
-        """They are the same whatever lies below, and counted once."""
-        data = os.urandom(3 * MIB)
-        image = self.make_file('large.img', content=data)
-        self.daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': 'large', 'filename': image})
-        for i, (skip, top) in enumerate((
-                (0, {'driver': 'raw', 'file': 'large'}),
-                (5000, {'driver': 'raw', 'file': 'large', 'offset': 5000, 'size': 2 * MIB}),
-                (0, {'driver': 'blkdebug', 'image': 'large'}))):
-            name = f'top{i}'
-            self.daemon.qmp.cmd('blockdev-add', {**top, 'node-name': name})
-            self.export(name, f'e{name}', writable=False)
-            for style in self.STYLES:
-                client = self.connected(name, **style)
-                for offset, length in ((0, MIB), (4096, 65536), (MIB - 1, 16384), (777, MIB + 1)):
-                    before = self.reads(name), self.reads('large')
-                    self.assertEqual(client.read(offset, length), data[skip + offset:skip + offset + length])
-                    self.assertEqual((self.reads(name), self.reads('large')),
-                                     tuple((ops + 1, total + length) for ops, total in before))
+    def test_large_requests(self):
+        """They do the same whatever lies below, and reads are counted once."""
+        data = os.urandom(4 * MIB)
+        for where, image in (('disk', self.make_file('large.img', content=data)),
+                             ('memory', self.memory_file('large.img', content=data))):
+            self.daemon.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': where, 'filename': image})
+            for name, skip, top in (
+                    ('raw', 0, {'driver': 'raw', 'file': where}),
+                    ('part', 5000, {'driver': 'raw', 'file': where, 'offset': 5000, 'size': 3 * MIB}),
+                    ('filter', 0, {'driver': 'blkdebug', 'image': where})):
+                with self.subTest(where=where, node=name):
+                    name = f'{where}-{name}'
+                    self.daemon.qmp.cmd('blockdev-add', {**top, 'node-name': name})
+                    self.export(name, f'e-{name}')
+                    for style in self.STYLES:
+                        self.large_requests(self.connected(name, **style), image, skip, name, where)
+                    self.delete(f'e-{name}', mode='hard')
+                    self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': f'e-{name}'})
+
+    def large_requests(self, client, image, skip, *nodes):
+        for offset, length in ((0, MIB), (4096, 65536), (MIB - 1, 16384), (777, MIB + 1), (MIB + 5, MIB), (3, MIB)):
+            before = [self.reads(node) for node in nodes]
+            wanted = self.image_bytes(image, skip + offset, length)
+            self.assertEqual(client.read(offset, length), wanted)
+            self.assertEqual([self.reads(node) for node in nodes],
+                             [(ops + 1, total + length) for ops, total in before])
+            data = os.urandom(length)
+            self.assertEqual(client.error(WRITE, offset, length, payload=data), 0)
+            self.assertEqual(self.image_bytes(image, skip + offset, length), data)
+            self.assertEqual(client.read(offset, length), data)
 
     def reads(self, node):
         stats = {s['node-name']: s['stats'] for s in self.daemon.qmp.cmd('query-blockstats', {'query-nodes': True})}

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import struct
-import tempfile
 import threading
 
 from wharf import *
@@ -356,13 +355,7 @@ class Exports(NbdTest):
         """An export in two iothreads, and its only client; in_memory: large writes are done in pieces."""
         for name in 't0', 't1':
             self.daemon.qmp.cmd('object-add', {'qom-type': 'iothread', 'id': name})
-        image = None
-        if in_memory:
-            directory = tempfile.TemporaryDirectory(dir='/dev/shm')
-            self.addCleanup(directory.cleanup)
-            image = os.path.join(directory.name, 'image')
-            with open(image, 'wb') as f:
-                f.truncate(8 * MIB)
+        image = self.memory_file('image', 8 * MIB) if in_memory else None
         self.image = self.node(image=image, size=8 * MIB)
         self.export(iothread=['t0', 't1'])
         return self.connected()

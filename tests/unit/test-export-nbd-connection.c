@@ -424,209 +424,6 @@ static void test_direct(void)
     direct_file_free(file);
 }
 
-#define PART (300 * 1024) /* of a payload of 1 MiB, that comes first */
-#define HEAD (256 * 1024) /* what is written of that at once */
-#define MIB  (1024 * 1024)
-
-/*
- * A client whose large writes are written as they come, for the node has been seen to copy at once,
- * and that has sent PART of one of 1 MiB, to offset 0, with cookie 9.
- */
-static int begin_stream(NbdFixture *f, const uint8_t *data, NbdTerms *terms)
-{
-    int fd = nbd_fixture_connect(f, false, false, terms);
-    uint64_t cookie;
-
-    send_request(fd, terms, NBD_CMD_WRITE, 1, 2 * MIB, MIB);
-    send_all(f, fd, data, MIB);
-    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
-    send_request(fd, terms, NBD_CMD_WRITE, 9, 0, MIB);
-    send_all(f, fd, data, PART);
-    nbd_fixture_poll(f);
-    return fd;
-}
-
-static void assert_written(NbdFixture *f, uint64_t offset, const uint8_t *data, size_t bytes)
-{
-    NbdTerms terms;
-    int fd = nbd_fixture_connect(f, false, false, &terms);
-    g_autofree uint8_t *same = g_malloc(bytes);
-    uint64_t cookie;
-
-    send_request(fd, &terms, NBD_CMD_READ, 0, offset, bytes);
-    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
-    g_assert_true(receive(f, fd, same, bytes));
-    g_assert_cmpmem(same, bytes, data, bytes);
-    close(fd);
-}
-
-static uint8_t *pattern(void)
-{
-    uint8_t *data = g_malloc(SIZE);
-
-    for (unsigned i = 0; i < SIZE; i++) {
-        data[i] = (uint8_t)(i * 7 + i / 4096 + 1);
-    }
-    return data;
-}
-
-/* What has come is written, up to a whole block, and nothing is in flight until more comes. */
-static void test_stream(void)
-{
-    NbdFixture *f = nbd_fixture_new(MEMORY, true);
-    g_autofree uint8_t *data = pattern(), *zeros = g_malloc0(MIB);
-    NbdTerms terms;
-    int fd = begin_stream(f, data, &terms);
-    uint64_t cookie;
-
-    assert_written(f, 0, data, HEAD);
-    assert_written(f, HEAD, zeros, MIB - HEAD);
-    g_assert_cmpuint(in_flight(f), ==, 0);
-    send_all(f, fd, data + PART, MIB - PART);
-    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
-    g_assert_cmpuint(cookie, ==, 9);
-    assert_written(f, 0, data, MIB);
-    assert_written(f, MIB, zeros, MIB);
-    close(fd);
-    nbd_fixture_free(f);
-}
-
-/* Wherever it begins and ends, all of it is written; of what is refused, nothing. */
-static void test_stream_any_range(void)
-{
-    NbdFixture *f = nbd_fixture_new(MEMORY, true);
-    g_autofree uint8_t *data = pattern();
-    NbdTerms terms;
-    int fd = nbd_fixture_connect(f, false, false, &terms);
-
-    for (unsigned i = 0; i < 20; i++) {
-        uint64_t offset = i * 33333, cookie;
-        size_t bytes = 300001 + i * 54321;
-        bool past_end = i % 5 == 4;
-
-        data[offset + bytes / 2] ^= 0xff;
-        send_request(fd, &terms, NBD_CMD_WRITE, i, past_end ? SIZE - bytes + 1 : offset, bytes);
-        send_all(f, fd, data + offset, bytes);
-        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, past_end ? NBD_ENOSPC : 0);
-        if (past_end) {
-            data[offset + bytes / 2] ^= 0xff;
-        }
-        g_assert_cmpuint(cookie, ==, i);
-        assert_written(f, 0, data, past_end ? 0x1000 : offset + bytes);
-    }
-    close(fd);
-    nbd_fixture_free(f);
-}
-
-/* A queue that stops in the middle of a payload answers that, and waits for no more of it. */
-static void test_stream_stop(void)
-{
-    NbdFixture *f = nbd_fixture_new(MEMORY, true);
-    g_autofree uint8_t *data = pattern();
-    NbdTerms terms;
-    int fd = begin_stream(f, data, &terms);
-    uint64_t cookie;
-
-    nbd_fixture_stop(f, false);
-    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, NBD_ESHUTDOWN);
-    g_assert_cmpuint(cookie, ==, 9);
-    g_assert_true(at_end(f, fd));
-    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
-    close(fd);
-    nbd_fixture_free(f);
-}
-
-/* Hold up the node, and have a client send what a piece is made of; @more: and all the rest. */
-static int hold_stream(NbdFixture *f, const uint8_t *data, NbdTerms *terms, bool more)
-{
-    int fd = begin_stream(f, data, terms);
-
-    nbd_fixture_drain(f);
-    send_all(f, fd, data + PART, (more ? MIB : PART + HEAD) - PART);
-    nbd_fixture_poll(f);
-    g_assert_cmpuint(in_flight(f), ==, 1);
-    return fd;
-}
-
-/* The same while a piece is in flight: the client is told when that is over. */
-static void test_stream_stop_in_piece(void)
-{
-    NbdFixture *f = nbd_fixture_new(MEMORY, true);
-    g_autofree uint8_t *data = pattern();
-    NbdTerms terms;
-    int fd = hold_stream(f, data, &terms, false);
-    uint64_t cookie;
-    uint8_t byte;
-
-    nbd_fixture_stop(f, false);
-    nbd_fixture_poll(f);
-    g_assert_cmpint(recv(fd, &byte, 1, MSG_DONTWAIT), ==, -1);
-    nbd_fixture_undrain(f);
-    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, NBD_ESHUTDOWN);
-    g_assert_cmpuint(cookie, ==, 9);
-    g_assert_true(at_end(f, fd));
-    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
-    close(fd);
-    nbd_fixture_free(f);
-}
-
-/* A node that takes its time after all: the rest is received, and written when it goes on. */
-static void test_stream_held_up(void)
-{
-    NbdFixture *f = nbd_fixture_new(MEMORY, true);
-    g_autofree uint8_t *data = pattern();
-    NbdTerms terms;
-    int fd = hold_stream(f, data, &terms, true);
-    uint64_t cookie;
-
-    send_request(fd, &terms, NBD_CMD_WRITE, 10, MIB, MIB);
-    send_all(f, fd, data + MIB, MIB);
-    nbd_fixture_poll(f);
-    nbd_fixture_undrain(f);
-    for (unsigned i = 0; i < 2; i++) {
-        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
-    }
-    assert_written(f, 0, data, 2 * MIB);
-    close(fd);
-    nbd_fixture_free(f);
-}
-
-/* A client that goes in the middle of a payload, or is cut off, between two pieces or in one. */
-static void test_stream_that_ends(void)
-{
-    for (unsigned i = 0; i < 6; i++) {
-        bool in_piece = i % 2, cut = i / 2 == 1, half = i / 2 == 2;
-        NbdFixture *f = nbd_fixture_new(MEMORY, true);
-        g_autofree uint8_t *data = pattern();
-        NbdTerms terms;
-        int fd = in_piece ? hold_stream(f, data, &terms, false) : begin_stream(f, data, &terms);
-
-        if (cut) {
-            nbd_fixture_stop(f, true);
-        } else if (half) {
-            shutdown(fd, SHUT_WR);
-        } else {
-            close(fd);
-        }
-        nbd_fixture_poll(f);
-        if (in_piece) {
-            g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 1);
-            nbd_fixture_undrain(f);
-        }
-        while (nbd_fixture_queue(f)->common.requests) {
-            aio_context_poll(f->ctx, true);
-        }
-        g_assert_cmpuint(f->ne->connections, ==, 0);
-        if (cut || half) {
-            g_assert_true(at_end(f, fd));
-            close(fd);
-        }
-        nbd_fixture_free(f);
-    }
-}
-
-/* ---- the image's own pages ---- */
-
 /* A file of SIZE bytes with @data, and a node of it. */
 typedef struct ImageFile {
     char *path, *json;
@@ -668,6 +465,297 @@ static unsigned pipe_ends(void)
     }
     return n;
 }
+
+static uint8_t *pattern(void)
+{
+    uint8_t *data = g_malloc(SIZE);
+
+    for (unsigned i = 0; i < SIZE; i++) {
+        data[i] = (uint8_t)(i * 7 + i / 4096 + 1);
+    }
+    return data;
+}
+
+/*
+ * What streams are written to: nodes that take the payload from a buffer alone, and those that take
+ * it from a pipe.
+ */
+typedef enum StreamKind {
+    STREAM_BUFFERED,
+    STREAM_SPLICED,
+} StreamKind;
+
+typedef struct StreamRig {
+    bool spliced;
+    ImageFile file;
+    unsigned pipes; /* open when there is no request */
+    NbdFixture *f;
+} StreamRig;
+
+static StreamRig stream_rig(gconstpointer kind)
+{
+    g_autofree uint8_t *zeros = g_malloc0(SIZE);
+    StreamRig rig = {.spliced = GPOINTER_TO_UINT(kind) == STREAM_SPLICED,
+                     .file = image_file("/dev/shm", zeros)};
+
+    rig.f = nbd_fixture_new(rig.spliced ? rig.file.json : MEMORY, true);
+    rig.pipes = pipe_ends();
+    return rig;
+}
+
+static void stream_rig_free(StreamRig *rig)
+{
+    nbd_fixture_free(rig->f);
+    g_assert_cmpuint(pipe_ends(), ==, rig->pipes);
+    image_file_free(&rig->file);
+}
+
+#define PART (300 * 1024) /* of a payload of 1 MiB, that comes first */
+#define HEAD (256 * 1024) /* what is written of that at once */
+#define MIB  (1024 * 1024)
+
+/*
+ * A client whose large writes are written as they come, for the node has been seen to copy at once,
+ * and that has sent PART of one of 1 MiB, to offset 0, with cookie 9.
+ */
+static int begin_stream(const StreamRig *rig, const uint8_t *data, NbdTerms *terms)
+{
+    NbdFixture *f = rig->f;
+    int fd = nbd_fixture_connect(f, false, false, terms);
+    uint64_t cookie;
+
+    send_request(fd, terms, NBD_CMD_WRITE, 1, 2 * MIB, MIB);
+    send_all(f, fd, data, MIB);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+    send_request(fd, terms, NBD_CMD_WRITE, 9, 0, MIB);
+    send_all(f, fd, data, PART);
+    nbd_fixture_poll(f);
+    if (rig->spliced) {
+        g_assert_cmpuint(pipe_ends(), ==, rig->pipes + 2);
+    }
+    return fd;
+}
+
+static void assert_written(NbdFixture *f, uint64_t offset, const uint8_t *data, size_t bytes)
+{
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+    g_autofree uint8_t *same = g_malloc(bytes);
+    uint64_t cookie;
+
+    send_request(fd, &terms, NBD_CMD_READ, 0, offset, bytes);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+    g_assert_true(receive(f, fd, same, bytes));
+    g_assert_cmpmem(same, bytes, data, bytes);
+    close(fd);
+}
+
+/*
+ * What has come is written, up to a whole block where it is buffered, and nothing is in flight
+ * until more comes.
+ */
+static void test_stream(gconstpointer kind)
+{
+    StreamRig rig = stream_rig(kind);
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern(), *zeros = g_malloc0(MIB);
+    NbdTerms terms;
+    int fd = begin_stream(&rig, data, &terms);
+    size_t written = rig.spliced ? PART : HEAD;
+    uint64_t cookie;
+
+    assert_written(f, 0, data, written);
+    assert_written(f, written, zeros, MIB - written);
+    g_assert_cmpuint(in_flight(f), ==, 0);
+    send_all(f, fd, data + PART, MIB - PART);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+    g_assert_cmpuint(cookie, ==, 9);
+    assert_written(f, 0, data, MIB);
+    assert_written(f, MIB, zeros, MIB);
+    close(fd);
+    stream_rig_free(&rig);
+}
+
+/* Wherever it begins and ends, all of it is written; of what is refused, nothing. */
+static void test_stream_any_range(gconstpointer kind)
+{
+    StreamRig rig = stream_rig(kind);
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern();
+    NbdTerms terms;
+    int fd = nbd_fixture_connect(f, false, false, &terms);
+
+    for (unsigned i = 0; i < 20; i++) {
+        uint64_t offset = i * 33333, cookie;
+        size_t bytes = 300001 + i * 54321;
+        bool past_end = i % 5 == 4;
+
+        data[offset + bytes / 2] ^= 0xff;
+        send_request(fd, &terms, NBD_CMD_WRITE, i, past_end ? SIZE - bytes + 1 : offset, bytes);
+        send_all(f, fd, data + offset, bytes);
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, past_end ? NBD_ENOSPC : 0);
+        if (past_end) {
+            data[offset + bytes / 2] ^= 0xff;
+        }
+        g_assert_cmpuint(cookie, ==, i);
+        assert_written(f, 0, data, past_end ? 0x1000 : offset + bytes);
+    }
+    close(fd);
+    stream_rig_free(&rig);
+}
+
+/* A queue that stops in the middle of a payload answers that, and waits for no more of it. */
+static void test_stream_stop(gconstpointer kind)
+{
+    StreamRig rig = stream_rig(kind);
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern();
+    NbdTerms terms;
+    int fd = begin_stream(&rig, data, &terms);
+    uint64_t cookie;
+
+    nbd_fixture_stop(f, false);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, NBD_ESHUTDOWN);
+    g_assert_cmpuint(cookie, ==, 9);
+    g_assert_true(at_end(f, fd));
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
+    close(fd);
+    stream_rig_free(&rig);
+}
+
+/* Hold up the node, and have a client send what a piece is made of; @more: and all the rest. */
+static int hold_stream(const StreamRig *rig, const uint8_t *data, NbdTerms *terms, bool more)
+{
+    NbdFixture *f = rig->f;
+    int fd = begin_stream(rig, data, terms);
+
+    nbd_fixture_drain(f);
+    send_all(f, fd, data + PART, (more ? MIB : PART + HEAD) - PART);
+    nbd_fixture_poll(f);
+    g_assert_cmpuint(in_flight(f), ==, 1);
+    return fd;
+}
+
+/* The same while a piece is in flight: the client is told when that is over. */
+static void test_stream_stop_in_piece(gconstpointer kind)
+{
+    StreamRig rig = stream_rig(kind);
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern();
+    NbdTerms terms;
+    int fd = hold_stream(&rig, data, &terms, false);
+    uint64_t cookie;
+    uint8_t byte;
+
+    nbd_fixture_stop(f, false);
+    nbd_fixture_poll(f);
+    g_assert_cmpint(recv(fd, &byte, 1, MSG_DONTWAIT), ==, -1);
+    nbd_fixture_undrain(f);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, NBD_ESHUTDOWN);
+    g_assert_cmpuint(cookie, ==, 9);
+    g_assert_true(at_end(f, fd));
+    g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 0);
+    close(fd);
+    stream_rig_free(&rig);
+}
+
+/*
+ * A node that takes its time after all: the rest is received, where there is a buffer for it, and
+ * written when it goes on.
+ */
+static void test_stream_held_up(gconstpointer kind)
+{
+    StreamRig rig = stream_rig(kind);
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern();
+    NbdTerms terms;
+    int fd = hold_stream(&rig, data, &terms, !rig.spliced);
+    uint64_t cookie;
+
+    if (!rig.spliced) {
+        send_request(fd, &terms, NBD_CMD_WRITE, 10, MIB, MIB);
+        send_all(f, fd, data + MIB, MIB);
+        nbd_fixture_poll(f);
+    }
+    nbd_fixture_undrain(f);
+    if (rig.spliced) {
+        send_all(f, fd, data + PART + HEAD, MIB - PART - HEAD);
+        send_request(fd, &terms, NBD_CMD_WRITE, 10, MIB, MIB);
+        send_all(f, fd, data + MIB, MIB);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+    }
+    assert_written(f, 0, data, 2 * MIB);
+    close(fd);
+    stream_rig_free(&rig);
+}
+
+/* A piece that fails: the client is told, after the rest has come, and goes on. */
+static void test_stream_fails(void)
+{
+    StreamRig rig = stream_rig(GUINT_TO_POINTER(STREAM_SPLICED));
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern();
+    struct rlimit old, low = {600 * 1024, RLIM_INFINITY};
+    NbdTerms terms;
+    int fd = begin_stream(&rig, data, &terms);
+    uint64_t cookie;
+
+    signal(SIGXFSZ, SIG_IGN);
+    g_assert_cmpint(getrlimit(RLIMIT_FSIZE, &old), ==, 0);
+    low.rlim_max = old.rlim_max;
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &low), ==, 0);
+    send_all(f, fd, data + PART, MIB - PART);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, NBD_ENOSPC);
+    g_assert_cmpuint(cookie, ==, 9);
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &old), ==, 0);
+    assert_written(f, 0, data, low.rlim_cur);
+    send_request(fd, &terms, NBD_CMD_WRITE, 10, 0, MIB);
+    send_all(f, fd, data + MIB, MIB);
+    g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+    assert_written(f, 0, data + MIB, MIB);
+    close(fd);
+    stream_rig_free(&rig);
+}
+
+/* A client that goes in the middle of a payload, or is cut off, between two pieces or in one. */
+static void test_stream_that_ends(gconstpointer kind)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        bool in_piece = i % 2, cut = i / 2 == 1, half = i / 2 == 2;
+        StreamRig rig = stream_rig(kind);
+        NbdFixture *f = rig.f;
+        g_autofree uint8_t *data = pattern();
+        NbdTerms terms;
+        int fd =
+            in_piece ? hold_stream(&rig, data, &terms, false) : begin_stream(&rig, data, &terms);
+
+        if (cut) {
+            nbd_fixture_stop(f, true);
+        } else if (half) {
+            shutdown(fd, SHUT_WR);
+        } else {
+            close(fd);
+        }
+        nbd_fixture_poll(f);
+        if (in_piece) {
+            g_assert_cmpuint(nbd_fixture_queue(f)->common.requests, ==, 1);
+            nbd_fixture_undrain(f);
+        }
+        while (nbd_fixture_queue(f)->common.requests) {
+            aio_context_poll(f->ctx, true);
+        }
+        g_assert_cmpuint(f->ne->connections, ==, 0);
+        if (cut || half) {
+            g_assert_true(at_end(f, fd));
+            close(fd);
+        }
+        stream_rig_free(&rig);
+    }
+}
+
+/* ---- the image's own pages ---- */
 
 /* Read @bytes at @offset and compare. The answer is one chunk, if it is of chunks. */
 static void assert_read(NbdFixture *f, int fd, const NbdTerms *terms, uint64_t offset,
@@ -898,6 +986,24 @@ static void test_pool(void)
     nbd_fixture_free(f);
 }
 
+static void add_streams(const char *name, StreamKind kind)
+{
+    static const struct {
+        const char *name;
+        GTestDataFunc fn;
+    } tests[] = {
+        {"written", test_stream},         {"any-range", test_stream_any_range},
+        {"stop", test_stream_stop},       {"stop-in-piece", test_stream_stop_in_piece},
+        {"held-up", test_stream_held_up}, {"ends", test_stream_that_ends},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
+        g_autofree char *path = g_strdup_printf("/nbd/connection/%s/%s", name, tests[i].name);
+
+        g_test_add_data_func(path, GUINT_TO_POINTER(kind), tests[i].fn);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -914,12 +1020,9 @@ int main(int argc, char **argv)
                     test_half_closed_and_does_not_read);
     g_test_add_func("/nbd/connection/too-late", test_too_late);
     g_test_add_func("/nbd/connection/direct", test_direct);
-    g_test_add_func("/nbd/connection/stream", test_stream);
-    g_test_add_func("/nbd/connection/stream/any-range", test_stream_any_range);
-    g_test_add_func("/nbd/connection/stream/stop", test_stream_stop);
-    g_test_add_func("/nbd/connection/stream/stop-in-piece", test_stream_stop_in_piece);
-    g_test_add_func("/nbd/connection/stream/held-up", test_stream_held_up);
-    g_test_add_func("/nbd/connection/stream/ends", test_stream_that_ends);
+    add_streams("stream", STREAM_BUFFERED);
+    add_streams("spliced-stream", STREAM_SPLICED);
+    g_test_add_func("/nbd/connection/spliced-stream/fails", test_stream_fails);
     g_test_add_func("/nbd/connection/splice/any-range", test_splice_any_range);
     g_test_add_func("/nbd/connection/splice/many", test_splice_many);
     g_test_add_func("/nbd/connection/splice/ends", test_splice_that_ends);

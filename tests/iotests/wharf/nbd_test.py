@@ -2,6 +2,7 @@
 """The base of tests of the NBD server."""
 
 import os
+import tempfile
 
 from .iotest import IoTest
 from .nbd import RawClient
@@ -38,6 +39,16 @@ class NbdTest(IoTest):
                                              'file': {'driver': 'file', 'filename': image, 'discard': 'unmap',
                                                       **options}})
         return image
+
+    def memory_file(self, name, size=0, content=b''):
+        """A file that lies in memory."""
+        directory = tempfile.TemporaryDirectory(dir='/dev/shm')
+        self.addCleanup(directory.cleanup)
+        path = os.path.join(directory.name, name)
+        with open(path, 'wb') as f:
+            f.write(content)
+            f.truncate(max(size, len(content)))
+        return path
 
     def export(self, node='n0', export='e0', **options):
         """Export a node, writable unless said otherwise."""
