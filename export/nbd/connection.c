@@ -535,6 +535,7 @@ static NbdCall *conn_take_call(NbdConnection *conn, const NbdRequest *request, s
     call->cut = false;
     call->pieces = (NbdPieces){0};
     call->may_splice = !conn->tls;
+    call->alone = conn->calls == 0 && conn->in_at == conn->in_end;
     call->unspliced = false;
     call->pipe = NULL;
     call->cost = call->buffer_size;

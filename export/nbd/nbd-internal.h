@@ -277,6 +277,7 @@ struct NbdCall {
     bool cut;      /* its payload ends in the middle, for the export does */
     NbdPieces pieces;
     bool may_splice; /* it may have a pipe */
+    bool alone;      /* the client has asked for nothing else */
     bool unspliced;  /* the node did not take its payload from one */
     NbdPipe *pipe;   /* with the last bytes received, or with what comes after iov; or NULL */
 

@@ -14,8 +14,12 @@
 
 #include "export/nbd/nbd-internal.h"
 
-/* Less is copied sooner. */
-#define SPLICE_MIN (16 * 1024)
+/*
+ * Less is copied sooner. A client that waits for this answer alone cannot copy one while we are at
+ * the next, and has the data sooner if we have brought it into the cache.
+ */
+#define SPLICE_MIN       (16 * 1024)
+#define SPLICE_MIN_ALONE (128 * 1024)
 
 /* About what comes at once, as in stream.c. */
 #define SPLICE_PIECE (256 * 1024)
@@ -46,7 +50,7 @@ bool nbd_splice_co_read(NbdCall *call)
 {
     const NbdRequest *request = &call->request;
 
-    if (!call->may_splice || request->length < SPLICE_MIN) {
+    if (!call->may_splice || request->length < (call->alone ? SPLICE_MIN_ALONE : SPLICE_MIN)) {
         return false;
     }
     call->pipe = nbd_pool_take_pipe(call->pool, pages_of(request));
