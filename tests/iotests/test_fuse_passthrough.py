@@ -682,7 +682,7 @@ class Ending(PassTest):
         """The image stays locked as long as it is open; then the next daemon clears the way itself."""
         self.export()
         fd = self.open()
-        self.daemon.kill()
+        self.daemon.kill(wait_unlocked=False)
         self.open_goes_on(fd)
         again = self.wharfd(name='again')
         again.qmp.cmd('blockdev-add', {'driver': 'file', 'node-name': 'n0', 'filename': self.image})

@@ -2,14 +2,17 @@
 """The harness itself: its clients against QSD's monitor, its timeouts, its cleaning up."""
 
 import errno
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 from wharf import *
-from wharf import tools, transport
+from wharf import imagelocks, tools, transport
 from wharf.switch import AUTOGROUP, Switch
 
 
@@ -54,6 +57,48 @@ class Harness(IoTest):
             server.listen()
             self.assertTrue(tools.listens_at(path))
         self.assertFalse(tools.listens_at(path))
+
+    def lock(self, path):
+        """A descriptor that holds a lock."""
+        fd = os.open(path, os.O_RDWR)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0))
+        return fd
+
+    def test_locks_of_nobody_are_waited_for(self):
+        path = self.make_file('x')
+        living = self.lock(path)
+        self.addCleanup(os.close, living)
+        files = imagelocks.locked_files(os.getpid())
+        self.assertEqual(list(files.values()), [path])
+        imagelocks.wait_unlocked(files)
+        # What is on its way through a socket belongs to no process.
+        ours, theirs = socket.socketpair()
+        orphan = self.lock(path)
+        socket.send_fds(ours, [b'x'], [orphan])
+        os.close(orphan)
+        ours.close()
+        begun = time.monotonic()
+        threading.Timer(0.3, theirs.close).start()
+        imagelocks.wait_unlocked(files)
+        self.assertGreaterEqual(time.monotonic() - begun, 0.3)
+
+    def test_locks_end_with_a_killed_daemon(self):
+        """And it is the image that they are looked for on."""
+        daemon = self.wharfd()
+        image = self.make_file('x', 4096)
+        daemon.qmp.cmd('blockdev-add', {'driver': 'blkdebug', 'node-name': 'd', 'take-child-perms': ['write'],
+                                        'image': {'driver': 'file', 'filename': image}})
+        files = imagelocks.locked_files(daemon.pid)
+        self.assertEqual(list(files.values()), [image])
+        daemon.kill()
+        self.assertEqual(imagelocks.locked_files(daemon.pid), {})
+        with open('/proc/locks', encoding='ascii') as f:
+            self.assertNotIn(next(iter(files)), f.read().split())
+
+    def test_what_is_no_json_is_shown(self):
+        with self.assertRaisesRegex(AssertionError, 'the reason'):
+            tools.json_of(run('sh', '-c', 'echo the reason >&2; exit 1', check=False))
+        self.assertEqual(tools.json_of(run('echo', '[1]')), [1])
 
     def test_marked_processes_are_found_and_killed(self):
         mark = 'harness' + str(os.getpid())

@@ -3,7 +3,6 @@
 
 import errno
 import os
-import signal
 import socket
 import struct
 import threading
@@ -536,8 +535,7 @@ class Hostile(NbdTest):
 
     def test_killed_daemon_and_a_new_one(self):
         """The socket that a killed daemon has left is replaced."""
-        self.daemon.process.send_signal(signal.SIGKILL)
-        self.daemon.wait()
+        self.daemon.kill()
         self.assertTrue(os.path.exists(self.socket))
         self.daemon = self.start_nbd()
         self.node()

@@ -3,7 +3,6 @@
 pleases the other."""
 
 import array
-import json
 import os
 import pty
 import random
@@ -15,6 +14,7 @@ import subprocess
 from wharf import *
 from wharf import nbd
 from wharf.qcow2 import KIB, MIB, Qcow2Test
+from wharf.tools import json_of
 
 COPIED = 1 << 63
 COMPRESSED = 1 << 62
@@ -63,12 +63,11 @@ class CheckTest(Qcow2Test):
     def ours(self, image, *options):
         """Exit status and result of our check."""
         done = self.wharfctl('check', '--output=json', *options, image, check=False)
-        self.assertTrue(done.stdout, done.stderr)
-        return done.returncode, json.loads(done.stdout)
+        return done.returncode, json_of(done)
 
     def theirs(self, image, *options):
         done = run(self.qemu_img, 'check', '--output=json', '-f', 'qcow2', *options, image, check=False)
-        return done.returncode, json.loads(done.stdout) if done.returncode != 1 else {}
+        return done.returncode, json_of(done) if done.returncode != 1 else {}
 
     def expect_same(self, image):
         status, found = self.ours(image)
@@ -344,7 +343,7 @@ class BrokenTest(CheckTest):
                     image.put(offset, rng.choice([0, 1, 0x80, 0xff, rng.randrange(256)]), '>B')
                 done = self.wharfctl('check', '--output=json', '-r', 'all', image.path, check=False)
                 self.assertIn(done.returncode, [0, 1, 2, 3, 63], done.stderr)
-                if done.returncode == 0 and json.loads(done.stdout)['check-errors'] == 0:
+                if done.returncode == 0 and json_of(done)['check-errors'] == 0:
                     self.assertEqual(self.theirs(image.path)[0], 0)
 
 

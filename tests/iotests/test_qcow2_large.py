@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Large disks cost what is used of them; long chains; and a crash in the middle of much I/O."""
 
-import json
 import os
 import random
 import subprocess
@@ -118,7 +117,7 @@ class FioTest(Qcow2WriteTest):
             worker.kill()
             tools.unmount(mountpoint)
         done = run(self.qemu_img, 'check', '-f', 'qcow2', '--output', 'json', image, check=False)
-        found = json.loads(done.stdout)
+        found = tools.json_of(done)
         self.assertEqual(found.get('corruptions', 0), 0, done.stdout)
         self.assertEqual(found['check-errors'], 0, done.stdout)
         content = self.read_all(image)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 
+from . import imagelocks
 from . import transport as transports
 from .clients import ClientError, JsonRpcClient, QmpClient
 from .tools import TIMEOUT, complaint, listens_at, stacks, wait_until
@@ -49,7 +50,7 @@ class Daemon:
         try:
             client = self.qmp_client(timeout=timeout)
         except ClientError:
-            self.kill()
+            self.kill(wait_unlocked=False)
             raise
         client.timeout = TIMEOUT
         return client
@@ -104,8 +105,7 @@ class Daemon:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             where = stacks(self.pid)
-            self._judged = True
-            self.kill()
+            self.kill(wait_unlocked=False)
             raise AssertionError(f'{self.name} did not end within {timeout} s\n{where}') from None
         self._judged = True
         return status
@@ -121,11 +121,17 @@ class Daemon:
         self.process.send_signal(sig)
         self._expect_clean(self.wait())
 
-    def kill(self):
-        """SIGKILL: the state that is left is the caller's affair."""
+    def kill(self, wait_unlocked=True):
+        """SIGKILL: the state that is left is the caller's affair.
+
+        Waits until the kernel has ended what the daemon had begun, too, and with it its locks, so that
+        others can have its images: not with wait_unlocked=False, as where they stay open anyway.
+        """
+        locked = imagelocks.locked_files(self.pid) if wait_unlocked else {}
         self._judged = True
         self.process.kill()
         self.process.wait(self.timeout)
+        imagelocks.wait_unlocked(locked)
 
     def stop(self):
         """End it if it still runs, and judge how it ended. Called at the end of each test."""

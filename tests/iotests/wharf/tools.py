@@ -3,6 +3,7 @@
 
 import ctypes
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -81,6 +82,15 @@ def run(*command, timeout=TIMEOUT, check=True, input=None, text=True, **popen):
     if check and process.returncode:
         raise AssertionError(f'{command} exited with {process.returncode}\n{out}\n{err}')
     return result
+
+
+def json_of(done):
+    """What a program that has run() printed, which must be JSON: else the test shows all that it said."""
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise AssertionError(f'{done.args} exited with {done.returncode} and printed no JSON\n'
+                             f'{done.stdout}\n{done.stderr}') from None
 
 
 def _word(value):
