@@ -5,8 +5,12 @@ import fcntl
 import os
 import struct
 import subprocess
+import threading
+import time
 
 from wharf import *
+from wharf import tools
+from wharf.qcow2 import MIB
 
 PERMISSIONS = ['consistent-read', 'write', 'write-unchanged', 'resize']
 BYTES = [100, 101, 102, 103, 200, 201, 202, 203]
@@ -301,6 +305,105 @@ class Daemon2(LockTest):
         self.refused(['resize', self.image], daemon.qmp.cmd, 'blockdev-add',
                      {**add, 'node-name': 'b', 'take-child-perms': ['resize']})
         daemon.qmp.cmd('blockdev-add', {**add, 'node-name': 'b', 'take-child-perms': ['write']})
+
+
+class Leaving(LockTest):
+    """Who uses the image is about to go, and then is no reason to refuse it."""
+
+    PATIENCE = 0.2
+    TRIES = 10
+
+    def setUp(self):
+        super().setUp()
+        run(find_tool('qemu-img'), 'create', '-q', '-f', 'qcow2', self.image, '64M')
+        self.daemon = self.wharfd()
+
+    def try_to(self, attempt, *args, **kwargs):
+        """Whether it succeeds. Where it is refused, others had as long as they may have to go."""
+        begun = time.monotonic()
+        try:
+            attempt(*args, **kwargs)
+        except QmpError as e:
+            self.assertIn(self.image, e.desc)
+            self.assertGreaterEqual(time.monotonic() - begun, self.PATIENCE)
+            return False
+        return True
+
+    def in_time(self, byte, attempt, *args, **kwargs):
+        """It succeeds although somebody has the byte when it begins. Once is enough: on a busy machine
+        he may leave too late."""
+        for _ in range(self.TRIES):
+            self.other.hold(byte)
+            leave = threading.Timer(0.05, self.other.drop, [byte])
+            leave.start()
+            done = self.try_to(attempt, *args, **kwargs)
+            leave.join()
+            if done:
+                return
+        self.fail(f'refused {self.TRIES} times')
+
+    def qcow2(self, **options):
+        return {'driver': 'qcow2', 'node-name': 'q', 'file': self.file(), **options}
+
+    def file(self):
+        return {'driver': 'file', 'node-name': 'f', 'filename': self.image}
+
+    def cmd(self, name, **arguments):
+        return self.daemon.qmp.cmd(name, {k.replace('_', '-'): v for k, v in arguments.items()})
+
+    def test_add_and_activate(self):
+        self.in_time(201, self.cmd, 'blockdev-add', **self.qcow2())
+        self.cmd('blockdev-set-active', node_name='q', active=False)
+        self.in_time(201, self.cmd, 'blockdev-set-active', node_name='q', active=True)
+        self.assertEqual(self.other.sees(), [100, 101, 103, 201, 203])
+
+    def test_reopen(self):
+        self.cmd('blockdev-add', **self.qcow2(read_only=True))
+        self.in_time(201, self.cmd, 'blockdev-reopen', options=[self.file(), self.qcow2(file='f')])
+        self.assertEqual(self.other.sees(), [100, 101, 103, 201, 203])
+
+    @fuse_test
+    def test_export(self):
+        self.add_node(self.daemon)
+        self.in_time(201, self.export, self.daemon, writable=True)
+
+    def test_create(self):
+        def create():
+            self.cmd('blockdev-create', job_id='j', options={
+                'driver': 'file', 'filename': self.image, 'size': 4096})
+            self.daemon.qmp.wait_event('JOB_STATUS_CHANGE', {'id': 'j', 'status': 'concluded'})
+            error = self.cmd('query-jobs')[0].get('error')
+            self.cmd('job-dismiss', id='j')
+            if error:
+                raise QmpError({'error': {'desc': error}})
+        self.in_time(201, create)
+        self.assertEqual(os.stat(self.image).st_size, 4096)
+
+    @fuse_test
+    def test_killed(self):
+        """The kernel ends the last requests of a killed daemon, and its locks, when that is dead already."""
+        mnt = self.path('mnt-e0')
+        for n in range(3):
+            first = self.wharfd('--object', 'iothread,id=t0', name=f'first{n}')
+            first.qmp.cmd('blockdev-add', self.qcow2())
+            self.export(first, 'q', writable=True, iothread='t0')
+            fio = self.fio(mnt)
+            wait_until(lambda: self.allocated() > 20 * MIB, what='fio to write')
+            first.kill(wait_unlocked=False)
+            if self.try_to(self.cmd, 'blockdev-add', **self.qcow2()):
+                self.cmd('blockdev-del', node_name='q')
+            tools.kill_group(fio.pid)
+            fio.wait(TIMEOUT)
+            tools.unmount(mnt)
+
+    def fio(self, path):
+        return subprocess.Popen(
+            [find_tool('fio'), '--name=w', f'--filename={path}', '--size=60M', '--rw=randwrite', '--bs=256k',
+             '--numjobs=4', '--thread', '--ioengine=psync', '--fdatasync=3', '--time_based', '--runtime=120'],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def allocated(self):
+        return os.stat(self.image).st_blocks * 512
 
 
 class QemuTools(LockTest):

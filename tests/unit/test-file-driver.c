@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "block/drivers/file/locks.h"
 #include "tests/unit/graph-rig.h"
 #include "util/error.h"
 
@@ -640,6 +641,83 @@ static void co_fn test_locks_between_nodes(GraphRig *rig)
     graph_rig_co_del(rig, "b");
 }
 
+/* Another process, which does not share the permission to write, and is about to go. */
+typedef struct Leaver {
+    int fd;
+    bool gone;
+} Leaver;
+
+static void set_foreign_lock(int fd, short type, off_t byte)
+{
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+
+    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &lock), ==, 0);
+}
+
+static void co_fn leave_entry(void *opaque)
+{
+    Leaver *l = opaque;
+
+    aio_co_sleep_ns(1000 * 1000); /* meanwhile the test asks, and must not believe what it hears */
+    set_foreign_lock(l->fd, F_UNLCK, 201);
+    l->gone = true;
+}
+
+static void co_fn begin_to_leave(GraphRig *rig, Leaver *l)
+{
+    set_foreign_lock(l->fd, F_RDLCK, 201);
+    l->gone = false;
+    aio_co_enter(rig->ctx, leave_entry, l);
+    g_assert_false(l->gone);
+}
+
+/* Whoever takes an image waits for others who are about to go. */
+static void co_fn test_waits_for_locks(GraphRig *rig)
+{
+    BlockNode *node = co_add(rig, "f0", "");
+    Leaver l = {.fd = open(place_of(rig)->path, O_RDWR | O_CLOEXEC)};
+    g_autoptr(GError) error = NULL;
+    BlockBackend *blk;
+
+    begin_to_leave(rig, &l);
+    blk = block_backend_co_new(node, "new", READ_WRITE, BLOCK_PERM_ALL, &error);
+    g_assert_no_error(error);
+    g_assert_true(block_backend_co_set_perm(blk, BLOCK_PERM_CONSISTENT_READ, BLOCK_PERM_ALL, NULL));
+    begin_to_leave(rig, &l);
+    block_backend_co_set_perm(blk, READ_WRITE, BLOCK_PERM_ALL, &error);
+    g_assert_no_error(error);
+    g_assert_null(co_reopen(rig, "'locking': 'off'"));
+    begin_to_leave(rig, &l);
+    g_assert_null(co_reopen(rig, "'locking': 'on', 'cache': {'direct': true}"));
+    g_assert_true(l.gone);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "f0");
+    close(l.fd);
+}
+
+/* But a request that makes a file longer does not: all other changes would have to wait for it. */
+static void co_fn test_growing_does_not_wait(GraphRig *rig)
+{
+    BlockBackend *blk = graph_rig_co_use(co_add(rig, "f0", ""), READ_WRITE);
+    int fd = open(place_of(rig)->path, O_RDWR | O_CLOEXEC);
+    int64_t took = FILE_LOCKS_WAIT_NS;
+
+    set_foreign_lock(fd, F_RDLCK, 203);
+    /* One of these is quick, however busy the machine is. */
+    for (unsigned i = 0; took >= FILE_LOCKS_WAIT_NS && i < 20; i++) {
+        int64_t begun = aio_now_ns();
+        g_autoptr(GError) error = NULL;
+
+        g_assert_cmpint(blk_co_truncate(blk, 2 * MIB, PREALLOC_MODE_OFF, 0, &error), <, 0);
+        g_assert_error(error, WHARF_ERROR, WHARF_ERROR_IN_USE);
+        took = aio_now_ns() - begun;
+    }
+    g_assert_cmpint(took, <, FILE_LOCKS_WAIT_NS);
+    close(fd);
+    block_backend_co_free(blk);
+    graph_rig_co_del(rig, "f0");
+}
+
 /* A reopen for writing takes locks beside those that its new descriptor holds: its own. */
 static void co_fn test_reopen_takes_locks(GraphRig *rig)
 {
@@ -959,6 +1037,8 @@ static const TestCase cases[] = {
     {"reopen-fails", test_reopen_fails},
     {"reopen-takes-locks", test_reopen_takes_locks},
     {"locks-between-nodes", test_locks_between_nodes},
+    {"waits-for-locks", test_waits_for_locks},
+    {"growing-does-not-wait", test_growing_does_not_wait},
     {"every-fua-write-is-synced", test_every_fua_write_is_synced},
     {"no-flush-never-syncs", test_no_flush_never_syncs},
     {"sync-error-is-kept", test_sync_error_is_kept},

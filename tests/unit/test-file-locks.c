@@ -7,6 +7,7 @@
 #include <glib/gstdio.h>
 #include <unistd.h>
 
+#include "aio/aio.h"
 #include "util/error.h"
 
 enum {
@@ -283,6 +284,129 @@ static void test_race(Fixture *f, gconstpointer data)
     }
 }
 
+/* One who asks as the file driver does. */
+typedef struct Asker {
+    int fd;
+    const char *path;
+    FileLockSet want, held;
+    void (*after_failure)(struct Asker *a); /* or NULL */
+    gpointer user;
+    unsigned attempts;
+    int64_t begun_ns, last_ns; /* of CLOCK_MONOTONIC; last_ns: of the last attempt */
+    GError *error;
+    bool ended;
+} Asker;
+
+static void co_fn asker_entry(void *opaque)
+{
+    Asker *a = opaque;
+    FileLocksWait wait = {0};
+
+    a->begun_ns = aio_now_ns();
+    do {
+        a->attempts++;
+        a->last_ns = aio_now_ns();
+        if (file_locks_acquire(a->fd, &a->held, a->want, a->path, &a->error)) {
+            break;
+        }
+        if (a->after_failure) {
+            a->after_failure(a);
+        }
+    } while (file_locks_co_wait(&wait, &a->error));
+    a->ended = true;
+}
+
+static void ask(Asker *a)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(AioContext) ctx = aio_context_new(NULL, &error);
+
+    g_assert_no_error(error);
+    aio_co_enter(ctx, asker_entry, a);
+    while (!a->ended) {
+        aio_context_poll(ctx, true);
+    }
+}
+
+static void let_go(Asker *a)
+{
+    Fixture *f = a->user;
+
+    assert_bytes(f->theirs, nothing); /* who waits keeps nobody away */
+    lock_byte(f->theirs, F_UNLCK, 201);
+}
+
+/* Others who go in time are no reason to fail: a killed process seems to be there for a while. */
+static void test_waits_for_others_to_go(Fixture *f, gconstpointer data)
+{
+    Asker a = {
+        .fd = f->ours, .path = f->path, .want = {WRITE, WRITE}, .after_failure = let_go, .user = f};
+
+    lock_byte(f->theirs, F_RDLCK, 201);
+    ask(&a);
+    g_assert_no_error(a.error);
+    g_assert_cmpuint(a.attempts, ==, 2);
+    assert_bytes(f->theirs, a.want);
+}
+
+/* Not for ever; and what is said is what would have been said at once. */
+static void test_others_who_stay(Fixture *f, gconstpointer data)
+{
+    FileLockSet held = nothing;
+    Asker a = {.fd = f->ours, .path = f->path, .want = {WRITE, WRITE}};
+    g_autoptr(GError) at_once = NULL;
+
+    lock_byte(f->theirs, F_RDLCK, 201);
+    g_assert_false(file_locks_acquire(f->ours, &held, a.want, f->path, &at_once));
+    ask(&a);
+    g_assert_error(a.error, WHARF_ERROR, WHARF_ERROR_IN_USE);
+    g_assert_cmpstr(a.error->message, ==, at_once->message);
+    g_assert_cmpuint(a.attempts, >=, 2);
+    g_assert_cmpint(a.last_ns - a.begun_ns, >=, FILE_LOCKS_WAIT_NS);
+    assert_bytes(f->theirs, nothing);
+    g_clear_error(&a.error);
+}
+
+static void test_waits_for_conflicts_only(void)
+{
+    Asker a = {.fd = -1, .path = "/the/image", .want = {.perm = READ}};
+
+    ask(&a);
+    g_assert_error(a.error, WHARF_ERROR, WHARF_ERROR_IO);
+    g_assert_cmpuint(a.attempts, ==, 1);
+    g_clear_error(&a.error);
+}
+
+#define CONTEST_ROUNDS 5
+
+static gpointer ask_in_thread(gpointer opaque)
+{
+    ask(opaque);
+    return NULL;
+}
+
+/* Two who come together do not give way to each other until both fail. */
+static void test_contest(Fixture *f, gconstpointer data)
+{
+    unsigned won = 0;
+
+    for (unsigned round = 0; round < CONTEST_ROUNDS; round++) {
+        Asker ours = {.fd = f->ours, .path = f->path, .want = {WRITE, WRITE}};
+        Asker theirs = {.fd = f->theirs, .path = f->path, .want = {WRITE, WRITE}};
+        GThread *other = g_thread_new("contest", ask_in_thread, &theirs);
+
+        ask(&ours);
+        g_thread_join(other);
+        g_assert_false(!ours.error && !theirs.error);
+        won += !ours.error || !theirs.error;
+        g_clear_error(&ours.error);
+        g_clear_error(&theirs.error);
+        file_locks_release(f->ours, &ours.held, nothing);
+        file_locks_release(f->theirs, &theirs.held, nothing);
+    }
+    g_assert_cmpuint(won, >, 0);
+}
+
 #define ADD(path, function)                                                                        \
     g_test_add(path, Fixture, NULL, fixture_set_up, function, fixture_tear_down)
 
@@ -300,5 +424,9 @@ int main(int argc, char **argv)
     ADD("/file/locks/copy", test_copy_to_another_description);
     g_test_add_func("/file/locks/without-locks", test_without_locks);
     ADD("/file/locks/race", test_race);
+    ADD("/file/locks/waits-for-others-to-go", test_waits_for_others_to_go);
+    ADD("/file/locks/others-who-stay", test_others_who_stay);
+    g_test_add_func("/file/locks/waits-for-conflicts-only", test_waits_for_conflicts_only);
+    ADD("/file/locks/contest", test_contest);
     return g_test_run();
 }

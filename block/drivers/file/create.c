@@ -58,6 +58,7 @@ static int open_old(Creation *c)
     }
     if (file_locks_supported(c->handle.fd) &&
         !file_locks_acquire(c->handle.fd, &c->locks, wanted, c->options->filename, &c->error)) {
+        file_handle_close(&c->handle);
         return -1;
     }
     if (ftruncate(c->handle.fd, 0) < 0) {
@@ -218,6 +219,19 @@ static bool co_fn co_step(Creation *c, int (*step)(void *opaque))
     return aio_co_run_worker_apart(step, c) == 0;
 }
 
+/* Others who are about to go may do so. */
+static bool co_fn co_open(Creation *c)
+{
+    FileLocksWait wait = {0};
+
+    while (!co_step(c, open_worker)) {
+        if (!file_locks_co_wait(&wait, &c->error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool co_fn co_fill(Creation *c, Job *job, int (*step)(void *opaque))
 {
     while (c->done < (uint64_t)c->options->size) {
@@ -276,7 +290,7 @@ bool co_fn file_co_create(BlockGraph *graph, const BlockdevCreateOptions *opts, 
     }
     file_handle_init(&c.handle);
     job_progress_add_total(job, (uint64_t)c.options->size);
-    ok = co_step(&c, open_worker) && co_set_length(&c, job) && co_step(&c, finish_worker);
+    ok = co_open(&c) && co_set_length(&c, job) && co_step(&c, finish_worker);
     if (!ok) {
         co_step(&c, undo_worker);
         if (c.error) {

@@ -255,17 +255,32 @@ static int prepare_step(void *opaque)
     return 0;
 }
 
+/*
+ * Whether @c comes from a request that makes the file longer, while it is in use. Its client does
+ * without the answer as long as it may wait, and so does everybody who wants to change the graph.
+ */
+static bool only_grows(const FileChange *c)
+{
+    FileLockSet resize = {.perm = BLOCK_PERM_RESIZE};
+
+    return (c->s->perm & BLOCK_PERM_WRITE) &&
+           includes(file_lock_set_union(c->s->locks, resize), c->locks);
+}
+
 static bool co_fn co_prepare(FileChange *c, GError **error)
 {
     FileState *s = c->s;
     bool locks_only = s->next.fd < 0 && handle_has(&s->handle, c->access);
+    FileLocksWait wait = {0};
 
     if (includes(s->locks, c->locks) && locks_only) {
         return true;
     }
-    if (co_run_step(c, prepare_step, locks_only) < 0) {
-        g_propagate_error(error, c->error);
-        return false;
+    while (co_run_step(c, prepare_step, locks_only) < 0) {
+        if (only_grows(c) || !file_locks_co_wait(&wait, &c->error)) {
+            g_propagate_error(error, c->error);
+            return false;
+        }
     }
     return true;
 }

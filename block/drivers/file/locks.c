@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#include "aio/aio.h"
 #include "util/error.h"
 
 /* In the order of the bits of BlockPerm, and so of the bytes. */
@@ -11,6 +12,10 @@ static const char *const perm_names[] = {"consistent-read", "write", "write-unch
 
 #define PERM_COUNT G_N_ELEMENTS(perm_names)
 #define PERM_MASK  ((1u << PERM_COUNT) - 1)
+
+/* Between two attempts. */
+#define PAUSE_MIN_NS (2 * 1000 * 1000)
+#define PAUSE_MAX_NS (12 * 1000 * 1000)
 
 FileLockSet file_lock_set(unsigned perm, unsigned shared)
 {
@@ -162,6 +167,24 @@ bool file_locks_acquire(int fd, FileLockSet *held, FileLockSet want, const char 
         return false;
     }
     *held = file_lock_set_union(*held, added);
+    return true;
+}
+
+bool co_fn file_locks_co_wait(FileLocksWait *wait, GError **error)
+{
+    int64_t now = aio_now_ns();
+
+    if (!g_error_matches(*error, WHARF_ERROR, WHARF_ERROR_IN_USE)) {
+        return false;
+    }
+    if (wait->end_ns == 0) {
+        wait->end_ns = now + FILE_LOCKS_WAIT_NS;
+    }
+    if (now >= wait->end_ns) {
+        return false;
+    }
+    g_clear_error(error);
+    aio_co_sleep_ns(g_random_int_range(PAUSE_MIN_NS, PAUSE_MAX_NS));
     return true;
 }
 

@@ -10,8 +10,13 @@
  * Whoever wants more first adds its bytes and asks afterwards. So of two that come at the same time
  * at least one sees the other.
  *
+ * The locks of a killed process end only when the kernel has ended its last requests, some
+ * milliseconds after the process seems to be gone. And of two that come at the same time both may
+ * give way. So a conflict is not believed at once where that may wait, see file_locks_co_wait().
+ *
  * Threads   Any, but only one at a time for a descriptor. The calls may block on network and FUSE
- *           file systems: run them in a worker thread.
+ *           file systems: run them in a worker thread. file_locks_co_wait() is for coroutines, and
+ *           blocks nothing.
  * Lifetime  Locks belong to the open file description and end with its last descriptor.
  * Errors    Control path: false and @error.
  */
@@ -20,9 +25,15 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
+
+#include "aio/coroutine.h"
 
 #define FILE_LOCK_PERM_BYTE     100 /* + i: permission i is in use */
 #define FILE_LOCK_UNSHARED_BYTE 200 /* + i: permission i is not shared with others */
+
+/* How long others may take to go: several times what the kernel needs for a killed one. */
+#define FILE_LOCKS_WAIT_NS (G_GINT64_CONSTANT(200) * 1000 * 1000)
 
 /* Which bytes are meant; both members are sets of BlockPerm bits. */
 typedef struct FileLockSet {
@@ -46,6 +57,20 @@ bool file_locks_supported(int fd);
  */
 bool file_locks_acquire(int fd, FileLockSet *held, FileLockSet want, const char *path,
                         GError **error);
+
+/* Of one who asks until others have gone. Begins as {0}. */
+typedef struct FileLocksWait {
+    int64_t end_ns; /* of CLOCK_MONOTONIC, once there was a conflict */
+} FileLocksWait;
+
+/*
+ * Whether to call file_locks_acquire() once more after it has failed with *@error. If it was a
+ * conflict, and the first one less than FILE_LOCKS_WAIT_NS ago: sleep a few milliseconds, clear
+ * *@error and return true. So the last attempt comes when that time is over, however slow all is.
+ * Nothing of what was wanted is locked meanwhile, so nobody is kept away by one who waits. How long
+ * it sleeps is left to chance, so that two who want the same do not give way to each other forever.
+ */
+bool co_fn file_locks_co_wait(FileLocksWait *wait, GError **error);
 
 /* Unlock each byte of @held that @keep lacks. */
 void file_locks_release(int fd, FileLockSet *held, FileLockSet keep);
