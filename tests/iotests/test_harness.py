@@ -189,6 +189,19 @@ class Some(IoTest):
             self.assertRegex(done.stdout, f'(?m)^failed: test_some.Some.test_{name}: {reason}$')
         self.assertIn('another thing', done.stdout)
 
+    def test_signals_that_a_shell_ignores_are_heeded(self):
+        file = self.make_file('test_some.py', content=b"""
+from wharf import *
+
+class Some(IoTest):
+    def test_interrupt(self):
+        for name in 'INT', 'QUIT':
+            self.assertLess(run('sh', '-c', f'kill -{name} $$', check=False).returncode, 0)
+""")
+        runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'run')
+        done = run('sh', '-c', 'trap "" INT QUIT; exec "$@"', 'sh', sys.executable, runner, file, check=False)
+        self.assertIn('1 passed', done.stdout)
+
     def test_transport_on_the_command_line(self):
         words = ['--export', 'fuse,id=e', '--export', 'type=fuse,transport=dev', '--export', '{"type": "fuse"}',
                  '--export', 'nbd,id=fuse', '--blockdev', 'fuse']

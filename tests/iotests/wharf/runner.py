@@ -386,6 +386,9 @@ def main(argv=None):
 
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, lambda *_: sys.exit(1))
+    # A shell has what it runs in the background ignore these, and so would all that is under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     failed = 0
     for _ in range(options.repeat):
         totals = Totals()
