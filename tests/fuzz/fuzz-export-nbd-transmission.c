@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The transmission of the NBD server: any bytes as requests, over a node in memory. The first byte
+ * The transmission of the NBD server: any bytes as requests, over a node in memory, or over a file
+ * there, whose data is passed on in pipes. The first byte
  * of the input says what was agreed on; the rest is what the client sends, cut in pieces by the
  * second byte. The input may leave out magic numbers: with MAGICS they are put in front of each run
  * of bytes that is as long as the rest of a header; and, with PAYLOADS, what is written, too, so
@@ -8,6 +9,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -24,6 +26,9 @@
 #define MAGICS     8u
 #define PAYLOADS   16u /* of a larger node; with MAGICS only */
 #define CUT        32u /* the last payload lacks its second half */
+#define IN_FILE    64u
+
+#define FILE_BYTES 4194304
 
 /* Longer ones would take more time than they show. Pieces of the input are so much longer then. */
 #define MAX_PAYLOAD 1048576
@@ -163,6 +168,32 @@ static void run(NbdFixture *fixture, uint8_t kind, uint8_t piece, const uint8_t 
     g_byte_array_unref(stream.answers);
 }
 
+/* The node over a file, as JSON. The file stays, with what was written to it. */
+static const char *file_node(void)
+{
+    static char *json;
+
+    if (!json) {
+        int fd = memfd_create("fuzz-export-nbd", 0);
+        g_autofree uint8_t *bytes = g_malloc(FILE_BYTES);
+
+        memset(bytes, 0xa5, FILE_BYTES);
+        g_assert_cmpint(pwrite(fd, bytes, FILE_BYTES, 0), ==, FILE_BYTES);
+        json = g_strdup_printf("{'driver': 'file', 'node-name': 'n0', 'locking': 'off', "
+                               "'filename': '/proc/self/fd/%d'}",
+                               fd);
+    }
+    return json;
+}
+
+static const char *node_for(uint8_t kind)
+{
+    if (kind & IN_FILE) {
+        return file_node();
+    }
+    return kind & PAYLOADS ? LARGE : MEMORY;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     NbdFixture *fixture;
@@ -170,7 +201,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2) {
         return 0;
     }
-    fixture = nbd_fixture_new(data[0] & PAYLOADS ? LARGE : MEMORY, !(data[0] & READ_ONLY));
+    fixture = nbd_fixture_new(node_for(data[0]), !(data[0] & READ_ONLY));
     run(fixture, data[0], data[1], data + 2, size - 2);
     nbd_fixture_free(fixture);
     return 0;
