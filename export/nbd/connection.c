@@ -776,6 +776,9 @@ static bool conn_receive(NbdConnection *conn)
     size_t wanted, room, payload = 0;
     ssize_t bytes;
 
+    if (call && conn->in_at < conn->in_end) {
+        return true; /* what is there of the payload, and not taken yet, comes first */
+    }
     conn_compact(conn);
     if (call && nbd_splice_may_receive(call)) {
         return conn_receive_spliced(conn, call);

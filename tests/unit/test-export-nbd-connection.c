@@ -550,6 +550,34 @@ static void assert_written(NbdFixture *f, uint64_t offset, const uint8_t *data, 
     close(fd);
 }
 
+/* Many small requests and then a write, all of which is there at once: its payload is in order. */
+static void test_write_after_many(void)
+{
+    g_autofree uint8_t *data = pattern();
+
+    for (unsigned many = 254; many <= 1025; many++) {
+        NbdFixture *f = nbd_fixture_new(MEMORY, true);
+        g_autofree uint8_t *out = g_malloc(many * NBD_REQUEST_BYTES);
+        NbdTerms terms;
+        int fd = nbd_fixture_connect(f, false, false, &terms);
+        size_t bytes = 0;
+        uint64_t cookie;
+
+        for (unsigned i = 0; i < many; i++) {
+            bytes += put_request(&terms, out + bytes, NBD_CMD_TRIM, i, MIB, 512);
+        }
+        g_assert_cmpint(send(fd, out, bytes, 0), ==, bytes);
+        send_request(fd, &terms, NBD_CMD_WRITE, many, 0, 100000);
+        send_all(f, fd, data, 100000);
+        for (unsigned i = 0; i <= many; i++) {
+            g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
+        }
+        assert_written(f, 0, data, 100000);
+        close(fd);
+        nbd_fixture_free(f);
+    }
+}
+
 /*
  * What has come is written, up to a whole block where it is buffered, and nothing is in flight
  * until more comes.
@@ -1020,6 +1048,7 @@ int main(int argc, char **argv)
                     test_half_closed_and_does_not_read);
     g_test_add_func("/nbd/connection/too-late", test_too_late);
     g_test_add_func("/nbd/connection/direct", test_direct);
+    g_test_add_func("/nbd/connection/write-after-many", test_write_after_many);
     add_streams("stream", STREAM_BUFFERED);
     add_streams("spliced-stream", STREAM_SPLICED);
     g_test_add_func("/nbd/connection/spliced-stream/fails", test_stream_fails);
