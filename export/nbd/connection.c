@@ -735,20 +735,23 @@ static bool conn_judge_receive(NbdConnection *conn, ssize_t bytes)
     return bytes > 0;
 }
 
-/* Receive payload into a pipe. */
-static bool conn_receive_spliced(NbdConnection *conn, NbdCall *call)
+/*
+ * Receive payload into a pipe; *@more says whether there was some. False: it is to be received as
+ * other things are, if it is there. Urgent data ends what comes this way, but not that way.
+ */
+static bool conn_receive_spliced(NbdConnection *conn, NbdCall *call, bool *more)
 {
     ssize_t bytes = nbd_splice_receive(call, conn->fd);
 
     if (bytes == -EINVAL) { /* not from this kind of socket */
         nbd_splice_end(call);
         conn->unspliced = true;
-        return true;
     }
-    if (!conn_judge_receive(conn, bytes)) {
+    if (bytes == -EINVAL || bytes == -EAGAIN) {
         return false;
     }
-    call->received += (size_t)bytes;
+    *more = conn_judge_receive(conn, bytes);
+    call->received += (size_t)MAX(bytes, 0);
     return true;
 }
 
@@ -774,14 +777,15 @@ static bool conn_receive(NbdConnection *conn)
     struct iovec iov[2];
     unsigned n = 0;
     size_t wanted, room, payload = 0;
+    bool more;
     ssize_t bytes;
 
     if (call && conn->in_at < conn->in_end) {
         return true; /* what is there of the payload, and not taken yet, comes first */
     }
     conn_compact(conn);
-    if (call && nbd_splice_may_receive(call)) {
-        return conn_receive_spliced(conn, call);
+    if (call && nbd_splice_may_receive(call) && conn_receive_spliced(conn, call, &more)) {
+        return more;
     }
     if (call) {
         payload = call->payload - call->received;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The transmission of the NBD server: limits, stopping in the middle, clients that go. */
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -518,10 +520,10 @@ static void stream_rig_free(StreamRig *rig)
  * A client whose large writes are written as they come, for the node has been seen to copy at once,
  * and that has sent PART of one of 1 MiB, to offset 0, with cookie 9.
  */
-static int begin_stream(const StreamRig *rig, const uint8_t *data, NbdTerms *terms)
+static void begin_stream_of(const StreamRig *rig, int fd, const uint8_t *data,
+                            const NbdTerms *terms)
 {
     NbdFixture *f = rig->f;
-    int fd = nbd_fixture_connect(f, false, false, terms);
     uint64_t cookie;
 
     send_request(fd, terms, NBD_CMD_WRITE, 1, 2 * MIB, MIB);
@@ -533,6 +535,13 @@ static int begin_stream(const StreamRig *rig, const uint8_t *data, NbdTerms *ter
     if (rig->spliced) {
         g_assert_cmpuint(pipe_ends(), ==, rig->pipes + 2);
     }
+}
+
+static int begin_stream(const StreamRig *rig, const uint8_t *data, NbdTerms *terms)
+{
+    int fd = nbd_fixture_connect(rig->f, false, false, terms);
+
+    begin_stream_of(rig, fd, data, terms);
     return fd;
 }
 
@@ -744,6 +753,47 @@ static void test_stream_fails(void)
     g_assert_cmpint(receive_simple(f, fd, &cookie), ==, 0);
     assert_written(f, 0, data + MIB, MIB);
     close(fd);
+    stream_rig_free(&rig);
+}
+
+/* The ends of a TCP connection. */
+static void tcp_pair(int fds[2])
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof(addr);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&addr, size), ==, 0);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    g_assert_cmpint(getsockname(listener, (struct sockaddr *)&addr, &size), ==, 0);
+    fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_assert_cmpint(connect(fds[0], (struct sockaddr *)&addr, size), ==, 0);
+    fds[1] = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    g_assert_cmpint(fds[1], >=, 0);
+    g_assert_cmpint(fcntl(fds[0], F_SETFL, O_NONBLOCK), ==, 0);
+    close(listener);
+}
+
+/* Urgent data, which no pipe takes, in a payload: it is not part of that, and holds nothing up. */
+static void test_stream_urgent(void)
+{
+    StreamRig rig = stream_rig(GUINT_TO_POINTER(STREAM_SPLICED));
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern();
+    NbdTerms terms;
+    int unused = nbd_fixture_connect(f, false, false, &terms), fds[2];
+    uint64_t cookie;
+
+    close(unused);
+    tcp_pair(fds);
+    nbd_fixture_serve(f, fds[1], NULL, &terms);
+    begin_stream_of(&rig, fds[0], data, &terms);
+    g_assert_cmpint(send(fds[0], "!", 1, MSG_OOB), ==, 1);
+    send_all(f, fds[0], data + PART, MIB - PART);
+    g_assert_cmpint(receive_simple(f, fds[0], &cookie), ==, 0);
+    g_assert_cmpuint(cookie, ==, 9);
+    assert_written(f, 0, data, MIB);
+    close(fds[0]);
     stream_rig_free(&rig);
 }
 
@@ -1052,6 +1102,7 @@ int main(int argc, char **argv)
     add_streams("stream", STREAM_BUFFERED);
     add_streams("spliced-stream", STREAM_SPLICED);
     g_test_add_func("/nbd/connection/spliced-stream/fails", test_stream_fails);
+    g_test_add_func("/nbd/connection/spliced-stream/urgent", test_stream_urgent);
     g_test_add_func("/nbd/connection/splice/any-range", test_splice_any_range);
     g_test_add_func("/nbd/connection/splice/many", test_splice_many);
     g_test_add_func("/nbd/connection/splice/ends", test_splice_that_ends);
