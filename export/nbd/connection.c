@@ -697,7 +697,8 @@ static bool conn_may_receive(const NbdConnection *conn)
         return false;
     }
     /* What follows must not come to be written before what is in the pipe. */
-    return call ? !call->pipe || !call->pipe->bytes : conn_may_take(conn);
+    return call ? !call->pipe || !call->pipe->bytes || nbd_splice_may_receive(call)
+                : conn_may_take(conn);
 }
 
 /* Make room for more behind what is left of a request. */
@@ -735,20 +736,29 @@ static bool conn_judge_receive(NbdConnection *conn, ssize_t bytes)
     return bytes > 0;
 }
 
+/* Whether there is something to receive. */
+static bool conn_has_input(const NbdConnection *conn)
+{
+    uint8_t byte;
+
+    return recv(conn->fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) > 0;
+}
+
 /*
  * Receive payload into a pipe; *@more says whether there was some. False: it is to be received as
- * other things are, if it is there. Urgent data ends what comes this way, but not that way.
+ * other things are. So it is where it does not come this way though it is there: urgent data is in
+ * between, or the pipe is full of small parts.
  */
 static bool conn_receive_spliced(NbdConnection *conn, NbdCall *call, bool *more)
 {
     ssize_t bytes = nbd_splice_receive(call, conn->fd);
 
-    if (bytes == -EINVAL) { /* not from this kind of socket */
-        nbd_splice_end(call);
-        conn->unspliced = true;
-    }
-    if (bytes == -EINVAL || bytes == -EAGAIN) {
-        return false;
+    conn->unspliced |= bytes == -EINVAL; /* not from this kind of socket */
+    if (bytes == -EINVAL || (bytes == -EAGAIN && conn_has_input(conn))) {
+        bytes = nbd_splice_take_back(call);
+        if (bytes == 0) {
+            return false;
+        }
     }
     *more = conn_judge_receive(conn, bytes);
     call->received += (size_t)MAX(bytes, 0);

@@ -200,11 +200,14 @@ ssize_t nbd_splice_send(NbdCall *call, int fd, bool more);
 /* A pipe for the payload of @call, which is streamed, if there is one. */
 void nbd_splice_begin_write(NbdCall *call);
 
-/* Whether more of its payload may come that way: all that has come is written. */
+/* Whether more of its payload may come that way: nothing that has come can be written yet. */
 bool nbd_splice_may_receive(const NbdCall *call);
 
 /* Take payload of @call off @fd, a socket. Bytes (0: the end), or -errno. */
 ssize_t nbd_splice_receive(NbdCall *call, int fd);
+
+/* Into the buffer with what is in the pipe; it is done without that from now on. 0 or -errno. */
+int nbd_splice_take_back(NbdCall *call);
 
 /*
  * Write the next @bytes bytes of its payload, which are in call->pipe; *@ret is 0 or -errno. False:

@@ -94,14 +94,33 @@ void nbd_splice_begin_write(NbdCall *call)
 
 bool nbd_splice_may_receive(const NbdCall *call)
 {
-    return call->pipe && !call->pieces.busy && call->pieces.taken == call->received;
+    return call->pipe && !call->pieces.busy && !nbd_stream_is_ready(call);
+}
+
+/* What is in the buffer, less than a page, into the pipe, for what follows comes there. */
+static int put_rest(NbdCall *call)
+{
+    size_t rest = call->received - call->pieces.taken;
+
+    if (call->pipe->bytes == 0 && rest > 0) {
+        ssize_t n = write(call->pipe->write_fd, nbd_call_payload(call, call->pieces.taken), rest);
+
+        if (n != (ssize_t)rest) {
+            return -EIO;
+        }
+        call->pipe->bytes = rest;
+    }
+    return 0;
 }
 
 ssize_t nbd_splice_receive(NbdCall *call, int fd)
 {
     size_t bytes = MIN(call->payload - call->received, SPLICE_PIECE);
-    ssize_t n;
+    ssize_t n = put_rest(call);
 
+    if (n < 0) {
+        return n;
+    }
     do {
         n = splice(fd, NULL, call->pipe->write_fd, NULL, bytes, SPLICE_F_NONBLOCK);
     } while (n < 0 && errno == EINTR);
@@ -112,8 +131,7 @@ ssize_t nbd_splice_receive(NbdCall *call, int fd)
     return n;
 }
 
-/* Into the buffer with what is in the pipe; it is done without that from now on. */
-static int take_back(NbdCall *call)
+int nbd_splice_take_back(NbdCall *call)
 {
     NbdPipe *pipe = call->pipe;
     uint8_t *to = nbd_call_payload(call, call->pieces.taken);
@@ -137,7 +155,7 @@ bool co_fn nbd_splice_co_write(NbdCall *call, size_t bytes, int *ret)
                                bytes, call->pipe->read_fd);
     if (*ret == -ENOTSUP) {
         call->unspliced = true;
-        *ret = take_back(call);
+        *ret = nbd_splice_take_back(call);
         return *ret < 0;
     }
     call->pipe->bytes -= *ret == 0 ? bytes : 0;

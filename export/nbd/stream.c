@@ -18,6 +18,9 @@
 #define STREAM_ALIGN (64 * 1024)
 #define STREAM_PIECE (256 * 1024)
 
+/* The same for those from a pipe, to files: at least no sector is written in two parts. */
+#define STREAM_PIPE_ALIGN 4096
+
 /* What comes next goes to the beginning of the buffer, which is in the cache. */
 static void stream_move(NbdCall *call)
 {
@@ -36,8 +39,9 @@ static size_t stream_bytes(const NbdCall *call)
     if (call->pieces.ret < 0 || call->cut) {
         return 0;
     }
-    if (call->received < call->payload && !call->pipe) {
-        end -= end % MAX(STREAM_ALIGN, call->ne->face.preferred_block);
+    if (call->received < call->payload) {
+        end -= end %
+               (call->pipe ? STREAM_PIPE_ALIGN : MAX(STREAM_ALIGN, call->ne->face.preferred_block));
     }
     return end > from ? MIN(end - from, STREAM_PIECE) : 0;
 }

@@ -587,6 +587,32 @@ static void test_write_after_many(void)
     }
 }
 
+/* A sector that has come in part is not written, whoever sends the rest of it or goes. */
+static void test_stream_sectors(gconstpointer kind)
+{
+    StreamRig rig = stream_rig(kind);
+    NbdFixture *f = rig.f;
+    g_autofree uint8_t *data = pattern(), *zeros = g_malloc0(MIB);
+    NbdTerms terms;
+    int fd = begin_stream(&rig, data, &terms);
+    size_t at = PART, end = MIB - 5000;
+
+    while (at < end) {
+        size_t n = MIN(777, end - at);
+
+        send_all(f, fd, data + at, n);
+        at += n;
+        nbd_fixture_poll(f);
+    }
+    end -= end % (rig.spliced ? 4096 : 65536);
+    assert_written(f, 0, data, end);
+    assert_written(f, end, zeros, MIB - end);
+    close(fd);
+    nbd_fixture_poll(f);
+    assert_written(f, end, zeros, MIB - end);
+    stream_rig_free(&rig);
+}
+
 /*
  * What has come is written, up to a whole block where it is buffered, and nothing is in flight
  * until more comes.
@@ -1073,6 +1099,7 @@ static void add_streams(const char *name, StreamKind kind)
         {"written", test_stream},         {"any-range", test_stream_any_range},
         {"stop", test_stream_stop},       {"stop-in-piece", test_stream_stop_in_piece},
         {"held-up", test_stream_held_up}, {"ends", test_stream_that_ends},
+        {"sectors", test_stream_sectors},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(tests); i++) {
