@@ -207,6 +207,7 @@ static void make_face(NbdExport *ne, const BlockExportOptionsNbd *options)
     blk_limits(ne->common.blk, &limits);
     ne->name = g_strdup(options->name ? options->name : ne->common.node_name);
     ne->description = g_strdup(options->description);
+    ne->zero_copy = options->zero_copy;
     ne->contexts = g_ptr_array_new_with_free_func((GDestroyNotify)nbd_context_free);
     ne->context_names = g_ptr_array_new();
     add_context(ne, nbd_context_new_allocation());

@@ -101,6 +101,7 @@ struct NbdExport {
     char *description;        /* face.description */
     GPtrArray *contexts;      /* NbdContext *, in the order of face.contexts */
     GPtrArray *context_names; /* face.contexts */
+    bool zero_copy;           /* clients may be given the image's own pages */
 
     /* main thread */
     bool published;    /* clients find it */

@@ -50,7 +50,8 @@ bool nbd_splice_co_read(NbdCall *call)
 {
     const NbdRequest *request = &call->request;
 
-    if (!call->may_splice || request->length < (call->alone ? SPLICE_MIN_ALONE : SPLICE_MIN)) {
+    if (!call->may_splice || !call->ne->zero_copy ||
+        request->length < (call->alone ? SPLICE_MIN_ALONE : SPLICE_MIN)) {
         return false;
     }
     call->pipe = nbd_pool_take_pipe(call->pool, pages_of(request));
@@ -76,8 +77,8 @@ ssize_t nbd_splice_send(NbdCall *call, int fd, bool more)
     do {
         n = splice(pipe->read_fd, NULL, fd, NULL, pipe->bytes, flags);
     } while (n < 0 && errno == EINTR);
-    if (n < 0) {
-        return -errno;
+    if (n <= 0) {
+        return n < 0 ? -errno : -EIO; /* a page that cannot be had any more */
     }
     pipe->bytes -= n;
     return n;

@@ -252,6 +252,27 @@ class Transmission(NbdTest):
                     self.delete(f'e-{name}', mode='hard')
                     self.daemon.qmp.wait_event('BLOCK_EXPORT_DELETED', {'id': f'e-{name}'})
 
+    def test_zero_copy(self):
+        """Large reads need a pipe, unless the image's pages are to stay here."""
+        data = os.urandom(2 * MIB)
+        self.daemon.qmp.cmd('blockdev-add', {
+            'driver': 'file', 'node-name': 'large', 'filename': self.memory_file('large.img', content=data)})
+        self.export('large', 'copied', name='copied', writable=False, zero_copy=False)
+        self.export('large', 'spliced', name='spliced', writable=False)
+        before = self.pipe_ends()
+        self.assertEqual(self.connected('copied').read(4096, MIB), data[4096:MIB + 4096])
+        self.assertEqual(self.pipe_ends(), before)
+        client = self.connected('spliced')
+
+        def has_pipe():
+            """It is closed again when it has not been used for a while."""
+            self.assertEqual(client.read(4096, MIB), data[4096:MIB + 4096])
+            return self.pipe_ends() == before + 2
+        wait_until(has_pipe, what='a read that takes a pipe')
+
+    def pipe_ends(self):
+        return sum(what.startswith('pipe:') for what in self.daemon.fds().values())
+
     def large_requests(self, client, image, skip, *nodes):
         for offset, length in ((0, MIB), (4096, 65536), (MIB - 1, 16384), (777, MIB + 1), (MIB + 5, MIB), (3, MIB)):
             before = [self.reads(node) for node in nodes]

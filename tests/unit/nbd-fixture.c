@@ -98,6 +98,7 @@ NbdFixture *nbd_fixture_new(const char *node_json, bool writable)
     ne->common.user = g_strdup("export 'e0'");
     ne->common.refs = 1;
     ne->common.writable = writable;
+    ne->zero_copy = true;
     ne->contexts = g_ptr_array_new_with_free_func((GDestroyNotify)nbd_context_free);
     g_ptr_array_add(ne->contexts, nbd_context_new_allocation());
     g_ptr_array_add(ne->contexts, nbd_context_new_depth());
