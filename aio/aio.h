@@ -266,8 +266,8 @@ int co_fn aio_co_fsync(AioEngine engine, int fd, bool data_only);
 int co_fn aio_co_fallocate(AioEngine engine, int fd, int mode, uint64_t offset, uint64_t bytes);
 
 /*
- * Whether aio_splice_cached() is of use for @fd, whose engine is @engine. As long as that holds,
- * and in a worker, too.
+ * Whether aio_splice_cached() may be used for @fd, whose engine is @engine, and is right as long as
+ * @engine is. May block as fstatfs() may, so call it in a worker. Any thread.
  */
 bool aio_can_splice(int fd, AioEngine engine);
 

@@ -125,6 +125,7 @@ void co_fn blk_co_settle_changes(BlockBackend *blk);
 
 int co_fn blk_co_preadv(BlockBackend *blk, uint64_t offset, const IoVector *iov,
                         BlockRequestFlags flags);
+
 /*
  * Read without copying: put the pages that hold the range into @pipe, which is empty, does not
  * block and has room for each page. 0; or -ENOTSUP: it is to be read instead, by blk_co_preadv(),
